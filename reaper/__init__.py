@@ -1,0 +1,1 @@
+"""Finds runs that are stuck, revokes their Celery tasks, fails or requeues them, and writes down why."""

@@ -1,0 +1,313 @@
+"""The seam: how the reaper reads and writes a host's runs. A host names its adapters in `REAPER["ADAPTERS"]`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.apps import apps
+from django.core import checks
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.db import connections, models, router
+from django.db.models import Case, F, Model, Q, QuerySet, Value, When
+from django.db.models.functions import Coalesce, Concat, Left
+from django.utils import timezone
+
+from reaper.decisions import Action, Decision, Phase, RunFacts
+
+# Rows read at a time: memory stays flat however many runs are unfinished.
+PAGE = 500
+
+
+class Change(NamedTuple):
+    """One run to be acted on: the facts it was decided on, the decision, and what is to be written."""
+
+    run: RunFacts
+    decision: Decision
+    message: str
+    new_task_id: str = ""
+
+
+class Message(NamedTuple):
+    """What a run's Celery message carries besides the task's name and id; `options` are Celery's publishing options."""
+
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
+
+
+class RunAdapter(ABC):
+    """One kind of run. Subclass `ModelRunAdapter` where the runs are rows of a Django model."""
+
+    # The kind's name, in `KIND:ID` and in every record. At most 100 characters.
+    kind: str
+    # The name of the Celery task that does the work.
+    task: str
+    # Policy values of this kind, by lower-case name; settings win over them.
+    policy: Mapping[str, Any] = {}
+
+    @property
+    @abstractmethod
+    def using(self) -> str:
+        """Return the alias of the database that the runs are written to. The ledger is written there too."""
+
+    @abstractmethod
+    def unfinished(self, phase: Phase) -> Iterator[list[RunFacts]]:
+        """Yield the runs of a phase in pages, oldest first. It may yield too many: the rules refuse, not the query."""
+
+    @abstractmethod
+    def get(self, pk: str) -> RunFacts | None:
+        """Return one run's facts, or None when there is no such run."""
+
+    @abstractmethod
+    def apply(self, changes: Sequence[Change], now: datetime) -> list[Change]:
+        """Write the changes whose runs are still as they were seen, inside the caller's transaction; return those.
+
+        A run that has moved on, or that somebody has locked, is left alone and not returned.
+        """
+
+    @abstractmethod
+    def messages(self, runs: Sequence[RunFacts]) -> dict[str, Message]:
+        """Return the Celery message of each run, by its key."""
+
+    def carried(self, task_ids: Sequence[str]) -> set[str]:
+        """Return those of the task ids that an unfinished run carries. Override it where ids may not be unique."""
+        return set()
+
+    def stuck_parents(self) -> Iterator[str]:
+        """Yield the keys of parents that are unfinished though all their children have ended."""
+        return iter(())
+
+    def finalize(self, parent: str) -> bool:
+        """Give a parent its outcome; True when this call did it. Idempotent; an unknown key is False."""
+        return False
+
+    def check(self) -> list[checks.CheckMessage]:
+        """Return what is wrong with the adapter, for Django's system checks."""
+        return []
+
+
+class ModelRunAdapter(RunAdapter):
+    """Runs that are rows of one model. Name the model, its statuses and its columns; None where it has no such one."""
+
+    model: str
+    queued: Sequence[str]
+    running: Sequence[str]
+    finished: Sequence[str]
+    # The statuses to write.
+    queued_as: str
+    failed_as: str
+    closed_as: str
+
+    status_field = "status"
+    task_id_field = "task_id"
+    worker_field: str | None = None
+    created_field: str | None = "created_at"
+    queued_field: str | None = None
+    started_field: str | None = None
+    progress_field: str | None = None
+    finished_field: str | None = None
+    message_field: str | None = None
+    code_field: str | None = None
+    # The foreign key to the parent, and the parent's statuses in which it has ended.
+    parent_field: str | None = None
+    parent_status_field = "status"
+    parent_ended: Sequence[str] = ()
+
+    @property
+    def model_class(self) -> type[Model]:
+        """Return the model. Raises LookupError when no installed app has it."""
+        return apps.get_model(self.model)
+
+    @property
+    def using(self) -> str:
+        """Return the database that the router writes the model to."""
+        return router.db_for_write(self.model_class)
+
+    def queryset(self) -> QuerySet:
+        """Return the rows that are runs. Override it to leave out those that are none, such as parents."""
+        return self.model_class._base_manager.using(self.using).all()
+
+    def unfinished(self, phase: Phase) -> Iterator[list[RunFacts]]:
+        """Yield the runs of a phase in pages, oldest first."""
+        statuses = self.running if phase is Phase.RUNNING else self.queued
+        since = (self.started_field if phase is Phase.RUNNING else self.queued_field) or self.created_field
+        # One equality query per status: an IN cannot use an index that is partial on one of them. Rows without a
+        # timestamp come first and by themselves: no comparison with NULL would ever find them.
+        for status in statuses:
+            rows = self.queryset().filter(**{self.status_field: status})
+            if since is None:
+                yield from self._pages(rows, "pk")
+                continue
+            yield from self._pages(rows.filter(**{since: None}), "pk")
+            yield from self._pages(rows.exclude(**{since: None}), since, "pk")
+
+    def get(self, pk: str) -> RunFacts | None:
+        """Return one run's facts, or None when no run has this key."""
+        try:
+            row = self.queryset().filter(pk=pk).values(*self._columns()).first()
+        except (ValueError, ValidationError):
+            return None
+        return self._facts(row) if row else None
+
+    def apply(self, changes: Sequence[Change], now: datetime) -> list[Change]:
+        """Lock the rows that nobody else has locked, and write those that are still as they were seen."""
+        rows = self.model_class._base_manager.using(self.using)
+        skip_locked = connections[self.using].features.has_select_for_update_skip_locked
+        unfinished = Q(**{f"{self.status_field}__in": [*self.queued, *self.running]})
+        wanted = rows.filter(unfinished, pk__in=[change.run.pk for change in changes])
+        locked = wanted.select_for_update(skip_locked=skip_locked, of=("self",) if skip_locked else ())
+        as_now = {str(row["pk"]): row for row in locked.values(*self._columns(parents=False))}
+        won = [change for change in changes if self._as_seen(change.run, as_now.get(change.run.pk))]
+        for action in Action:
+            group = [change for change in won if change.decision.action is action]
+            if group:
+                self._write(rows, action, group, now)
+        return won
+
+    def carried(self, task_ids: Sequence[str]) -> set[str]:
+        """Return those of the task ids that an unfinished run carries."""
+        found: set[str] = set()
+        for status in (*self.queued, *self.running):
+            rows = self.queryset().filter(**{self.status_field: status, f"{self.task_id_field}__in": task_ids})
+            found.update(rows.values_list(self.task_id_field, flat=True))
+        return found
+
+    def _write(self, rows: QuerySet, action: Action, group: list[Change], now: datetime) -> None:
+        """Update one action's rows. They are locked and compared already; the condition stands here as well, for
+        databases whose locks are only promised."""
+        guard = Q(**{f"{self.status_field}__in": {change.run.status for change in group}})
+        seen_ids = {change.run.task_id for change in group}
+        of_task = Q(**{f"{self.task_id_field}__in": seen_ids - {None}})
+        if None in seen_ids:
+            of_task |= Q(**{self.task_id_field: None})
+        mine = rows.filter(guard, of_task, pk__in=[change.run.pk for change in group])
+        if mine.update(**self._values(action, group, now)) != len(group):
+            raise RuntimeError(f"{self.kind}: rows changed while they were locked; nothing of this batch was written")
+
+    def _values(self, action: Action, group: list[Change], now: datetime) -> dict[str, Any]:
+        if action is Action.REQUEUE:
+            values = {
+                self.status_field: self.queued_as,
+                self.task_id_field: per_row(group, lambda change: change.new_task_id),
+                self.queued_field: now,
+                self.started_field: None,
+                self.progress_field: None,
+                self.worker_field: "",
+            }
+        else:
+            values = {
+                self.status_field: self.closed_as if action is Action.CLOSE else self.failed_as,
+                self.finished_field: now,
+                self.code_field: per_row(group, lambda change: change.decision.code),
+                self.message_field: self._appended(per_row(group, lambda change: change.message)),
+            }
+        return {column: value for column, value in values.items() if column}
+
+    def _appended(self, message: Any) -> Any:
+        """The message behind the one that is there, cut to what the column holds."""
+        if not self.message_field:
+            return None
+        empty = Q(**{self.message_field: ""}) | Q(**{self.message_field: None})
+        earlier = Coalesce(F(self.message_field), text(""), output_field=models.TextField())
+        line_end = Case(When(empty, then=text("")), default=text("\n"))
+        appended = Concat(earlier, line_end, message, output_field=models.TextField())
+        limit = self.model_class._meta.get_field(self.message_field).max_length  # type: ignore[union-attr]
+        return Left(appended, limit) if limit else appended
+
+    def _as_seen(self, run: RunFacts, row: Mapping[str, Any] | None) -> bool:
+        """True when the row still has the status, task, start and progress that the decision was made on."""
+        if row is None:
+            return False
+        seen = (run.status, run.task_id, run.queued_at, run.started_at, run.progress_at)
+        facts = self._facts(row)
+        return seen == (facts.status, facts.task_id, facts.queued_at, facts.started_at, facts.progress_at)
+
+    def _pages(self, rows: QuerySet, *order: str) -> Iterator[list[RunFacts]]:
+        """Yield the rows in pages by keyset: rows that are acted on meanwhile hide none of those behind them."""
+        after: Q = Q()
+        while page := list(rows.filter(after).order_by(*order).values(*self._columns())[:PAGE]):
+            yield [self._facts(row) for row in page]
+            last = page[-1]
+            after = Q(**{f"{order[-1]}__gt": last[order[-1]]})
+            if len(order) == 2:
+                after = Q(**{f"{order[0]}__gt": last[order[0]]}) | Q(after, **{order[0]: last[order[0]]})
+
+    def _columns(self, *, parents: bool = True) -> list[str]:
+        named = [
+            self.status_field, self.task_id_field, self.worker_field, self.created_field, self.queued_field,
+            self.started_field, self.progress_field, self.parent_field,
+        ]  # fmt: skip
+        if parents and self.parent_field:
+            named.append(f"{self.parent_field}__{self.parent_status_field}")
+        return ["pk", *dict.fromkeys(column for column in named if column)]
+
+    def _facts(self, row: Mapping[str, Any]) -> RunFacts:
+        def at(column: str | None) -> datetime | None:
+            stamp = row[column] if column else None
+            return timezone.make_aware(stamp) if stamp and timezone.is_naive(stamp) else stamp
+
+        status = row[self.status_field]
+        parent = row[self.parent_field] if self.parent_field else None
+        ended = row.get(f"{self.parent_field}__{self.parent_status_field}") in self.parent_ended
+        return RunFacts(
+            kind=self.kind,
+            pk=str(row["pk"]),
+            phase=self.phase_of(status),
+            status=str(status),
+            task_id=row[self.task_id_field],
+            worker=(row[self.worker_field] or "") if self.worker_field else "",
+            created_at=at(self.created_field),
+            queued_at=at(self.queued_field),
+            started_at=at(self.started_field),
+            progress_at=at(self.progress_field),
+            parent=None if parent is None else str(parent),
+            parent_ended=parent is not None and ended,
+        )
+
+    def phase_of(self, status: Any) -> Phase:
+        """Return the phase of one of the host's statuses."""
+        for phase, statuses in (
+            (Phase.QUEUED, self.queued),
+            (Phase.RUNNING, self.running),
+            (Phase.FINISHED, self.finished),
+        ):
+            if status in statuses:
+                return phase
+        return Phase.UNKNOWN
+
+    def check(self) -> list[checks.CheckMessage]:
+        """Return one error for a model that is not there, or one per column that the model does not have."""
+        try:
+            model = self.model_class
+        except (LookupError, ValueError) as error:
+            message = f"{self.kind}: its model {self.model!r} is not there: {error}"
+            return [checks.Error(message, 'Name it as "app_label.Model" of an installed app.', id="reaper.E020")]
+        found: list[checks.CheckMessage] = []
+        for name, column in vars_of(self, "_field").items():
+            try:
+                if column and not name.startswith("parent_status"):
+                    model._meta.get_field(column)
+            except FieldDoesNotExist:
+                message = f"{self.kind}: {name} is {column!r}, which {self.model} does not have."
+                hint = "Name one of the model's fields, or None where it has no such column."
+                found.append(checks.Error(message, hint, id="reaper.E021"))
+        return found
+
+
+def per_row(group: list[Change], value: Any) -> Case | Value:
+    """Return the expression that gives each row its own value; one constant where all have the same."""
+    values = {change.run.pk: value(change) for change in group}
+    if len(set(values.values())) == 1:
+        return text(next(iter(values.values())))
+    return Case(*(When(pk=pk, then=text(each)) for pk, each in values.items()), output_field=models.TextField())
+
+
+def text(value: str) -> Value:
+    """Return a constant that mixes with a column of any text type."""
+    return Value(value, output_field=models.TextField())
+
+
+def vars_of(adapter: RunAdapter, suffix: str) -> dict[str, Any]:
+    """Return an adapter's attributes whose names end so, its base classes' included."""
+    return {name: getattr(adapter, name) for name in dir(type(adapter)) if name.endswith(suffix)}

@@ -1,0 +1,26 @@
+"""The app's configuration."""
+
+from celery.signals import beat_init, worker_init
+from django.apps import AppConfig, apps
+from django.core.checks import register
+from django.db.models.signals import post_migrate
+
+
+class ReaperConfig(AppConfig):
+    """Ends or requeues runs that are stuck."""
+
+    name = "reaper"
+    verbose_name = "Reaper"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Bind the system checks, also to the start of workers and Beat, and the making of the schedules."""
+        from reaper.checks import check_reaper, stop_when_broken
+
+        register(check_reaper, "reaper")
+        worker_init.connect(stop_when_broken)
+        beat_init.connect(stop_when_broken)
+        if apps.is_installed("django_celery_beat"):
+            from reaper.schedules import create_after_migrate
+
+            post_migrate.connect(create_after_migrate, sender=self)

@@ -1,0 +1,127 @@
+"""The ledger: what was done to a run before, and what of it the broker has not taken yet."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import F, QuerySet
+
+from reaper.adapters import Change, RunAdapter
+from reaper.decisions import Action, History, Phase, Reason, RunFacts
+from reaper.models import Reaping, RefusedWrite, Sweep
+
+# A task that was to be revoked this long ago has started, ended or been refused by its fence since.
+REVOKE_WITHIN = timedelta(hours=1)
+
+
+def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """Return the runs with what the ledger says of each: one query."""
+    rows: QuerySet = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, run_id__in=[run.pk for run in runs])
+    fields = ("run_id", "at", "action", "phase", "actor", "new_task_id", "published_at")
+    past: dict[str, History] = {}
+    for row in rows.order_by("id").values(*fields):
+        past[row["run_id"]] = fold(past.get(row["run_id"], History()), row)
+    return [replace(run, history=past[run.pk]) if run.pk in past else run for run in runs]
+
+
+def fold(history: History, row: dict[str, Any]) -> History:
+    """Return the history with one more ledger row. What a person did starts the budgets anew."""
+    unpublished = row["new_task_id"] if row["published_at"] is None else ""
+    if row["actor"]:
+        return History(unpublished=unpublished)
+    if row["action"] != Action.REQUEUE:
+        return history
+    started = row["phase"] == Phase.RUNNING
+    return History(
+        requeues=history.requeues + started,
+        redispatches=history.redispatches + (not started),
+        last_action_at=row["at"],
+        unpublished=unpublished,
+    )
+
+
+def record(
+    adapter: RunAdapter, changes: Iterable[Change], now: datetime, sweep: Sweep | None, actor: str
+) -> list[Reaping]:
+    """Write one row per change, in the caller's transaction, and return them."""
+    rows = [
+        Reaping(
+            sweep=sweep,
+            at=now,
+            kind=adapter.kind,
+            run_id=change.run.pk,
+            phase=change.run.phase,
+            action=change.decision.action,
+            reason=change.decision.reason,
+            exhausted=change.decision.exhausted,
+            terminate=change.decision.terminate,
+            task_id=change.run.task_id or "",
+            new_task_id=change.new_task_id,
+            message=change.message,
+            facts=json.loads(json.dumps(asdict(change.run), default=str)),
+            actor=actor,
+        )
+        for change in changes
+    ]
+    return Reaping.objects.using(adapter.using).bulk_create(rows)
+
+
+def unrevoked(adapter: RunAdapter, now: datetime, limit: int) -> list[Reaping]:
+    """Return the reapings whose old task's revoke the broker has not taken yet, oldest first."""
+    rows = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, revoked_at=None, at__gt=now - REVOKE_WITHIN)
+    return list(rows.exclude(task_id="").order_by("id")[:limit])
+
+
+def mark(adapter: RunAdapter, column: str, rows: Iterable[Reaping], now: datetime) -> None:
+    """Confirm that the broker has taken the rows' messages; `column` is revoked_at or published_at."""
+    pks = [row.pk for row in rows]
+    Reaping.objects.using(adapter.using).filter(pk__in=pks, **{column: None}).update(**{column: now})
+
+
+def confirm(adapter: RunAdapter, runs: Iterable[RunFacts], now: datetime) -> None:
+    """Confirm the runs' last dispatches, which an earlier sweep could not."""
+    mine = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, published_at=None)
+    mine.filter(run_id__in=[run.pk for run in runs], new_task_id__in=[run.task_id for run in runs]).update(
+        published_at=now
+    )
+
+
+def finalized(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, actor: str) -> None:
+    """Note that a parent was given its outcome, in the same transaction. Parents are no runs: their kind says so."""
+    Reaping.objects.using(adapter.using).create(
+        sweep=sweep,
+        at=now,
+        kind=f"{adapter.kind}.parent",
+        run_id=parent,
+        phase=Phase.RUNNING,
+        action=Reaping.FINALIZE,
+        reason=Reason.BY_HAND if actor else Reason.CHILDREN_ENDED,
+        actor=actor,
+    )
+
+
+def dispatched_by_hand(adapter: RunAdapter, pk: Any, task_id: str, now: datetime) -> None:
+    """Note a dispatch that a person or another program made, in the host's transaction: it resets the budgets."""
+    Reaping.objects.using(adapter.using).create(
+        at=now,
+        kind=adapter.kind,
+        run_id=str(pk),
+        phase=Phase.QUEUED,
+        action=Reaping.DISPATCH,
+        reason=Reason.BY_HAND,
+        new_task_id=task_id,
+        published_at=now,
+        actor="by hand",
+    )
+
+
+def refused(adapter: RunAdapter, pk: Any, now: datetime, **facts: str) -> None:
+    """Note a late write that a run's fence refused. `facts`: task_id, worker, write."""
+    RefusedWrite.objects.using(adapter.using).create(at=now, kind=adapter.kind, run_id=str(pk), **facts)
+
+
+def of_run(adapter: RunAdapter, pk: str) -> QuerySet[Reaping]:
+    """Return a run's rows, newest first."""
+    return Reaping.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by(F("id").desc())

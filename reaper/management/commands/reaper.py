@@ -1,0 +1,269 @@
+"""`manage.py reaper …`: sweep now, diagnose, explain one run, and the runbook's steps by hand."""
+
+import argparse
+import getpass
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error
+
+from reaper import clock, conf, sweeps
+from reaper.adapters import RunAdapter
+from reaper.decisions import Action, Phase, RunFacts
+from reaper.management import reports
+from reaper.management.tables import PAST, Page
+from reaper.models import Sweep
+
+# The JSON's version: a field that changes its meaning or goes raises it, a new one does not.
+SCHEMA = 1
+# Rows of a table of `diagnose`: more than anybody reads at night.
+SHOWN = 100
+WELL, NOT_WELL, USAGE = 0, 1, 2
+EPILOG = (
+    "Exit codes: 0 all is well, 1 something is stuck or overdue or was not done, 2 the command line is wrong."
+    " A run is named KIND:ID, as the tables print it."
+)
+
+
+class OneLineParser(CommandParser):
+    """Says in one line what is wrong with the command line, without the usage."""
+
+    def error(self, message: str) -> Any:
+        """End with the exit code 2; a program that called the command gets a CommandError."""
+        sentence = " ".join(f"{message} (see {self.prog} --help)".split())
+        if self.called_from_command_line:
+            self.exit(USAGE, f"{self.prog}: {sentence}\n")
+        raise CommandError(sentence, returncode=USAGE)
+
+
+class Command(BaseCommand):
+    """Looks after stuck runs by hand."""
+
+    help = "Finds stuck runs, says what is the matter with them, and ends or requeues them."
+    missing_args_message = "say what to do: sweep, diagnose, explain, fail, requeue or finalize"
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Return the parser."""
+        parser = super().create_parser(prog_name, subcommand, epilog=EPILOG, **kwargs)
+        # Django makes its own class of parser and leaves no other way to choose one.
+        parser.__class__ = OneLineParser
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the subcommands."""
+        common = always()
+        subs = parser.add_subparsers(dest="do", required=True, metavar="WHAT", parser_class=OneLineParser)
+
+        def sub(name: str, text: str, *parents: OneLineParser) -> None:
+            subs.add_parser(name, help=text, description=text, epilog=EPILOG, parents=[common, *parents])
+
+        as_json = option("--json", action="store_true", help="print JSON instead of tables")
+        kind = option("--kind", metavar="KIND", help="only this kind of runs")
+        rehearse = option("--dry-run", action="store_true", help="write nothing, print what would be done")
+        run = option("run", metavar="KIND:ID", help="the run")
+        parent = option("parent", metavar="PARENT_ID", help="the parent's id, without a kind")
+        user = option("--user", metavar="NAME", help="who asks for it, for the ledger (default: who is logged in)")
+        sub("sweep", "Sweep every kind and phase now, and finalize parents.", kind, rehearse, as_json)
+        sub("diagnose", "Say what the next sweep would do, and whether sweeps are on time.", as_json)
+        sub("explain", "Say what is known of one run, and what would be done with it.", run, as_json)
+        sub("fail", "Fail an unfinished run and kill its task.", run, user)
+        sub("requeue", "Give an unfinished run a new task; one that is running is killed before.", run, user)
+        sub("finalize", "Give a parent whose children have all ended its outcome.", parent, user)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Do what the subcommand says. Exits with 1 when something is stuck, overdue or was not done."""
+        self.page = Page(self.stdout, no_color=options["no_color"])
+        try:
+            with quiet(unless=options["verbosity"] > 1):
+                code = getattr(self, f"do_{options['do']}")(**options)
+        except Error as error:
+            sentence = f"The database does not answer as it should: {' '.join(str(error).split())}"
+            raise CommandError(sentence, returncode=NOT_WELL) from error
+        except BrokenPipeError:
+            # Whoever reads has seen enough (`| head`); what is buffered must not raise at the exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = NOT_WELL
+        if code:
+            sys.exit(code)
+
+    def do_sweep(self, kind: str | None, dry_run: bool, json: bool, **_: Any) -> int:
+        """Sweep, or only print what a sweep would do."""
+        lines: list[reports.Line] = []
+        swept: list[Sweep] = []
+        if dry_run and not json:
+            self.page.title("Dry run: nothing is written.")
+        for adapter in self.chosen(kind):
+            for phase in reports.phases(adapter):
+                act = reports.rehearse if dry_run else reports.perform
+                swept.append(act(adapter, phase, lines.extend if json else self.page.runs))
+        if json:
+            counts = sum((Counter(row.counts) for row in swept), Counter[str]())
+            self.print_json(counts, lines, sweeps=[as_json(row) for row in swept])
+        elif self.page.headed:
+            self.page.say()
+        for row in swept:
+            if not json:
+                self.page.swept(row, would=dry_run)
+            self.complain(row)
+        return NOT_WELL if any(row.errors or row.deferred for row in swept) else WELL
+
+    def do_diagnose(self, json: bool, **_: Any) -> int:
+        """Print what would happen now."""
+        found = reports.diagnose(conf.adapters(), limit=None if json else SHOWN)
+        if json:
+            lines = [*found.acting.lines, *found.parents.lines, *found.alerts.lines]
+            self.print_json(found.counts, lines, sweeps=[health.as_json() for health in found.sweeps])
+        else:
+            self.page.diagnosis(found)
+        return WELL if found.well else NOT_WELL
+
+    def do_explain(self, run: str, json: bool, **_: Any) -> int:
+        """Print what is known of one run."""
+        adapter, facts = self.find(run)
+        now = clock.now(adapter.using)
+        verdict = sweeps.verdict(adapter, facts.pk, now)
+        if verdict is None:
+            raise CommandError(f"{run} was deleted a moment ago.", returncode=NOT_WELL)
+        events = reports.history(adapter, facts.pk)
+        if json:
+            self.print_json({verdict.decision.reason: 1}, [reports.of_verdict(verdict, now)], history=events)
+        else:
+            self.page.explanation(*verdict, conf.policy(adapter), now)
+            self.page.history(events)
+        return WELL
+
+    def do_fail(self, run: str, user: str | None, **_: Any) -> int:
+        """Fail one run by hand."""
+        return self.act(run, Action.FAIL, user)
+
+    def do_requeue(self, run: str, user: str | None, **_: Any) -> int:
+        """Requeue one run by hand."""
+        return self.act(run, Action.REQUEUE, user)
+
+    def do_finalize(self, parent: str, user: str | None, **_: Any) -> int:
+        """Finalize one parent by hand."""
+        if parent.partition(":")[0] in conf.adapters():
+            raise CommandError(f"{parent!r} names a run: give the parent's id alone, without a kind.", returncode=USAGE)
+        for adapter in conf.adapters().values():
+            if reports.PARENTS not in reports.phases(adapter):
+                continue
+            done, row = sweeps.finalize_by_hand(adapter, parent, actor(user))
+            if done:
+                self.page.say(f"{parent} was given its outcome.")
+                return WELL
+            if row.errors:
+                self.complain(row)
+                return NOT_WELL
+        sentence = f"{parent} was not finalized: no parent of this id waits for its outcome, or a child has not ended."
+        raise CommandError(sentence, returncode=NOT_WELL)
+
+    def act(self, target: str, action: Action, user: str | None) -> int:
+        """Fail or requeue one run by hand, if it is still unfinished."""
+        adapter, run = self.find(target)
+        if run.phase not in (Phase.QUEUED, Phase.RUNNING):
+            why = "has ended" if run.phase is Phase.FINISHED else "is neither waiting nor running"
+            raise CommandError(f"{target} {why}: its status is {run.status}. Nothing was done.", returncode=NOT_WELL)
+        done, row = sweeps.act_by_hand(adapter, run, action, actor(user))
+        self.complain(row)
+        if not done:
+            if not row.errors:
+                self.stderr.write(f"{target} has moved on since it was read. Nothing was done; look again.")
+            return NOT_WELL
+        self.page.say(f"{target} was {PAST[action]}.")
+        if row.errors:
+            later = "publishes its new task" if action is Action.REQUEUE else "revokes its task"
+            self.stderr.write(f"This is in the ledger: the next sweep {later}.")
+        return NOT_WELL if row.errors else WELL
+
+    def chosen(self, kind: str | None) -> list[RunAdapter]:
+        """Return the adapter of one kind, or all."""
+        if kind is None:
+            return list(conf.adapters().values())
+        return [self.adapter(kind)]
+
+    def adapter(self, kind: str) -> RunAdapter:
+        """Return a kind's adapter. Raises CommandError when there is no such kind."""
+        adapters = conf.adapters()
+        if kind not in adapters:
+            raise CommandError(f"There is no kind {kind!r}. Kinds are: {', '.join(adapters)}.", returncode=USAGE)
+        return adapters[kind]
+
+    def find(self, target: str) -> tuple[RunAdapter, RunFacts]:
+        """Return the run that KIND:ID names, with its adapter. Raises CommandError when there is none."""
+        kind, _, pk = target.partition(":")
+        if not (kind and pk):
+            kinds = ", ".join(conf.adapters())
+            raise CommandError(f"{target!r} is not KIND:ID. Kinds are: {kinds}.", returncode=USAGE)
+        adapter = self.adapter(kind)
+        run = adapter.get(pk)
+        if run is None:
+            sentence = f"There is no run {target!r} (a parent is no run: `finalize` takes its id)."
+            raise CommandError(sentence, returncode=USAGE)
+        return adapter, run
+
+    def complain(self, row: Sweep) -> None:
+        """Tell on stderr what went wrong in a sweep."""
+        for error in row.errors:
+            self.stderr.write(f"{row.kind} {row.phase}: {error}")
+
+    def print_json(self, counts: Mapping[str, int], lines: list[reports.Line], **more: Any) -> None:
+        """Print the JSON that all subcommands share, with what this one adds."""
+        shared = {"schema": SCHEMA, "sweep": dict(counts), "runs": [line.as_json() for line in lines]}
+        self.stdout.write(json.dumps({**shared, **more}, indent=2, default=str))
+
+
+def option(*names: str, **how: Any) -> OneLineParser:
+    """Return a parser with one argument, to be a parent of those that have it."""
+    parser = OneLineParser(add_help=False)
+    parser.add_argument(*names, **how)
+    return parser
+
+
+def always() -> OneLineParser:
+    """Return Django's own options once more: people write them behind the subcommand as well."""
+    parser = OneLineParser(add_help=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("-v", "--verbosity", type=int, choices=[0, 1, 2, 3], help=argparse.SUPPRESS)
+    for name in ("--settings", "--pythonpath"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    for name in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
+        parser.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def as_json(row: Sweep) -> dict[str, Any]:
+    """Return a sweep's figures for the JSON."""
+    names = ("kind", "phase", "seen", "acted", "moved_on", "deferred", "finalized", "counts", "errors")
+    return {name: getattr(row, name) for name in names}
+
+
+def actor(user: str | None) -> str:
+    """Return who asks, as the ledger has it. Never '': that is the reaper itself."""
+    return ((user or "").strip() or login())[:200]
+
+
+def login() -> str:
+    """Return who is logged in; a container's user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid {os.getuid()}"
+
+
+@contextmanager
+def quiet(*, unless: bool) -> Iterator[None]:
+    """Keep the sweeps' log lines back: the command tells the same itself, without tracebacks."""
+    logger = logging.getLogger("reaper")
+    level = logger.level
+    if not unless:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

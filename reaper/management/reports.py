@@ -1,0 +1,250 @@
+"""What the `reaper` command finds out, before it is printed: every run is one `Line`, whatever is done with it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, NamedTuple
+
+from django.apps import apps
+
+from reaper import clock, conf, ledger, sweeps
+from reaper.adapters import PAGE, RunAdapter
+from reaper.decisions import Action, Phase, Policy, Reason, RunFacts, alert
+from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.sweeps import PARENTS, Verdict
+
+# The task that sweeps each phase, by which its schedule is found.
+TASKS = {
+    Phase.RUNNING: "reaper.tasks.sweep_running",
+    Phase.QUEUED: "reaper.tasks.sweep_pending",
+    PARENTS: "reaper.tasks.finalize_parents",
+}
+# A sweep that missed one tick may have waited behind another; one that missed three is not running.
+MISSED = 3
+# What `explain` tells of a run's past.
+HISTORY = 100
+STAMPS = ("created_at", "queued_at", "started_at", "progress_at")
+
+
+class Line(NamedTuple):
+    """One run, or one parent, and what was or would be done with it."""
+
+    kind: str
+    id: str
+    phase: str
+    action: str
+    reason: str
+    age: timedelta | None = None
+    alert: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line as the JSON of every subcommand has it."""
+        return {
+            "kind": self.kind,
+            "id": self.id,
+            "phase": self.phase,
+            "action": self.action,
+            "reason": self.reason,
+            "age_s": None if self.age is None else int(self.age.total_seconds()),
+            "evidence": {},
+            **({"alert": self.alert} if self.alert else {}),
+        }
+
+
+Show = Callable[[list[Line]], Any]
+
+
+def phases(adapter: RunAdapter) -> list[str]:
+    """Return what there is to sweep of a kind: its parents only when it has any."""
+    has_parents = type(adapter).stuck_parents is not RunAdapter.stuck_parents
+    return [Phase.RUNNING, Phase.QUEUED, *([PARENTS] if has_parents else [])]
+
+
+def of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> Line:
+    """Return the line of a run that was judged."""
+    run, decision = verdict.run, verdict.decision
+    return Line(run.kind, run.pk, run.phase, decision.action, decision.reason, run.age(now), alert)
+
+
+def of_parent(adapter: RunAdapter, parent: str) -> Line:
+    """Return the line of a parent that waits for its outcome. Parents are no runs: their kind says so."""
+    return Line(f"{adapter.kind}.parent", parent, PARENTS, Reaping.FINALIZE, Reason.CHILDREN_ENDED)
+
+
+def of_reaping(row: Reaping) -> Line:
+    """Return the line of a run that was acted on, with the age that it had then."""
+    if row.action == Reaping.FINALIZE:
+        return Line(row.kind, row.run_id, PARENTS, row.action, row.reason)
+    stamps: dict[str, Any] = {name: datetime.fromisoformat(row.facts[name]) for name in STAMPS if row.facts.get(name)}
+    run = RunFacts(kind=row.kind, pk=row.run_id, phase=Phase(row.phase), **stamps)
+    return Line(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.at))
+
+
+def perform(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
+    """Sweep one kind and phase, show what was acted on, and return the sweep."""
+    row = sweeps.finalize_parents(adapter) if phase == PARENTS else sweeps.sweep(adapter, Phase(phase))
+    rows = Reaping.objects.using(adapter.using).filter(sweep=row).order_by("id")
+    for page in paged(of_reaping(each) for each in rows.iterator(chunk_size=PAGE)):
+        show(page)
+    return row
+
+
+def rehearse(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
+    """Show what a sweep of one kind and phase would act on; return the sweep it would be. Writes nothing."""
+    now = clock.now(adapter.using)
+    row = Sweep(kind=adapter.kind, phase=phase, started_at=now, counts={})
+    if phase == PARENTS:
+        for page in paged(of_parent(adapter, parent) for parent in adapter.stuck_parents()):
+            row.seen = row.finalized = row.seen + len(page)
+            show(page)
+        return row
+    for verdicts in sweeps.plan(adapter, Phase(phase), now):
+        lines = [of_verdict(each, now) for each in verdicts]
+        acting = [line for line in lines if line.action != Action.LEAVE]
+        row.seen, row.acted = row.seen + len(lines), row.acted + len(acting)
+        row.counts = Counter(row.counts) + Counter(line.reason for line in lines)
+        show(acting)
+    return row
+
+
+def paged(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Yield the lines in pages."""
+    while page := list(islice(lines, PAGE)):
+        yield page
+
+
+class Listed:
+    """Lines, of which only the first `limit` are kept."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit, self.total, self.lines = limit, 0, list[Line]()
+
+    def add(self, line: Line) -> None:
+        """Count one more line, and keep it while there is room."""
+        self.total += 1
+        if self.limit is None or len(self.lines) < self.limit:
+            self.lines.append(line)
+
+
+class Health(NamedTuple):
+    """How the sweeps of one kind and phase are doing."""
+
+    kind: str
+    phase: str
+    # How long ago the last sweep without errors ended; None when there was none.
+    last_good: timedelta | None
+    overdue: bool
+    # Sentences about its schedule and about what went wrong since.
+    notes: Sequence[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the JSON of `diagnose` has it."""
+        ago = None if self.last_good is None else int(self.last_good.total_seconds())
+        return {
+            "kind": self.kind,
+            "phase": self.phase,
+            "last_good_s": ago,
+            "overdue": self.overdue,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass
+class Diagnosis:
+    """What would happen now: what would be acted on, what is worth a look, the rest by reason, and the sweeps."""
+
+    acting: Listed
+    alerts: Listed
+    parents: Listed
+    left: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    sweeps: list[Health] = field(default_factory=list)
+
+    @property
+    def overdue(self) -> int:
+        """Return how many kinds and phases are not being swept."""
+        return sum(health.overdue for health in self.sweeps)
+
+    @property
+    def well(self) -> bool:
+        """True when nothing is stuck and every sweep is on time. A run worth a look is not stuck yet."""
+        return not (self.acting.total or self.parents.total or self.overdue)
+
+
+def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None) -> Diagnosis:
+    """Return what would happen now, with at most `limit` lines of each sort. Reads only."""
+    found = Diagnosis(Listed(limit), Listed(limit), Listed(limit))
+    schedules = scheduled()
+    for adapter in adapters.values():
+        now, policy = clock.now(adapter.using), conf.policy(adapter)
+        for phase in (Phase.RUNNING, Phase.QUEUED):
+            for page in sweeps.plan(adapter, phase, now):
+                for verdict in page:
+                    sort(found, verdict, policy, now)
+        for parent in adapter.stuck_parents():
+            found.parents.add(of_parent(adapter, parent))
+            found.counts[Reason.CHILDREN_ENDED] += 1
+        found.sweeps += [health(adapter, phase, now, schedules.get(phase)) for phase in phases(adapter)]
+    return found
+
+
+def sort(found: Diagnosis, verdict: Verdict, policy: Policy, now: datetime) -> None:
+    """Put one verdict where it belongs."""
+    line = of_verdict(verdict, now, alert(verdict.run, policy, now))
+    found.counts[line.reason] += 1
+    if line.action != Action.LEAVE:
+        found.acting.add(line)
+        return
+    found.left[line.reason] += 1
+    if line.alert:
+        found.alerts.add(line)
+
+
+class Schedule(NamedTuple):
+    """How often Beat starts a task, and whether it is switched on."""
+
+    every: timedelta
+    enabled: bool
+
+
+def scheduled() -> dict[str, Schedule]:
+    """Return the schedule of each phase that Beat has one for: of several the one that is on."""
+    if not apps.is_installed("django_celery_beat"):
+        return {}
+    rows = apps.get_model("django_celery_beat.PeriodicTask").objects.exclude(interval=None)
+    of_task = {
+        row.task: Schedule(row.interval.schedule.run_every, row.enabled)
+        for row in rows.filter(task__in=TASKS.values()).select_related("interval").order_by("enabled", "pk")
+    }
+    return {phase: of_task[task] for phase, task in TASKS.items() if task in of_task}
+
+
+def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None) -> Health:
+    """Return how the sweeps of one kind and phase are doing."""
+    rows = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, phase=phase).order_by("-started_at")
+    good = rows.filter(errors=[], finished_at__isnull=False).first()
+    last = rows.first()
+    ago = now - good.finished_at if good and good.finished_at else None
+    notes = []
+    if schedule is None:
+        notes.append("no schedule")
+    elif not schedule.enabled:
+        notes.append("its schedule is switched off")
+    if last and not last.finished_at:
+        notes.append(f"the one that began at {last.started_at:%H:%M:%S} has not ended")
+    elif last:
+        notes += last.errors
+    late = ago is None or (schedule is not None and ago > MISSED * schedule.every)
+    return Health(adapter.kind, phase, ago, late, notes)
+
+
+def history(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:
+    """Return what happened to a run before, newest first: what was done to it, and late writes that were refused."""
+    names = ("at", "action", "reason", "actor", "message", "task_id", "new_task_id", "revoked_at", "published_at")
+    done: list[dict[str, Any]] = list(ledger.of_run(adapter, pk).values(*names)[:HISTORY])
+    refused = RefusedWrite.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by("-id")
+    for row in refused.values("at", "write", "task_id", "worker")[:HISTORY]:
+        done.append({"action": "refused", **row})
+    return sorted(done, key=lambda event: event["at"], reverse=True)[:HISTORY]

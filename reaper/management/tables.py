@@ -1,0 +1,256 @@
+"""What the `reaper` command prints: coloured on a terminal, plain elsewhere, and never cut short."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from reaper.decisions import Action, Decision, Phase, Policy, Reason, RunFacts, duration
+from reaper.management.reports import Diagnosis, Health, Line
+from reaper.models import Sweep
+from reaper.sweeps import PARENTS
+
+# Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
+UNWRAPPED = 10_000
+HEAD = ("RUN", "STATE", "ACTION", "REASON")
+# The first is `KIND:ID` with a UUID. Fixed, so that the columns of page after page stand below each other.
+WIDTHS = (50, 20, 9)
+# On a narrower terminal all but the run is put into one column, which may wrap.
+WIDE = 100
+COLOURS: dict[str, str] = {Action.FAIL: "red", Action.CLOSE: "yellow", Action.REQUEUE: "cyan", Action.REPUBLISH: "cyan"}
+PAST = {
+    Action.FAIL: "failed",
+    Action.REQUEUE: "requeued",
+    Action.REPUBLISH: "published again under the same task id",
+    Action.CLOSE: "closed",
+}
+
+
+class Page:
+    """The terminal, or the pipe."""
+
+    def __init__(self, out: Any, *, no_color: bool = False) -> None:
+        self.plain = not out.isatty()
+        self.console = Console(
+            file=out,
+            width=UNWRAPPED if self.plain else None,
+            no_color=no_color or None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        self.headed = False
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """Print a line."""
+        self.console.print(text, style=style)
+
+    def indented(self, text: str) -> None:
+        """Print a paragraph of what stands under a title."""
+        self.console.print(Padding(text, (0, 0, 0, 2), expand=False))
+
+    def title(self, text: str) -> None:
+        """Print the title of what follows."""
+        self.say(text, style="bold")
+
+    def runs(self, lines: Sequence[Line]) -> None:
+        """Print runs; the head comes with the first page only."""
+        if lines and self.plain:
+            # A table of rich takes 1 ms per row, and here there may be tens of thousands.
+            rows = [cells(line) for line in lines] if self.headed else [HEAD, *(cells(line) for line in lines)]
+            self.console.file.write("\n".join(map(aligned, rows)) + "\n")
+        elif lines:
+            self.console.print(self.table(lines))
+        self.headed = self.headed or bool(lines)
+
+    def table(self, lines: Sequence[Line]) -> Table:
+        """Return the table of runs, as wide as the terminal is."""
+        narrow = self.console.width < WIDE
+        table = grid(["RUN", "WHAT"] if narrow else HEAD, show_header=not self.headed)
+        for column, width in zip(table.columns, WIDTHS[:1] if narrow else WIDTHS, strict=False):
+            column.min_width = width
+        for line in lines:
+            run, state, action, why = cells(line)
+            coloured = Text(action, COLOURS.get(action, ""))
+            if narrow:
+                table.add_row(run, Text.assemble(f"{state}: ", coloured, f" ({why})"))
+            else:
+                table.add_row(run, state, coloured, why)
+        return table
+
+    def more(self, shown: int, total: int) -> None:
+        """Say how many there are that are not shown."""
+        if total > shown:
+            self.say(f"… and {total - shown:,} more; --json lists them all.")
+
+    def reasons(self, counts: Mapping[str, int]) -> None:
+        """Print reasons with their sentences, the most frequent first."""
+        sentences = {str(each): each.sentence for each in Reason}
+        table = grid(["", "", ""], show_header=False)
+        table.columns[0].justify = "right"
+        for reason, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
+            table.add_row(f"{count:,}", reason, sentences.get(reason, ""))
+        self.console.print(table)
+
+    def swept(self, sweep: Sweep, *, would: bool = False) -> None:
+        """Print a sweep in one line. What went wrong is told elsewhere."""
+        figures = copy(sweep)
+        figures.errors = []
+        self.say(f"{'would sweep' if would else 'swept'} {sweep.kind} {sweep.phase}: {figures.summary}")
+
+    def diagnosis(self, found: Diagnosis) -> None:
+        """Print a diagnosis, what is wrong first."""
+        sorts = {
+            "What the next sweep would do": found.acting,
+            "Parents that wait for their outcome": found.parents,
+            "Worth a look: not stuck, but running or waiting for long": found.alerts,
+        }
+        for title, listed in sorts.items():
+            if listed.total:
+                self.title(title)
+                self.headed = False
+                self.runs(listed.lines)
+                self.more(len(listed.lines), listed.total)
+                self.say()
+        if found.counts:
+            self.title("Reasons")
+            self.reasons(found.counts)
+            self.say()
+        self.title("Sweeps")
+        self.health(found.sweeps)
+        self.say()
+        self.conclusion(found)
+
+    def health(self, sweeps: Sequence[Health]) -> None:
+        """Print how the sweeps of each kind and phase are doing."""
+        table = grid(["KIND", "PHASE", "LAST GOOD ONE", ""])
+        for each in sweeps:
+            ago = "never" if each.last_good is None else f"{duration(each.last_good)} ago"
+            table.add_row(each.kind, each.phase, ago, "overdue" * each.overdue, style="red" if each.overdue else "")
+        self.console.print(table)
+        for each in sweeps:
+            for note in each.notes:
+                self.say(f"{each.kind} {each.phase}: {note}")
+
+    def conclusion(self, found: Diagnosis) -> None:
+        """Print what the exit code says."""
+        if found.well:
+            look = f" {found.alerts.total:,} are worth a look." if found.alerts.total else ""
+            self.say(f"Nothing is stuck, and every sweep is on time.{look}", style="green")
+            return
+        parts = {
+            "stuck runs": found.acting.total,
+            "stuck parents": found.parents.total,
+            "overdue sweeps": found.overdue,
+        }
+        self.say("; ".join(f"{name}: {count:,}" for name, count in parts.items() if count), style="bold red")
+
+    def explanation(self, run: RunFacts, decision: Decision, policy: Policy, now: datetime) -> None:
+        """Print what is known of a run, and what would be done with it."""
+        self.title(f"{run.kind}:{run.pk}")
+        for sentence in (*facts(run, now), verdict(run, decision), limits(run, policy)):
+            if sentence:
+                self.indented(sentence)
+
+    def history(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Print what happened to a run before."""
+        self.say()
+        self.title("Before")
+        if not events:
+            self.indented("The reaper has done nothing to it, and no late write to it was refused.")
+        for event in events:
+            self.indented(f"{event['at']:%Y-%m-%d %H:%M:%S %Z}  {told(event)}")
+
+
+def grid(names: Sequence[str], *, show_header: bool = True) -> Table:
+    """Return a table without lines, whose first column, the ids, is never broken."""
+    table = Table(box=None, show_header=show_header, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for index, name in enumerate(names):
+        table.add_column(name, no_wrap=index == 0, overflow="fold")
+    return table
+
+
+def cells(line: Line) -> tuple[str, str, str, str]:
+    """Return a line as a table has it. A parent is named by its id alone, which is what `finalize` takes."""
+    run = line.id if line.phase == PARENTS else f"{line.kind}:{line.id}"
+    state = "parent" if line.phase == PARENTS else str(line.phase)
+    if line.age is not None:
+        state = f"{state} {duration(line.age)}"
+    return run, state, str(line.action), str(line.alert if line.action == Action.LEAVE else line.reason)
+
+
+def aligned(row: Sequence[str]) -> str:
+    """Return a row of plain text."""
+    return "  ".join([*(cell.ljust(width) for cell, width in zip(row, WIDTHS, strict=False)), row[-1]])
+
+
+def facts(run: RunFacts, now: datetime) -> list[str]:
+    """Return what a run's row says, in sentences."""
+    task = f"its task is {run.task_id}" if run.task_id else "no task was ever sent for it"
+    parent = f" Its parent is {run.parent}{', which has ended' * run.parent_ended}." if run.parent else ""
+    if run.phase is Phase.FINISHED:
+        return [f"It has ended: its status is {run.status}; {task}.{parent}"]
+    age = run.age(now)
+    since = (
+        f"has been {run.status} for {duration(age)}"
+        if age is not None
+        else f"is {run.status}, nothing tells for how long"
+    )
+    said = [f"It {since}", task]
+    if run.phase is Phase.RUNNING:
+        said.insert(1, f"claimed by {run.worker}" if run.worker else "by no worker that is recorded")
+        said.insert(2, f"last progress {ago(run.progress_at, now)}")
+    return [f"{', '.join(said)}.{parent}"]
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """Return how long ago it was; a time in the future says so."""
+    if at is None:
+        return "none"
+    return f"{duration(now - at)} ago" if at <= now else f"in the future ({at:%Y-%m-%d %H:%M:%S %Z})"
+
+
+def verdict(run: RunFacts, decision: Decision) -> str:
+    """Return what would be done with a run, and why."""
+    why = f"{decision.reason.sentence} (rule {decision.reason})"
+    if decision.action is Action.LEAVE:
+        return f"It is left alone: {why}."
+    killed = " and its task killed" if decision.terminate and run.task_id else ""
+    spent = " It was requeued as often as it may be." if decision.exhausted else ""
+    return f"It would be {PAST[decision.action]}{killed}: {why}.{spent}"
+
+
+def limits(run: RunFacts, policy: Policy) -> str:
+    """Return the limits of a run's phase, by their names in the settings."""
+    names = {
+        Phase.RUNNING: ("run_timeout", "alert_after"),
+        Phase.QUEUED: ("queue_timeout", "lost_grace"),
+    }.get(run.phase, ())
+    values: dict[str, timedelta] = {name: getattr(policy, name) for name in names}
+    return "Limits: " + ", ".join(f"{name} {duration(value)}" for name, value in values.items()) if values else ""
+
+
+def told(event: Mapping[str, Any]) -> str:
+    """Return one event of a run's past as a sentence."""
+    if event["action"] == "refused":
+        worker = f" on {event['worker']}" if event["worker"] else ""
+        return f"Refused a late {event['write']} of task {event['task_id'] or '(none)'}{worker}."
+    if event["message"]:
+        return event["message"] + task_change(event)
+    return f"{event['action'].capitalize()} {event['actor'] or 'by the reaper'}.{task_change(event)}"
+
+
+def task_change(event: Mapping[str, Any]) -> str:
+    """Return which task took the place of which, and what the broker has not taken yet."""
+    said = []
+    if event["task_id"]:
+        said.append(f"old task {event['task_id']}{' (its revoke is not sent yet)' * (event['revoked_at'] is None)}")
+    if event["new_task_id"]:
+        unsent = " (not published yet)" * (event["published_at"] is None)
+        said.append(f"new task {event['new_task_id']}{unsent}")
+    return f" [{', '.join(said)}]" if said else ""

@@ -1,0 +1,122 @@
+"""What the reaper remembers: sweeps, reapings (the ledger), and writes that a run's fence refused."""
+
+from django.db import models
+from django.db.models import Q
+
+
+class Sweep(models.Model):
+    """One pass over one kind and phase.
+
+    Kept when it did or refused something. Of the others only the last is kept: one row per kind and phase, marked
+    `idle`, whose times move on.
+    """
+
+    kind = models.CharField(max_length=100)
+    # queued, running or parents; by_hand for what a person asked for, which is no sweep
+    phase = models.CharField(max_length=20)
+    started_at = models.DateTimeField()
+    # NULL: still under way, or cut off.
+    finished_at = models.DateTimeField(null=True)
+    idle = models.BooleanField(default=False)
+    # How many runs were looked at, acted on, found changed since they were read, put off to a later sweep.
+    seen = models.PositiveIntegerField(default=0)
+    acted = models.PositiveIntegerField(default=0)
+    moved_on = models.PositiveIntegerField(default=0)
+    deferred = models.PositiveIntegerField(default=0)
+    # How many parents were given their outcome.
+    finalized = models.PositiveIntegerField(default=0)
+    # reason -> number of runs that were decided so, LEAVE included.
+    counts = models.JSONField(default=dict)
+    # Sentences; a sweep without any is a good one.
+    errors = models.JSONField(default=list)
+
+    class Meta:
+        ordering = ("-started_at", "-id")
+        constraints = [
+            models.UniqueConstraint(fields=["kind", "phase"], condition=Q(idle=True), name="reaper_one_idle_sweep"),
+        ]
+        indexes = [
+            models.Index(fields=["started_at"], name="reaper_sweep_started"),
+            models.Index(fields=["kind", "phase", "started_at"], name="reaper_sweep_latest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.phase} at {self.started_at:%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def eventful(self) -> bool:
+        """True when the sweep did, put off or refused something, or went wrong."""
+        return bool(self.acted or self.finalized or self.moved_on or self.deferred or self.errors)
+
+    @property
+    def summary(self) -> str:
+        """Return the sweep in one line, for the log and the terminal."""
+        parts = [f"{self.seen} seen", f"{self.acted} acted on"]
+        named = {"finalized": self.finalized, "moved on": self.moved_on, "deferred": self.deferred}
+        parts += [f"{count} {name}" for name, count in named.items() if count]
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()))
+        return ", ".join(parts) + (f" ({reasons})" if reasons else "") + "".join(f"; {error}" for error in self.errors)
+
+
+class Reaping(models.Model):
+    """One run acted on: the ledger. Written in the transaction that changed the run, so both are there or neither.
+
+    `revoked_at` and `published_at` are filled once the broker has taken the message; a sweep that dies in between
+    leaves them empty, and the next one sends what is missing.
+    """
+
+    DISPATCH = "dispatch"  # not the reaper's action: a dispatch by hand, from which budgets are counted anew
+    FINALIZE = "finalize"  # a parent was given its outcome
+
+    sweep = models.ForeignKey(Sweep, models.SET_NULL, null=True, blank=True, related_name="reapings")
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=100)
+    run_id = models.CharField(max_length=255)
+    phase = models.CharField(max_length=20)
+    action = models.CharField(max_length=20)
+    reason = models.CharField(max_length=50)
+    exhausted = models.BooleanField(default=False)
+    terminate = models.BooleanField(default=False)
+    # The task that the run had when it was acted on, and the one that it was given.
+    task_id = models.TextField(default="", blank=True)
+    new_task_id = models.TextField(default="", blank=True)
+    message = models.TextField(default="", blank=True)
+    facts = models.JSONField(default=dict)
+    evidence = models.JSONField(default=dict)
+    # Who asked for it; '' is the reaper itself.
+    actor = models.CharField(max_length=200, default="", blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    published_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [
+            models.Index(fields=["kind", "run_id", "id"], name="reaper_reaping_run"),
+            models.Index(fields=["at"], name="reaper_reaping_at"),
+            models.Index(fields=["kind", "at"], condition=Q(revoked_at=None) & ~Q(task_id=""), name="reaper_unrevoked"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.kind}:{self.run_id} ({self.reason})"
+
+
+class RefusedWrite(models.Model):
+    """A task tried to write to a run that was no longer its own: a late or duplicate task that the fence stopped."""
+
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=100)
+    run_id = models.CharField(max_length=255)
+    task_id = models.TextField(default="", blank=True)
+    worker = models.TextField(default="", blank=True)
+    # claim, progress, complete, fail or release
+    write = models.CharField(max_length=20)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [
+            models.Index(fields=["kind", "run_id"], name="reaper_refused_run"),
+            models.Index(fields=["at"], name="reaper_refused_at"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.write} of {self.kind}:{self.run_id} by {self.task_id}"

@@ -1,0 +1,99 @@
+"""The rows by which Beat starts the reaper's tasks: made once, and the admin's from then on.
+
+Each migrate makes those whose task is not scheduled at all; a row that is there is never written to, whatever an admin
+made of it. So to stop a task, switch its row off: a deleted row is made again.
+"""
+
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.db import connections, models, router, transaction
+from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
+
+from reaper.models import Sweep
+
+# A queue of its own, so that a backlog of runs cannot silence what watches them.
+QUEUE = "reaper"
+DESCRIPTION = "Made by the reaper. Your changes stay. To stop it, switch it off: a deleted row returns with migrate."
+# What has to be there before rows are made: schedules of tasks that have no tables would only fail.
+TABLES = (IntervalSchedule, PeriodicTask, PeriodicTasks, Sweep)
+
+
+class Schedule(NamedTuple):
+    """One row: its name, the task that it starts, and how often."""
+
+    name: str
+    task: str
+    every: timedelta
+
+    @property
+    def interval(self) -> dict[str, Any]:
+        """Return the interval's fields: in days when it is whole days, otherwise in seconds."""
+        if self.every % timedelta(days=1):
+            return {"every": int(self.every.total_seconds()), "period": IntervalSchedule.SECONDS}
+        return {"every": self.every.days, "period": IntervalSchedule.DAYS}
+
+
+SCHEDULES = (
+    Schedule("reaper: sweep running runs", "reaper.tasks.sweep_running", timedelta(seconds=5)),
+    Schedule("reaper: sweep pending runs", "reaper.tasks.sweep_pending", timedelta(seconds=30)),
+    Schedule("reaper: finalize orphaned parents", "reaper.tasks.finalize_parents", timedelta(seconds=60)),
+    Schedule("reaper: alert on long runs and backlogs", "reaper.tasks.raise_alerts", timedelta(seconds=60)),
+    Schedule("reaper: prune history", "reaper.tasks.prune_history", timedelta(days=1)),
+)
+TASKS = [schedule.task for schedule in SCHEDULES]
+
+
+def create_after_migrate(using: str, **kwargs: Any) -> None:
+    """Make the missing rows once the tables of Beat and of the reaper are complete. Receives `post_migrate`."""
+    if using != router.db_for_write(PeriodicTask):
+        return
+    # The reaper's own table may live in another database, which is migrated by itself.
+    if all(is_complete(model, using) for model in TABLES if router.db_for_write(model) == using):
+        create(using)
+
+
+def is_complete(model: type[models.Model], using: str) -> bool:
+    """True when the model's table is there with all its columns: migrate can stop before, or go backwards."""
+    connection, table = connections[using], model._meta.db_table
+    with connection.cursor() as cursor:
+        if table not in connection.introspection.table_names(cursor):
+            return False
+        columns = {column.name for column in connection.introspection.get_table_description(cursor, table)}
+    return {field.column for field in model._meta.concrete_fields} <= columns
+
+
+def create(using: str) -> list[str]:
+    """Make the rows whose tasks are not scheduled yet; return their names."""
+    rows = PeriodicTask.objects.using(using)
+    scheduled = set(rows.filter(task__in=TASKS).values_list("task", flat=True))
+    missing = [schedule for schedule in SCHEDULES if schedule.task not in scheduled]
+    if not missing:
+        return []
+    with transaction.atomic(using=using):
+        # Ignoring conflicts, because another migrate may be making the same rows at this moment.
+        rows.bulk_create([new_row(schedule, using) for schedule in missing], ignore_conflicts=True)
+        # A bulk insert sends no signal, and without it Beat would not look for up to five minutes.
+        PeriodicTasks.update_changed()
+    return [schedule.name for schedule in missing]
+
+
+def new_row(schedule: Schedule, using: str) -> PeriodicTask:
+    """Return the row of a schedule, not saved. Its interval is shared with whoever has the same one."""
+    intervals = IntervalSchedule.objects.using(using)
+    # Not get_or_create: intervals are not unique, and of several any will do.
+    interval = intervals.filter(**schedule.interval).order_by("pk").first() or intervals.create(**schedule.interval)
+    return PeriodicTask(
+        name=schedule.name,
+        task=schedule.task,
+        interval=interval,
+        # A message that waited for longer is discarded: the next one is there already, so sweeps never pile up.
+        expire_seconds=int(schedule.every.total_seconds()),
+        queue=QUEUE,
+        description=DESCRIPTION,
+    )
+
+
+def remove() -> int:
+    """Delete the rows, also renamed ones, before the reaper is uninstalled; return how many."""
+    return PeriodicTask.objects.filter(task__in=TASKS).delete()[0]

@@ -1,0 +1,253 @@
+"""The shell: one sweep reads the runs, lets `decide()` judge them, and acts.
+
+Every act is one transaction per batch: a conditional UPDATE of the rows that are still as they were seen, and their
+ledger rows, together. Only after its commit are the old tasks revoked, the new ones published and the parents
+finalized; what the broker does not take is in the ledger and is sent by the next sweep. So a sweep may be cut off
+anywhere, run twice, or overlap with another.
+"""
+
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import NamedTuple
+
+from django.db import connections, transaction
+
+from reaper import clock, conf, ledger
+from reaper.adapters import Change, RunAdapter
+from reaper.broker import Broker
+from reaper.decisions import Action, Decision, Phase, Policy, Reason, RunFacts, decide, describe, leave
+from reaper.models import Reaping, Sweep
+from reaper.outbox import Outbox
+from reaper.signals import reaped, swept
+
+logger = logging.getLogger(__name__)
+
+# Rows per transaction: gains end there, and a worker's write to one of them never waits noticeably.
+BATCH = 500
+# What a Sweep row's phase is besides those of runs.
+PARENTS, BY_HAND = "parents", "by_hand"
+
+
+class Verdict(NamedTuple):
+    """One run and what was decided on it."""
+
+    run: RunFacts
+    decision: Decision
+
+
+def verdict(adapter: RunAdapter, pk: str, now: datetime) -> Verdict | None:
+    """Return what would be done with one run now, or None when there is no such run."""
+    run = adapter.get(pk)
+    if run is None:
+        return None
+    return judge(ledger.with_history(adapter, [run])[0], conf.policy(adapter), now)
+
+
+def plan(adapter: RunAdapter, phase: Phase, now: datetime) -> Iterator[list[Verdict]]:
+    """Yield what would be done with every unfinished run of a phase, in pages. Reads only."""
+    policy = conf.policy(adapter)
+    for page in adapter.unfinished(phase):
+        runs = ledger.with_history(adapter, page)
+        yield [judge(run, policy, now) for run in runs]
+
+
+def judge(run: RunFacts, policy: Policy, now: datetime) -> Verdict:
+    """Return the verdict on one run. One that the rules cannot judge is left alone, and does not stop the others."""
+    try:
+        return Verdict(run, decide(run, None, policy, now))
+    except Exception:
+        logger.exception("%s:%s could not be judged", run.kind, run.pk)
+        return Verdict(run, leave(Reason.UNJUDGED))
+
+
+def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
+    """Sweep one kind and phase; return its `Sweep` row. Never raises for a run or the broker: it tells in the row."""
+    with Broker() as broker:
+        run = _Sweep(adapter, phase, broker)
+        with run.told():
+            run.outbox.revoke(ledger.unrevoked(adapter, run.now, run.policy.max_actions))
+            for page in plan(adapter, phase, run.now):
+                run.take(page)
+        return run.close()
+
+
+def finalize_parents(adapter: RunAdapter) -> Sweep:
+    """Finalize the parents whose children have all ended; return the `Sweep` row."""
+    with Broker() as broker:
+        run = _Sweep(adapter, PARENTS, broker)
+        with run.told():
+            for parent in adapter.stuck_parents():
+                run.row.seen += 1
+                run.finalize(parent)
+        return run.close()
+
+
+def act_by_hand(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) -> tuple[bool, Sweep]:
+    """Fail or requeue one run because a person asked for it, through the same guarded write and ledger.
+
+    Returns whether the run was still as it was seen, and the `Sweep` row that tells about the broker.
+    """
+    with Broker() as broker:
+        hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
+        with hand.told():
+            decision = Decision(action, Reason.BY_HAND, terminate=run.phase is Phase.RUNNING)
+            hand.take([Verdict(run, decision)])
+        row = hand.close()
+        return bool(row.acted), row
+
+
+def finalize_by_hand(adapter: RunAdapter, parent: str, actor: str) -> tuple[bool, Sweep]:
+    """Finalize one parent because a person asked for it; return whether it was done, and the `Sweep` row."""
+    with Broker() as broker:
+        hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
+        with hand.told():
+            hand.finalize(parent)
+        row = hand.close()
+        return bool(row.finalized), row
+
+
+class _Sweep:
+    """One sweep under way: the row that is being filled, and the acts that fill it."""
+
+    def __init__(self, adapter: RunAdapter, phase: str, broker: Broker, actor: str = "") -> None:
+        self.adapter, self.broker, self.actor = adapter, broker, actor
+        self.policy: Policy = conf.policy(adapter)
+        # Taken before anything is read, so that every age errs towards younger.
+        self.now = clock.now(adapter.using)
+        self.row = Sweep(kind=adapter.kind, phase=phase, started_at=self.now)
+        self.outbox = Outbox(adapter, broker, self.now, self.tell)
+        self.counts: Counter[str] = Counter()
+        self.errors: list[str] = []
+        self.done: set[str] = set()
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn whatever goes wrong inside into a sentence of the row: the sweep ends, the next one comes anyway."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("%s: the sweep of %s runs was cut short", self.adapter.kind, self.row.phase)
+            self.tell(f"cut short: {type(error).__name__}: {error}")
+
+    def tell(self, sentence: str) -> None:
+        """Add one sentence to the row, once."""
+        if sentence not in self.errors:
+            self.errors.append(sentence)
+
+    def take(self, verdicts: Sequence[Verdict]) -> None:
+        """Count a page's verdicts and act on those that are more than LEAVE, batch by batch."""
+        # A run that was requeued stands at the end of the queue, and there this sweep would meet it again.
+        verdicts = [each for each in verdicts if each.run.pk not in self.done]
+        self.row.seen += len(verdicts)
+        self.counts.update(str(each.decision.reason) for each in verdicts)
+        of = {action: [each for each in verdicts if each.decision.action is action] for action in Action}
+        unpublished = [each.run for each in of[Action.REPUBLISH]]
+        sent = self.outbox.republish(unpublished[: self.room])
+        self.row.acted += sent
+        self.row.deferred += len(unpublished) - sent
+        acting = [*of[Action.CLOSE], *of[Action.FAIL], *of[Action.REQUEUE]]
+        for start in range(0, len(acting), BATCH):
+            self.act(acting[start : start + BATCH])
+
+    def act(self, batch: Sequence[Verdict]) -> None:
+        """Write one batch, then send what follows from it."""
+        # A broker that refuses spends no run's budget: what would have to be published waits for a later sweep.
+        doable = [each for each in batch if not (self.broker.error and each.decision.action is Action.REQUEUE)]
+        changes = [self.change(each) for each in doable[: self.room]]
+        self.row.deferred += len(batch) - len(changes)
+        rows = self.write(changes)
+        self.row.acted += len(rows)
+        self.outbox.revoke(rows)
+        done = {row.run_id for row in rows}
+        self.done |= done
+        changes = [change for change in changes if change.run.pk in done]
+        self.outbox.publish(rows, [change.run for change in changes])
+        for parent in dict.fromkeys(change.run.parent for change in changes):
+            if parent is not None:
+                self.finalize(parent)
+        for change in changes:
+            reaped.send_robust(sender=type(self.adapter), run=change.run, decision=change.decision)
+
+    @property
+    def room(self) -> int:
+        """Return how many more runs this sweep may act on."""
+        return max(0, self.policy.max_actions - self.row.acted)
+
+    def change(self, each: Verdict) -> Change:
+        """Return the change that a verdict asks for."""
+        new_task_id = str(uuid.uuid4()) if each.decision.action is Action.REQUEUE else ""
+        return Change(each.run, each.decision, describe(each.run, each.decision, self.now, by=self.actor), new_task_id)
+
+    def write(self, changes: list[Change]) -> list[Reaping]:
+        """Write the changes with their ledger rows in one transaction; return the rows of those that were written.
+
+        When the batch as a whole fails, each run is tried by itself, so that one bad row does not stop the others.
+        """
+        if not changes:
+            return []
+        self.open()
+        try:
+            with bounded(self.adapter.using):
+                won = self.adapter.apply(changes, self.now)
+                rows = ledger.record(self.adapter, won, self.now, self.row, self.actor)
+        except Exception as error:
+            if len(changes) > 1:
+                return [row for change in changes for row in self.write([change])]
+            logger.exception("%s:%s could not be written", self.adapter.kind, changes[0].run.pk)
+            self.tell(f"{changes[0].run.pk} could not be written: {type(error).__name__}: {error}")
+            return []
+        self.row.moved_on += len(changes) - len(won)
+        return rows
+
+    def finalize(self, parent: str) -> None:
+        """Give a parent its outcome, with a ledger row in the same transaction."""
+        self.open()
+        try:
+            with bounded(self.adapter.using):
+                if self.adapter.finalize(parent):
+                    ledger.finalized(self.adapter, parent, self.now, self.row, self.actor)
+                    self.row.finalized += 1
+        except Exception as error:
+            logger.exception("parent %s could not be finalized", parent)
+            self.tell(f"parent {parent} could not be finalized: {type(error).__name__}: {error}")
+
+    def open(self) -> None:
+        """Save the row before the first act: a sweep that is cut off leaves it behind, without an end."""
+        if self.row.pk is None:
+            self.row.save(using=self.adapter.using)
+
+    def close(self) -> Sweep:
+        """Save what the sweep did, or, when it did nothing, move its kind's idle row on; say so once."""
+        row, using = self.row, self.adapter.using
+        row.counts, row.errors, row.finished_at = dict(self.counts), self.errors, clock.now(using)
+        if row.eventful or self.actor:
+            row.save(using=using)
+            log = logger.warning if row.errors else logger.info
+            log("swept %s %s: %s", row.kind, row.phase, row.summary)
+        else:
+            if row.pk is not None:
+                row.delete(using=using)
+            times = {name: getattr(row, name) for name in ("started_at", "finished_at", "seen", "counts")}
+            row = Sweep.objects.using(using).update_or_create(
+                kind=row.kind, phase=row.phase, idle=True, defaults=times
+            )[0]
+        swept.send_robust(sender=Sweep, sweep=row)
+        return row
+
+
+@contextmanager
+def bounded(using: str) -> Iterator[None]:
+    """Open a transaction that waits for no lock for long.
+
+    Durable: inside a caller's transaction the messages would go out before the commit, so that is a RuntimeError.
+    """
+    with transaction.atomic(using=using, durable=True):
+        connection = connections[using]
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '250ms'; SET LOCAL statement_timeout = '5s'")
+        yield

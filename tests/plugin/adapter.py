@@ -1,0 +1,22 @@
+"""The adapter of the parcels. Two statuses wait, one is being worked on; closing writes what failing writes."""
+
+from reaper.adapters import Message, ModelRunAdapter
+
+
+class Parcels(ModelRunAdapter):
+    kind = "parcel"
+    task = "tests.plugin.deliver"
+    model = "plugin.Parcel"
+    queued = ("new", "again")
+    running = ("underway",)
+    finished = ("done", "lost")
+    queued_as, failed_as, closed_as = "again", "lost", "lost"
+    status_field = "stage"
+    task_id_field = "job"
+    created_field = "made"
+    started_field = "picked"
+    message_field = "note"
+
+    def messages(self, runs):
+        there = self.queryset().filter(pk__in=[run.pk for run in runs]).values_list("pk", flat=True)
+        return {str(pk): Message(args=[pk], options={"queue": "parcels"}) for pk in there}

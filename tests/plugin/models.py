@@ -1,0 +1,17 @@
+"""Parcels: integer keys, other words, nearly every column nullable, nothing unique, no worker, progress or parent."""
+
+from django.db import models
+
+
+class Parcel(models.Model):
+    stage = models.CharField(max_length=10, null=True)
+    job = models.CharField(max_length=40, null=True)
+    made = models.DateTimeField(null=True)
+    picked = models.DateTimeField(null=True)
+    note = models.CharField(max_length=60, null=True)
+
+    class Meta:
+        app_label = "plugin"
+
+    def __str__(self):
+        return f"parcel {self.pk}"

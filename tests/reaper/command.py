@@ -1,0 +1,60 @@
+"""The command as manage.py runs it, and the runs that its tests are about."""
+
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import timedelta
+from io import StringIO
+from typing import NamedTuple
+
+from django.db import connection
+from freezegun import freeze_time
+
+from apps.sources.models import CrawlJob
+from reaper.management.commands.reaper import Command
+from tests.worlds import NOW, SECOND, child, parent, queued_job, running_job
+
+HOUR = timedelta(hours=1)
+MISSING = "00000000-0000-0000-0000-000000000000"
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def reaper(*words, at=NOW):
+    """`manage.py reaper …`, in a pipe."""
+    code, out, err = 0, StringIO(), StringIO()
+    with freeze_time(at), redirect_stdout(out), redirect_stderr(err):
+        try:
+            Command().run_from_argv(["manage.py", "reaper", *words])
+        except SystemExit as end:
+            code = end.code
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def stuck_runs():
+    """One run of every fate, by the reason that a sweep gives; `young` is left alone."""
+    return {
+        "timed_out": running_job(HOUR + SECOND),
+        "overdue": queued_job(16 * 60 * SECOND),
+        "never_sent": queued_job(31 * SECOND, task_id=""),
+        "parent_ended": child(parent("completed", status="cancelled", finalized_at=NOW), "pending"),
+        "children_ended": parent("completed", "completed"),
+        "young": running_job(31 * 60 * SECOND),
+    }
+
+
+def named(run):
+    """KIND:ID."""
+    return f"{'crawl_job' if isinstance(run, CrawlJob) else 'source_result'}:{run.pk}"
+
+
+def everything():
+    """Every row of every table."""
+    rows = {}
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names():
+            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")  # noqa: S608 (names of our own tables)
+            rows[table] = sorted(map(repr, cursor.fetchall()))
+    return rows

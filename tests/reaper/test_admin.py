@@ -1,0 +1,134 @@
+"""The reaper's admin: every page shows its figures, and nothing can be changed."""
+
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from freezegun import freeze_time
+
+from reaper import conf, sweeps
+from reaper.decisions import Phase
+from reaper.models import Reaping, RefusedWrite, Sweep
+from tests.worlds import NOW, parent, queued_job, running_job
+
+HOUR = timedelta(hours=1)
+MODELS = (Sweep, Reaping, RefusedWrite)
+
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("broker", "limits"),
+    # Static files are collected at deployment only.
+    pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
+]
+
+
+@pytest.fixture
+def records():
+    """One reaping by a sweep, one by hand, a finalized parent, a refused write; returns the two runs and the parent."""
+    failed, requeued, job = running_job(2 * HOUR), queued_job(), parent("completed")
+    with freeze_time(NOW):
+        crawl_jobs = conf.adapters()["crawl_job"]
+        sweeps.sweep(crawl_jobs, Phase.RUNNING)
+        sweeps.act_by_hand(crawl_jobs, crawl_jobs.get(str(requeued.pk)), sweeps.Action.REQUEUE, "ann")
+        sweeps.finalize_parents(conf.adapters()["source_result"])
+    RefusedWrite.objects.create(
+        at=NOW, kind="crawl_job", run_id=str(failed.pk), task_id=failed.task_id, worker="celery@w1", write="complete"
+    )
+    return failed, requeued, job
+
+
+def page(model, view="changelist", *args):
+    return reverse(f"admin:reaper_{model._meta.model_name}_{view}", args=args)
+
+
+def text_of(client, url, **query):
+    response = client.get(url, query)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_the_sweeps_are_listed_with_their_figures(admin_client, records):
+    listed = text_of(admin_client, page(Sweep))
+    assert "timed_out 1" in listed
+    assert "by_hand 1" in listed
+
+
+def test_a_sweep_shows_its_reasons_its_errors_and_the_way_to_what_it_did(admin_client, records):
+    sweep = Sweep.objects.get(acted=1, phase="running")
+    Sweep.objects.filter(pk=sweep.pk).update(errors=["no <broker>"])
+    shown = text_of(admin_client, page(Sweep, "change", sweep.pk))
+    assert "timed_out: it was running for longer than its run timeout" in shown
+    assert "no &lt;broker&gt;" in shown
+    link = f"{page(Reaping)}?sweep__id__exact={sweep.pk}"
+    assert link in shown
+    assert str(records[0].pk) in text_of(admin_client, link)
+    assert str(records[1].pk) not in text_of(admin_client, link)
+
+
+def test_the_ledger_links_runs_and_parents_to_their_pages(admin_client, records):
+    listed = text_of(admin_client, page(Reaping))
+    failed, requeued, job = (reverse("admin:sources_crawljob_change", args=[row.pk]) for row in records)
+    assert f'<a href="{failed}">crawl_job:{records[0].pk}</a>' in listed
+    assert f'<a href="{requeued}">crawl_job:{records[1].pk}</a>' in listed
+    assert f'<a href="{job}">source_result.parent:{records[2].pk}</a>' in listed
+    assert "timed_out: it was running for longer than its run timeout" in listed
+
+
+def test_a_reaping_shows_its_facts_readably(admin_client, records):
+    row = Reaping.objects.get(run_id=records[0].pk)
+    shown = text_of(admin_client, page(Reaping, "change", row.pk))
+    assert "<pre>{\n  &quot;created_at&quot;" in shown
+    assert row.message in shown
+
+
+def test_a_kind_that_is_gone_and_an_unknown_reason_still_have_a_page(admin_client):
+    row = Reaping.objects.create(at=NOW, kind="gone", run_id="<7>", phase="running", action="fail", reason="of old")
+    for url in (page(Reaping), page(Reaping, "change", row.pk)):
+        shown = text_of(admin_client, url)
+        assert "gone:&lt;7&gt;" in shown
+        assert "of old" in shown
+
+
+@pytest.mark.parametrize("term", ["{run.pk}", "{run.task_id}", "crawl_job:{run.pk}", " crawl_job:{run.pk} "])
+@pytest.mark.parametrize("model", [Reaping, RefusedWrite])
+def test_a_run_is_found_by_its_id_or_its_tasks(admin_client, records, model, term):
+    shown = text_of(admin_client, page(model), q=term.format(run=records[0]))
+    assert str(records[0].pk) in shown
+    assert str(records[1].pk) not in shown
+
+
+@pytest.mark.parametrize(
+    ("model", "query", "count"),
+    [
+        (Sweep, {"kind": "crawl_job"}, 2),
+        (Sweep, {"phase": "parents"}, 1),
+        (Sweep, {"good": "1"}, 3),
+        (Sweep, {"good": "0"}, 0),
+        (Reaping, {"kind": "source_result.parent"}, 1),
+        (Reaping, {"action": "fail"}, 1),
+        (Reaping, {"reason": "by_hand"}, 1),
+        (Reaping, {"q": "nothing like it"}, 0),
+        (RefusedWrite, {"kind": "crawl_job"}, 1),
+    ],
+)
+def test_lists_are_filtered(admin_client, records, model, query, count):
+    assert admin_client.get(page(model), query).context["cl"].result_count == count
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_is_added_changed_or_deleted(admin_client, records, model):
+    row = model.objects.first()
+    before = list(model.objects.order_by("pk").values())
+    for url in (page(model, "add"), page(model, "change", row.pk), page(model, "delete", row.pk)):
+        assert admin_client.post(url, {"kind": "changed", "post": "yes"}).status_code == 403
+    admin_client.post(page(model), {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"})
+    assert list(model.objects.order_by("pk").values()) == before
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_page_of_many_rows_asks_no_more_than_one_of_few(admin_client, records, model, django_assert_max_num_queries):
+    row = model.objects.order_by("idle" if model is Sweep else "pk").values().first()
+    row.pop("id")
+    model.objects.bulk_create(model(**row) for _ in range(60))
+    with django_assert_max_num_queries(6):
+        text_of(admin_client, page(model))

@@ -1,0 +1,48 @@
+"""Whose time counts."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection, connections
+from freezegun import freeze_time
+
+from reaper import clock, conf
+from tests.worlds import NOW
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def databases_clock(settings):
+    settings.REAPER = {name: value for name, value in settings.REAPER.items() if name != "CLOCK"}
+
+
+def test_the_databases_clock_is_the_default(databases_clock):
+    assert conf.clock() == "database"
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL is asked for its time")
+def test_on_postgresql_the_databases_time_counts_whatever_the_hosts_says(databases_clock):
+    with freeze_time(NOW):
+        told = clock.now("default")
+    assert told.utcoffset() is not None
+    assert abs(told - NOW) > timedelta(days=1)
+    assert abs(told - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL is asked for its time")
+def test_the_databases_time_moves_on_inside_a_transaction(databases_clock):
+    first, second = clock.now("default"), clock.now("default")
+    assert second > first
+
+
+def test_the_hosts_time_counts_when_it_is_chosen(settings, django_assert_num_queries):
+    settings.REAPER = {**settings.REAPER, "CLOCK": "host"}
+    with freeze_time(NOW), django_assert_num_queries(0):
+        assert clock.now("default") == NOW
+
+
+def test_elsewhere_the_hosts_time_is_taken_for_the_databases(databases_clock, monkeypatch, django_assert_num_queries):
+    monkeypatch.setattr(connections["default"], "vendor", "another")
+    with freeze_time(NOW), django_assert_num_queries(0):
+        assert clock.now("default") == NOW

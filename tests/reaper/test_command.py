@@ -1,0 +1,232 @@
+"""`manage.py reaper …` as a person meets it: what it finds, what it does, and its exit codes."""
+
+import getpass
+import json
+
+import pytest
+
+from apps.sources.models import CrawlJob
+from reaper.models import Reaping, RefusedWrite, Sweep
+from tests.reaper.command import HOUR, everything, named, reaper, stuck_runs
+from tests.worlds import NOW, SECOND, fresh, parent, queued_job, running_job, source
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker", "limits")]
+
+
+@pytest.fixture
+def stuck():
+    return stuck_runs()
+
+
+# --- sweep ------------------------------------------------------------------------------------------------------------
+
+
+def test_sweep_acts_on_everything_that_is_stuck_and_says_so(stuck):
+    code, out, err = reaper("sweep")
+    assert (code, err) == (0, "")
+    assert {name: fresh(run).status for name, run in stuck.items()} == {
+        "timed_out": "failed",
+        "overdue": "pending",
+        "never_sent": "pending",
+        "parent_ended": "skipped",
+        "children_ended": "completed",
+        "young": "running",
+    }
+    for name in ("timed_out", "overdue", "never_sent", "parent_ended"):
+        line = next(line for line in out.splitlines() if named(stuck[name]) in line)
+        assert name in line
+    assert named(stuck["young"]) not in out
+    assert "swept crawl_job running: 2 seen, 1 acted on (timed_out 1, young 1)" in out
+
+
+def test_sweep_of_one_kind_leaves_the_other(stuck):
+    assert reaper("sweep", "--kind", "source_result")[0] == 0
+    assert fresh(stuck["parent_ended"]).status == "skipped"
+    assert fresh(stuck["timed_out"]).status == "running"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--kind", "crawl_job"]])
+def test_a_dry_run_writes_nothing_at_all_and_sends_nothing(stuck, broker, more):
+    before = everything()
+    code, out, err = reaper("sweep", "--dry-run", *more)
+    assert (code, err) == (0, "")
+    assert everything() == before
+    assert str(stuck["timed_out"].pk) in out
+    assert (broker.waiting(), broker.revokes()) == ([], [])
+
+
+def test_a_dry_run_and_the_sweep_after_it_agree(stuck):
+    runs = {}
+    for words in (["--dry-run"], []):
+        report = json.loads(reaper("sweep", "--json", *words)[1])
+        runs[bool(words)] = sorted((run["id"], run["action"], run["reason"], run["age_s"]) for run in report["runs"])
+    assert runs[True] == runs[False]
+    assert len(runs[True]) == 5
+
+
+def test_a_broker_that_is_down_is_told_and_is_not_well(stuck, refusing_broker):
+    code, _, err = reaper("sweep")
+    assert code == 1
+    assert "crawl_job running: the broker did not take a message" in err
+    assert "Traceback" not in err
+    assert fresh(stuck["timed_out"]).status == "failed"
+
+
+# --- diagnose ---------------------------------------------------------------------------------------------------------
+
+
+def test_diagnose_is_well_when_nothing_is_stuck_and_the_sweeps_are_on_time():
+    queued_job()
+    reaper("sweep")
+    code, out, _ = reaper("diagnose")
+    assert code == 0
+    assert "Nothing is stuck, and every sweep is on time." in out
+
+
+@pytest.mark.parametrize(
+    ("later", "code", "overdue"), [(15, 0, set()), (16, 1, {"running"}), (91, 1, {"running", "queued"})]
+)
+def test_a_sweep_is_overdue_after_three_of_its_intervals(later, code, overdue):
+    reaper("sweep", "--kind", "crawl_job")
+    reaper("sweep")
+    got, out, _ = reaper("diagnose", "--json", at=NOW + later * SECOND)
+    assert got == code
+    assert {health["phase"] for health in json.loads(out)["sweeps"] if health["overdue"]} == overdue
+
+
+def test_diagnose_lists_what_is_stuck_and_what_is_worth_a_look_and_writes_nothing(stuck):
+    before = everything()
+    code, out, _ = reaper("diagnose")
+    assert code == 1
+    assert everything() == before
+    for name, run in stuck.items():
+        name = {"young": "long_running"}.get(name, name)
+        assert any(str(run.pk) in line and name in line for line in out.splitlines()), name
+    assert "stuck runs: 4; stuck parents: 1; overdue sweeps: 5" in out
+
+
+def test_diagnose_prints_the_first_hundred_only_and_json_has_all():
+    site = source()
+    CrawlJob.objects.bulk_create(
+        CrawlJob(source=site, status="running", started_at=NOW - 2 * HOUR, task_id=str(n)) for n in range(102)
+    )
+    _, out, _ = reaper("diagnose")
+    assert out.count("crawl_job:") == 100
+    assert "… and 2 more; --json lists them all." in out
+    assert len(json.loads(reaper("diagnose", "--json")[1])["runs"]) == 102
+
+
+def test_diagnose_tells_what_the_last_sweep_complained_of():
+    Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW, finished_at=NOW, errors=["no broker"])
+    Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
+    _, out, _ = reaper("diagnose")
+    assert "crawl_job queued: no broker" in out
+    assert "crawl_job running: the one that began at 12:00:00 has not ended" in out
+
+
+# --- explain ----------------------------------------------------------------------------------------------------------
+
+
+def test_explain_tells_a_run_in_sentences():
+    job = running_job(HOUR + 3 * 60 * SECOND, heartbeat_at=NOW - 58 * 60 * SECOND)
+    code, out, _ = reaper("explain", named(job))
+    assert code == 0
+    assert (
+        f"has been running for 1 h 3 min, claimed by celery@w1/abc, last progress 58 min ago, its task is {job.task_id}"
+    )
+    assert (
+        "It would be failed and its task killed: it was running for longer than its run timeout (rule timed_out)."
+        in out
+    )
+    assert "run_timeout 1 h" in out
+    assert "done nothing to it" in out
+
+
+def test_explain_tells_what_happened_before():
+    job = queued_job(16 * 60 * SECOND)
+    reaper("sweep")
+    RefusedWrite.objects.create(
+        at=NOW, kind="crawl_job", run_id=str(job.pk), task_id=job.task_id, worker="celery@w1/abc", write="complete"
+    )
+    _, out, _ = reaper("explain", named(job))
+    assert "Requeued by the reaper because it was waiting" in out
+    assert f"old task {job.task_id}, new task {fresh(job).task_id}" in out
+    assert f"Refused a late complete of task {job.task_id} on celery@w1/abc." in out
+    report = json.loads(reaper("explain", named(job), "--json")[1])
+    assert [event["action"] for event in report["history"]] == ["requeue", "refused"]
+
+
+@pytest.mark.parametrize("status", ["completed", "paused"])
+def test_explain_leaves_other_runs_alone(status):
+    code, out, _ = reaper("explain", named(running_job(2 * HOUR, status=status)))
+    assert code == 0
+    assert "It is left alone" in out
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verb", "status"), [("fail", "failed"), ("requeue", "pending")])
+@pytest.mark.parametrize("make", [running_job, queued_job])
+def test_a_run_is_ended_or_requeued_by_hand_under_the_users_name(broker, verb, status, make):
+    job = make()
+    code, _, err = reaper(verb, named(job), "--user", "ann")
+    assert (code, err) == (0, "")
+    row = Reaping.objects.get()
+    assert (fresh(job).status, row.actor, row.action) == (status, "ann", verb)
+    assert broker.ids() == [row.new_task_id] * (verb == "requeue")
+    assert [revoke.ids for revoke in broker.revokes()] == [[job.task_id]]
+
+
+@pytest.mark.parametrize("verb", ["fail", "requeue"])
+@pytest.mark.parametrize(("status", "why"), [("completed", "has ended"), ("paused", "is neither waiting nor running")])
+def test_a_run_that_is_not_unfinished_is_left_and_exits_1(verb, status, why):
+    job = queued_job(status=status)
+    code, out, err = reaper(verb, named(job))
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert why in err
+    assert not Reaping.objects.exists()
+
+
+def test_a_run_that_moves_on_meanwhile_is_left_and_exits_1(monkeypatch):
+    job = running_job()
+    # Who is logged in is asked between the reading and the writing.
+    monkeypatch.setattr(getpass, "getuser", lambda: CrawlJob.objects.update(status="completed") and "ann")
+    code, out, err = reaper("fail", named(job))
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "has moved on" in err
+    assert fresh(job).status == "completed"
+
+
+def test_a_requeue_without_a_broker_is_in_the_ledger(refusing_broker):
+    job = running_job()
+    code, out, err = reaper("requeue", named(job))
+    assert code == 1
+    assert "was requeued" in out
+    assert "in the ledger: the next sweep publishes its new task" in err
+    assert Reaping.objects.get().published_at is None
+
+
+def nobody():
+    raise KeyError("getpwuid(): uid not found")
+
+
+def test_a_container_whose_user_has_no_name_can_act_too(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert reaper("fail", named(running_job()))[0] == 0
+    assert Reaping.objects.get().actor.startswith("uid ")
+
+
+def test_an_empty_or_endless_user_name_is_no_way_around_the_ledger():
+    reaper("fail", named(running_job()), "--user", " ")
+    reaper("fail", named(running_job()), "--user", "x" * 999)
+    assert all(1 <= len(actor) <= 200 for actor in Reaping.objects.values_list("actor", flat=True))
+
+
+def test_a_parent_is_finalized_by_hand_once():
+    job = parent("completed", "failed")
+    assert reaper("finalize", str(job.pk), "--user", "ann")[0] == 0
+    assert fresh(job).status == "completed"
+    assert Reaping.objects.get().actor == "ann"
+    code, out, err = reaper("finalize", str(job.pk))
+    assert (code, out, len(err.splitlines())) == (1, "", 1)

@@ -1,0 +1,298 @@
+"""The settings: defaults, precedence, when they are read, and every mistake with its id."""
+
+import dataclasses
+import math
+from datetime import timedelta
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from reaper import conf
+from reaper.adapters import RunAdapter
+from reaper.decisions import Action, Policy
+from reaper.values import coercion
+
+HERE = "tests.reaper.test_conf"
+HOUR = timedelta(hours=1)
+
+
+class Orders(RunAdapter):
+    """A kind of run that is in no database."""
+
+    kind = "order"
+    task = "shop.tasks.fulfil"
+    using = "default"
+
+    def unfinished(self, phase):
+        return iter(())
+
+    def get(self, pk):
+        return None
+
+    def apply(self, changes, now):
+        return []
+
+    def messages(self, runs):
+        return {}
+
+
+class Returns(Orders):
+    kind = "return"
+    policy = {"run_timeout": 2 * HOUR, "queue_timeout": 600, "on_timeout": "requeue"}
+
+
+class Abstract(RunAdapter):
+    kind = "abstract"
+    task = "shop.tasks.abstract"
+
+
+class Picky(Orders):
+    kind = "picky"
+
+    def __init__(self, shop):
+        self.shop = shop
+
+
+class Explosive(Orders):
+    kind = "explosive"
+
+    def __init__(self):
+        raise OSError("boom")
+
+
+def variant(name, **attributes):
+    return type(name, (Orders,), attributes)
+
+
+OrdersAgain = variant("OrdersAgain")
+Nameless = variant("Nameless", kind="")
+Kindless = variant("Kindless", kind=None)
+Colon = variant("Colon", kind="an:order")
+Endless = variant("Endless", kind="o" * 101)
+Taskless = variant("Taskless", task="")
+Misspelt = variant("Misspelt", policy={"run_timout": 5})
+Zero = variant("Zero", policy={"run_timeout": 0})
+Listed = variant("Listed", policy=["run_timeout"])
+
+
+def named(*names, **settings):
+    return override_settings(REAPER={"ADAPTERS": [f"{HERE}.{name}" for name in names], **settings})
+
+
+def policy(kind="order"):
+    return conf.policy(conf.adapters()[kind])
+
+
+def test_without_settings_of_its_own_a_kind_has_the_defaults():
+    with named("Orders"):
+        assert policy() == Policy()
+        assert (conf.clock(), conf.keep_history()) == ("database", timedelta(days=90))
+        assert conf.problems() == []
+
+
+def test_adapters_come_by_kind_in_the_settings_order():
+    with named("Returns", "Orders"):
+        assert [(kind, type(each)) for kind, each in conf.adapters().items()] == [
+            ("return", Returns),
+            ("order", Orders),
+        ]
+
+
+def test_the_same_instances_are_handed_out_and_their_dict_is_the_callers_own():
+    with named("Orders"):
+        first = conf.adapters()
+        orders = first.pop("order")
+        assert conf.adapters()["order"] is orders
+
+
+def test_a_kinds_own_value_wins_over_the_top_that_over_the_adapter_that_over_the_default():
+    kinds = {"return": {"ON_TIMEOUT": "fail"}}
+    with named("Orders", "Returns", QUEUE_TIMEOUT=300, KINDS=kinds):
+        got = policy("return")
+        assert got.on_timeout is Action.FAIL
+        assert got.queue_timeout == timedelta(seconds=300)
+        assert got.run_timeout == 2 * HOUR
+        assert got.alert_after == Policy().alert_after
+        assert policy("order") == Policy(queue_timeout=timedelta(seconds=300))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("RUN_TIMEOUT", timedelta(minutes=7), timedelta(minutes=7)),
+        ("RUN_TIMEOUT", 90, timedelta(seconds=90)),
+        ("RUN_TIMEOUT", 0.5, timedelta(milliseconds=500)),
+        ("ON_TIMEOUT", "requeue", Action.REQUEUE),
+        ("ON_TIMEOUT", Action.FAIL, Action.FAIL),
+        ("MAX_REQUEUES", 0, 0),
+        ("MAX_ACTIONS", 1, 1),
+        ("BACKOFF", [1, timedelta(minutes=1)], (timedelta(seconds=1), timedelta(minutes=1))),
+        ("BACKOFF", [], ()),
+    ],
+)
+def test_what_may_be_written(key, value, meant):
+    with named("Orders", **{key: value}):
+        got = getattr(policy(), key.lower())
+        assert got == meant
+        assert type(got) is type(meant)
+
+
+def test_every_field_of_policy_is_a_setting_on_all_three_levels():
+    for field in dataclasses.fields(Policy):
+        value = {Action: "requeue"}.get(type(field.default), field.default)
+        with named("Orders", **{field.name.upper(): value}, KINDS={"order": {field.name.upper(): value}}):
+            assert conf.problems() == []
+        with named("Orders"):
+            conf.policy(variant("Own", policy={field.name: value})())
+
+
+def test_an_optional_value_may_be_none():
+    optional = coercion(timedelta | None)
+    assert optional(None) is None
+    assert optional(5) == timedelta(seconds=5)
+
+
+def test_clock_and_keep_history_are_read():
+    with named("Orders", CLOCK="host", KEEP_HISTORY=timedelta(days=7)):
+        assert (conf.clock(), conf.keep_history()) == ("host", timedelta(days=7))
+
+
+def test_an_override_is_seen_at_once_and_ends_with_its_block():
+    with named("Orders", RUN_TIMEOUT=60):
+        with named("Orders", RUN_TIMEOUT=120):
+            assert policy().run_timeout == timedelta(seconds=120)
+        assert policy().run_timeout == timedelta(seconds=60)
+
+
+def test_nothing_is_written_back(settings):
+    settings.REAPER = given = {"ADAPTERS": [f"{HERE}.Orders"], "RUN_TIMEOUT": 60, "KINDS": {"order": {"BACKOFF": [5]}}}
+    before = {**given, "ADAPTERS": [*given["ADAPTERS"]], "KINDS": {"order": {"BACKOFF": [5]}}}
+    policy()
+    assert settings.REAPER is given
+    assert given == before
+
+
+ORDERS = {"ADAPTERS": [f"{HERE}.Orders"]}
+WRONG_SETTINGS = {
+    "no dict": (["ADAPTERS"], ["E001"]),
+    "None": (None, ["E001"]),
+    "unknown key": ({**ORDERS, "RUN_TIMOUT": 5}, ["E002"]),
+    "a key that is no text": ({**ORDERS, 7: 5}, ["E002"]),
+    "lower case": ({**ORDERS, "run_timeout": 5}, ["E002"]),
+    "unknown key of a kind": ({**ORDERS, "KINDS": {"order": {"QUEUE_TIMEOT": 5}}}, ["E002"]),
+    "top-level key in a kind": ({**ORDERS, "KINDS": {"order": {"CLOCK": "host"}}}, ["E002"]),
+    "KINDS is no dict": ({**ORDERS, "KINDS": ["order"]}, ["E003"]),
+    "a kind's settings are no dict": ({**ORDERS, "KINDS": {"order": 5}}, ["E003"]),
+    "unknown kind": ({**ORDERS, "KINDS": {"ordr": {}}}, ["E004"]),
+    "a kind that is no text": ({**ORDERS, "KINDS": {7: {}}}, ["E004"]),
+    "text for a duration": ({**ORDERS, "RUN_TIMEOUT": "3600"}, ["E005"]),
+    "None for a duration": ({**ORDERS, "RUN_TIMEOUT": None}, ["E005"]),
+    "bool for a duration": ({**ORDERS, "RUN_TIMEOUT": True}, ["E005"]),
+    "text for a count": ({**ORDERS, "MAX_REQUEUES": "3"}, ["E005"]),
+    "float for a count": ({**ORDERS, "MAX_REQUEUES": 3.0}, ["E005"]),
+    "bool for a count": ({**ORDERS, "MAX_REQUEUES": False}, ["E005"]),
+    "number for a list": ({**ORDERS, "BACKOFF": 30}, ["E005"]),
+    "text in a list": ({**ORDERS, "BACKOFF": [30, "60"]}, ["E005"]),
+    "bool in a list": ({**ORDERS, "BACKOFF": [True]}, ["E005"]),
+    "zero duration": ({**ORDERS, "RUN_TIMEOUT": 0}, ["E006"]),
+    "zero timedelta": ({**ORDERS, "RUN_TIMEOUT": timedelta(0)}, ["E006"]),
+    "less than a microsecond": ({**ORDERS, "RUN_TIMEOUT": 1e-9}, ["E006"]),
+    "negative duration": ({**ORDERS, "LOST_GRACE": -1}, ["E006"]),
+    "negative timedelta": ({**ORDERS, "LOST_GRACE": -HOUR}, ["E006"]),
+    "hugely negative": ({**ORDERS, "LOST_GRACE": -1e300}, ["E006"]),
+    "zero in a list": ({**ORDERS, "BACKOFF": [0]}, ["E006"]),
+    "negative count": ({**ORDERS, "MAX_REQUEUES": -1}, ["E006"]),
+    "no actions at all": ({**ORDERS, "MAX_ACTIONS": 0}, ["E006"]),
+    "NaN": ({**ORDERS, "RUN_TIMEOUT": math.nan}, ["E007"]),
+    "infinite": ({**ORDERS, "RUN_TIMEOUT": math.inf}, ["E007"]),
+    "minus infinite": ({**ORDERS, "RUN_TIMEOUT": -math.inf}, ["E007"]),
+    "NaN for a count": ({**ORDERS, "MAX_ACTIONS": math.nan}, ["E007"]),
+    "infinite count": ({**ORDERS, "MAX_ACTIONS": math.inf}, ["E007"]),
+    "beyond a timedelta": ({**ORDERS, "RUN_TIMEOUT": 1e300}, ["E008"]),
+    "beyond a float": ({**ORDERS, "RUN_TIMEOUT": 10**400}, ["E008"]),
+    "the longest timedelta": ({**ORDERS, "KEEP_HISTORY": timedelta.max}, ["E008"]),
+    "beyond a database's integer": ({**ORDERS, "MAX_ACTIONS": 2**31}, ["E008"]),
+    "neither fail nor requeue": ({**ORDERS, "ON_TIMEOUT": "retry"}, ["E009"]),
+    "an action, but none of these": ({**ORDERS, "ON_TIMEOUT": Action.LEAVE}, ["E009"]),
+    "a list for a choice": ({**ORDERS, "ON_TIMEOUT": ["fail"]}, ["E009"]),
+    "a third clock": ({**ORDERS, "CLOCK": "wall"}, ["E010"]),
+    "no clock": ({**ORDERS, "CLOCK": None}, ["E010"]),
+    "nothing": ({}, ["E011"]),
+    "no adapters": ({"ADAPTERS": []}, ["E011"]),
+    "one path": ({"ADAPTERS": f"{HERE}.Orders"}, ["E012"]),
+    "a class": ({"ADAPTERS": [Orders]}, ["E012"]),
+    "adapters as a dict": ({"ADAPTERS": {"order": f"{HERE}.Orders"}}, ["E012"]),
+    "no such class": ({"ADAPTERS": [f"{HERE}.Nothing"]}, ["E013"]),
+    "no such module": ({"ADAPTERS": ["nowhere.Orders"]}, ["E013"]),
+    "no dotted path": ({"ADAPTERS": ["Orders"]}, ["E013"]),
+    "empty path": ({"ADAPTERS": [""]}, ["E013"]),
+    "another class": ({"ADAPTERS": ["datetime.timedelta"]}, ["E014"]),
+    "a function": ({"ADAPTERS": [f"{HERE}.policy"]}, ["E014"]),
+    "abstract": ({"ADAPTERS": [f"{HERE}.Abstract"]}, ["E015"]),
+    "wants an argument": ({"ADAPTERS": [f"{HERE}.Picky"]}, ["E016"]),
+    "raises": ({"ADAPTERS": [f"{HERE}.Explosive"]}, ["E016"]),
+    "empty kind": ({"ADAPTERS": [f"{HERE}.Nameless"]}, ["E017"]),
+    "no kind": ({"ADAPTERS": [f"{HERE}.Kindless"]}, ["E017"]),
+    "kind with a colon": ({"ADAPTERS": [f"{HERE}.Colon"]}, ["E017"]),
+    "kind too long": ({"ADAPTERS": [f"{HERE}.Endless"]}, ["E017"]),
+    "duplicate kind": ({"ADAPTERS": [f"{HERE}.Orders", f"{HERE}.OrdersAgain"]}, ["E018"]),
+    "named twice": ({"ADAPTERS": [f"{HERE}.Orders"] * 2}, ["E018"]),
+    "no task": ({"ADAPTERS": [f"{HERE}.Taskless"]}, ["E019"]),
+    "adapter's unknown key": ({"ADAPTERS": [f"{HERE}.Misspelt"]}, ["E002"]),
+    "adapter's zero": ({"ADAPTERS": [f"{HERE}.Zero"]}, ["E006"]),
+    "adapter's policy is no dict": ({"ADAPTERS": [f"{HERE}.Listed"]}, ["E003"]),
+    "several": ({**ORDERS, "CLOCK": 5, "RUN_TIMEOUT": 0, "KINDS": {"order": {"BACKOF": []}}}, ["E010", "E006", "E002"]),
+    "a broken adapter's kind": ({"ADAPTERS": ["nowhere.Orders"], "KINDS": {"order": {"RUN_TIMEOUT": 5}}}, ["E013"]),
+}
+
+
+@pytest.mark.parametrize(("given", "ids"), WRONG_SETTINGS.values(), ids=WRONG_SETTINGS.keys())
+def test_mistakes(given, ids):
+    with override_settings(REAPER=given):
+        found = conf.problems()
+        assert [problem.id for problem in found] == [f"reaper.{each}" for each in ids]
+        for problem in found:
+            assert problem.message.endswith(".")
+            assert problem.hint.endswith((".", "?"))
+        for read in (conf.adapters, lambda: conf.policy(Orders()), conf.clock, conf.keep_history):
+            with pytest.raises(ImproperlyConfigured) as raised:
+                read()
+            assert found[0].message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({**ORDERS, "RUN_TIMOUT": 5}, "Did you mean RUN_TIMEOUT?"),
+        ({**ORDERS, "run_timeout": 5}, "Did you mean RUN_TIMEOUT?"),
+        ({**ORDERS, "ADAPTER": []}, "Did you mean ADAPTERS?"),
+        ({**ORDERS, "KINDS": {"order": {"QUEUE_TIMEOT": 5}}}, "Did you mean QUEUE_TIMEOUT?"),
+        ({**ORDERS, "KINDS": {"Order": {}}}, "Did you mean order?"),
+        ({**ORDERS, "KINDS": {"crawl": {}}}, "Known are: order."),
+        ({"ADAPTERS": [f"{HERE}.Misspelt"]}, "Did you mean run_timeout?"),
+        ({**ORDERS, "ON_TIMEOUT": "retry"}, 'Use "fail" or "requeue".'),
+    ],
+)
+def test_the_hint_names_what_was_meant(given, hint):
+    with override_settings(REAPER=given):
+        (problem,) = conf.problems()
+        assert problem.hint == hint
+
+
+def test_the_sentence_says_where_the_mistake_is():
+    with override_settings(REAPER={**ORDERS, "RUN_TIMEOUT": 0, "KINDS": {"order": {"BACKOFF": [-5]}}}):
+        assert [problem.message for problem in conf.problems()] == [
+            'REAPER["RUN_TIMEOUT"] is 0, which is not above zero.',
+            'REAPER["KINDS"]["order"]["BACKOFF"] holds a value that is -5, which is not above zero.',
+        ]
+
+
+def test_without_the_setting_the_adapters_are_missed(settings):
+    del settings.REAPER
+    assert [problem.id for problem in conf.problems()] == ["reaper.E011"]
+
+
+def test_a_policy_of_an_adapter_that_is_not_in_the_settings_is_validated_as_well():
+    with named("Orders"), pytest.raises(ImproperlyConfigured, match="run_timout"):
+        conf.policy(Misspelt())

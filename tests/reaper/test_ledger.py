@@ -1,0 +1,198 @@
+"""The ledger: what it keeps, and what it makes of a run's past."""
+
+from dataclasses import asdict, replace
+from datetime import timedelta
+
+import pytest
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob
+from apps.sources.reaping import CrawlJobs, SourceResults
+from reaper import ledger
+from reaper.adapters import Change
+from reaper.decisions import Action, Decision, History, Phase, Policy, Reason, RunFacts, decide
+from reaper.models import Reaping, RefusedWrite, Sweep
+from tests.reaper.test_decisions import revived
+from tests.worlds import NOW, SECOND, queued_job, running_job
+
+HOUR = timedelta(hours=1)
+ADAPTER = CrawlJobs()
+RUN = RunFacts(kind="crawl_job", pk="7", phase=Phase.QUEUED, status="pending", task_id="t1", queued_at=NOW)
+
+pytestmark = pytest.mark.django_db
+
+
+def entry(action="requeue", phase="queued", new="", sent=False, by="", at=NOW, run="7", **fields):
+    """One row of the ledger."""
+    values = {"at": at, "kind": "crawl_job", "run_id": run, "phase": phase, "action": action, "reason": "overdue"}
+    values |= {"new_task_id": new, "published_at": at if sent else None, "actor": by}
+    return Reaping.objects.create(**values | fields)
+
+
+def past(pk="7", adapter=ADAPTER):
+    return ledger.with_history(adapter, [replace(RUN, pk=pk)])[0].history
+
+
+SENT = {"sent": True, "new": "t2"}
+LATER = NOW + SECOND
+
+
+@pytest.mark.parametrize(
+    ("entries", "history"),
+    [
+        pytest.param([], History(), id="nothing"),
+        pytest.param([SENT], History(redispatches=1, last_action_at=NOW), id="a redispatch"),
+        pytest.param([{**SENT, "phase": "running"}], History(requeues=1, last_action_at=NOW), id="a requeue"),
+        pytest.param(
+            [SENT, {**SENT, "phase": "running"}, {**SENT, "at": LATER}],
+            History(requeues=1, redispatches=2, last_action_at=LATER),
+            id="several",
+        ),
+        pytest.param([{"new": "t2"}], History(redispatches=1, last_action_at=NOW, unpublished="t2"), id="unpublished"),
+        pytest.param(
+            [{"new": "t2"}, SENT], History(redispatches=2, last_action_at=NOW), id="unpublished, but a later one was"
+        ),
+        pytest.param([{"action": "fail"}], History(), id="a fail is no requeue"),
+        pytest.param([{"action": "close"}], History(), id="a close is no requeue"),
+        pytest.param(
+            [{"new": "t2"}, {"action": "fail"}],
+            History(redispatches=1, last_action_at=NOW, unpublished="t2"),
+            id="a fail changes nothing",
+        ),
+        pytest.param([SENT, {**SENT, "action": "dispatch", "by": "by hand"}], History(), id="a dispatch by hand"),
+        pytest.param([SENT, {**SENT, "by": "ada"}], History(), id="a requeue by hand"),
+        pytest.param([SENT, {"new": "t3", "by": "ada"}], History(unpublished="t3"), id="unpublished by hand"),
+        pytest.param([SENT, {"action": "fail", "by": "ada"}], History(), id="a fail by hand"),
+        pytest.param(
+            [SENT, SENT, {**SENT, "by": "ada"}, {**SENT, "at": LATER}],
+            History(redispatches=1, last_action_at=LATER),
+            id="counted since the last act by hand",
+        ),
+    ],
+)
+def test_the_past_that_these_rows_make(entries, history):
+    for each in entries:
+        entry(**each)
+    assert past() == history
+
+
+def test_only_a_runs_own_rows_count():
+    entry(run="8")
+    entry(kind="source_result")
+    entry(kind="crawl_job.parent")
+    assert past() == History()
+    assert past("8").redispatches == 1
+    assert past("7", SourceResults()).redispatches == 1
+
+
+def test_the_past_of_many_runs_is_one_query(django_assert_num_queries):
+    for pk in range(20):
+        entry(run=str(pk))
+    many = [replace(RUN, pk=str(pk)) for pk in range(30)]
+    with django_assert_num_queries(1):
+        found = ledger.with_history(ADAPTER, many)
+    assert [run.pk for run in found] == [run.pk for run in many]
+    assert sum(run.history.redispatches for run in found) == 20
+
+
+def test_a_row_keeps_enough_to_decide_again():
+    for run, policy in (
+        (ADAPTER.get(str(running_job(2 * HOUR, heartbeat_at=NOW).pk)), Policy()),
+        (ADAPTER.get(str(queued_job(HOUR, task_id="").pk)), Policy(max_redispatches=0)),
+        (replace(RUN, task_id=None, history=History(redispatches=1, last_action_at=NOW)), Policy()),
+    ):
+        decision = decide(run, None, policy, NOW + HOUR)
+        ledger.record(ADAPTER, [Change(run, decision, "Because.", "t2")], NOW, None, "")
+        kept = Reaping.objects.get(run_id=run.pk)
+        assert revived(kept.facts) == run
+        assert decide(revived(kept.facts), None, policy, NOW + HOUR) == decision
+        assert (kept.action, kept.reason) == (decision.action, decision.reason)
+        assert (kept.terminate, kept.exhausted) == (decision.terminate, decision.exhausted)
+
+
+def test_a_row_says_everything():
+    sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
+    decision = Decision(Action.REQUEUE, Reason.OVERDUE)
+    (row,) = ledger.record(ADAPTER, [Change(replace(RUN, task_id=None), decision, "Because.", "t2")], NOW, sweep, "ada")
+    row.refresh_from_db()
+    assert (row.sweep, row.at, row.kind, row.run_id, row.phase) == (sweep, NOW, "crawl_job", "7", "queued")
+    assert (row.task_id, row.new_task_id, row.message, row.actor) == ("", "t2", "Because.", "ada")
+    assert (row.revoked_at, row.published_at) == (None, None)
+    assert set(row.facts) == set(asdict(RUN))
+
+
+def test_what_is_still_to_be_revoked():
+    old = entry(task_id="t0", at=NOW - HOUR)
+    first, second = entry(task_id="t1", at=NOW - HOUR + SECOND), entry(task_id="t2", action="fail")
+    entry(task_id="")
+    entry(task_id="t3", revoked_at=NOW)
+    entry(task_id="t4", kind="source_result")
+    assert ledger.unrevoked(ADAPTER, NOW, 9) == [first, second]
+    assert ledger.unrevoked(ADAPTER, NOW, 1) == [first]
+    assert old not in ledger.unrevoked(ADAPTER, NOW, 9)
+
+
+@pytest.mark.parametrize("column", ["revoked_at", "published_at"])
+def test_a_confirmation_is_made_once(column):
+    row, other = entry(), entry()
+    ledger.mark(ADAPTER, column, [row], NOW)
+    ledger.mark(ADAPTER, column, [row], LATER)
+    ledger.mark(ADAPTER, column, [], NOW)
+    row.refresh_from_db()
+    other.refresh_from_db()
+    assert (getattr(row, column), getattr(other, column)) == (NOW, None)
+
+
+def test_a_late_publish_confirms_only_the_dispatch_that_it_repeats():
+    older, mine = entry(new="t0"), entry(new="t1")
+    others = [entry(new="t1", run="8"), entry(new="t1", kind="source_result"), entry(new="t1", sent=True)]
+    ledger.confirm(ADAPTER, [RUN], LATER)
+    for row in (older, mine, *others):
+        row.refresh_from_db()
+    assert [row.published_at for row in (older, mine, *others)] == [None, LATER, None, None, NOW]
+
+
+def test_rows_of_a_run_newest_first():
+    rows = [entry(), entry(action="fail")]
+    entry(run="8")
+    assert list(ledger.of_run(ADAPTER, "7")) == rows[::-1]
+
+
+@pytest.mark.parametrize(
+    ("write", "given"),
+    [("progress", [{}]), ("complete", [{}]), ("fail", ["It was slow.", "slow"]), ("release", [1])],
+)
+def test_a_refused_late_write_is_shown(write, given):
+    job = running_job()
+    late = runs.Hold(model=CrawlJob, pk=job.pk, task_id="old", worker="celery@w1/abc")
+    with pytest.raises(runs.Refused):
+        getattr(late, write)(*given)
+    refused = RefusedWrite.objects.get()
+    assert (refused.kind, refused.run_id, refused.task_id) == ("crawl_job", str(job.pk), "old")
+    assert (refused.worker, refused.write) == ("celery@w1/abc", write)
+
+
+def test_a_dispatch_by_hand_is_noted_with_its_run_or_not_at_all():
+    job = queued_job()
+    entry(run=str(job.pk))
+    task_id = runs.stamp(CrawlJob, job.pk, by_hand=True)
+    noted = Reaping.objects.latest("id")
+    assert (noted.run_id, noted.action, noted.new_task_id, noted.actor) == (str(job.pk), "dispatch", task_id, "by hand")
+    assert past(str(job.pk)) == History()
+    assert noted not in ledger.unrevoked(ADAPTER, noted.at, 9)
+
+
+def test_a_dispatch_that_is_the_hosts_own_is_not_noted():
+    job = queued_job()
+    runs.stamp(CrawlJob, job.pk, by_hand=False)
+    assert Reaping.objects.count() == 0
+
+
+@pytest.mark.parametrize(("actor", "reason"), [("", "children_ended"), ("ada", "by_hand")])
+def test_a_finalized_parent_is_noted_apart_from_the_runs(actor, reason):
+    sweep = Sweep.objects.create(kind="source_result", phase="parents", started_at=NOW)
+    ledger.finalized(SourceResults(), "7", NOW, sweep, actor)
+    row = Reaping.objects.get()
+    assert (row.kind, row.run_id, row.action, row.reason) == ("source_result.parent", "7", "finalize", reason)
+    assert (row.sweep, row.actor) == (sweep, actor)
+    assert past("7", SourceResults()) == History()

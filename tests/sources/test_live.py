@@ -1,0 +1,142 @@
+"""A real prefork worker on a broker and a database of the tests' own, killed in mid-crawl."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, Source
+from reaper import conf, sweeps
+from reaper.decisions import Phase
+from reaper.models import Reaping
+from tests import processes
+from tests.processes import wait_until
+from tests.worlds import fresh
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="a worker cannot share SQLite's test database"),
+]
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with processes.redis_server() as server, processes.broker_at(server.url):
+        yield server
+
+
+class SlowSite:
+    """Its second page is answered only once the test lets it go."""
+
+    def __init__(self):
+        self.asked, self.go = threading.Event(), threading.Event()
+        self.pages = {"/": "one <a href=/slow>slow</a>", "/slow": self.slow}
+
+    def slow(self):
+        self.asked.set()
+        self.go.wait(60)
+        return "two"
+
+
+@pytest.fixture
+def slow():
+    """A site that keeps a crawl busy; `url` is its address."""
+    slow = SlowSite()
+    with processes.site(slow.pages) as web:
+        slow.url = web.url
+        yield slow
+        slow.go.set()
+
+
+@pytest.fixture
+def start(broker, tmp_path):
+    """A function that starts a worker; its log is in the test's folder."""
+    broker.flush()
+
+    def start(name, **environment):
+        environment = {"CELERY_BROKER_URL": broker.url, "CRAWL_ALLOW_PRIVATE": "1", **environment}
+        options = ["-Q", "default,crawl", "--pool", "prefork", "--concurrency", "1"]
+        return processes.worker(name, tmp_path / f"{name}.log", *options, environment=environment)
+
+    return start
+
+
+def job_of(url, **fields):
+    source = Source.objects.create(name="live", url=url)
+    return CrawlJob.objects.create(source=source, **fields)
+
+
+def has_status(job, status):
+    return lambda: fresh(job).status == status
+
+
+def kill_in_mid_crawl(worker, job, slow):
+    """Kill the worker's main process while its child waits for a page; its children die with it."""
+    wait_until(lambda: fresh(job).pages_crawled == 1 and slow.asked.is_set(), 20, "the crawl is under way")
+    worker.kill()
+    worker.wait()
+
+
+def sweep_until_acted(phase):
+    """Sweep until a sweep did something."""
+    return wait_until(lambda: (row := sweeps.sweep(conf.adapters()["crawl_job"], phase)).acted and row, 20)
+
+
+def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once(start, slow, broker, settings):
+    job = job_of(slow.url)
+    with start("victim") as victim:
+        task_id = runs.dispatch(CrawlJob, job.pk)
+        kill_in_mid_crawl(victim, job, slow)
+    slow.go.set()
+    left = fresh(job)
+    assert (left.status, left.task_id, left.worker.startswith("victim@test/")) == ("running", task_id, True)
+    assert broker.ids() == []
+    assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
+    assert fresh(job).status == "running"
+
+    settings.REAPER = {**settings.REAPER, "RUN_TIMEOUT": timedelta(seconds=1)}
+    sweep_until_acted(Phase.RUNNING)
+    after = fresh(job)
+    assert (after.status, after.error_code, after.pages_crawled) == ("failed", "timed_out", 1)
+    assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
+    assert Reaping.objects.count() == 1
+    assert broker.ids() == []
+
+
+def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, broker, settings):
+    lost, never_sent = job_of(slow.url), job_of(slow.url)
+    with start("victim") as victim:
+        first_id = runs.dispatch(CrawlJob, lost.pk)
+        kill_in_mid_crawl(victim, lost, slow)
+    slow.go.set()
+    one_second = timedelta(seconds=1)
+    settings.REAPER = {
+        **settings.REAPER,
+        **{"RUN_TIMEOUT": one_second, "LOST_GRACE": one_second, "ON_TIMEOUT": "requeue"},
+    }
+    sweep_until_acted(Phase.RUNNING)
+    sweep_until_acted(Phase.QUEUED)
+    assert sorted(broker.ids()) == sorted([fresh(lost).task_id, fresh(never_sent).task_id])
+    assert first_id not in broker.ids()
+    with start("successor"):
+        for job in (lost, never_sent):
+            wait_until(has_status(job, "completed"), 20, "the successor completes the run")
+    assert [fresh(job).pages_crawled for job in (lost, never_sent)] == [2, 2]
+    assert fresh(lost).worker.startswith("successor@test/")
+    assert Reaping.objects.count() == 2
+
+
+def test_a_crawl_beyond_its_soft_time_limit_ends_itself_and_the_worker_goes_on(start, slow, broker):
+    stuck = job_of(slow.url)
+    with start("limited", CRAWL_SOFT_TIME_LIMIT="1", CRAWL_TIME_LIMIT="20"):
+        runs.dispatch(CrawlJob, stuck.pk)
+        wait_until(has_status(stuck, "failed"), 20, "the crawl fails itself")
+        after = fresh(stuck)
+        assert (after.error_code, after.pages_crawled) == ("time_limit", 1)
+        slow.go.set()
+        quick = job_of(slow.url)
+        runs.dispatch(CrawlJob, quick.pk)
+        wait_until(has_status(quick, "completed"), 20, "the worker goes on")

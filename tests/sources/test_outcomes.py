@@ -1,0 +1,71 @@
+"""Finalizing a parent, as a table: its children's statuses, and what it becomes."""
+
+from itertools import permutations
+
+import pytest
+
+from apps.sources.models import CrawlJobSourceResult
+from apps.sources.outcomes import ENDED, outcome
+
+STAYS_OPEN = None
+
+TABLE = [
+    # children, outcome
+    ("completed", ("completed", "")),
+    ("completed completed", ("completed", "")),
+    ("completed failed", ("completed", "1 sources failed")),
+    ("completed failed failed", ("completed", "2 sources failed")),
+    ("completed skipped", ("completed", "1 sources skipped")),
+    ("completed skipped skipped", ("completed", "2 sources skipped")),
+    ("completed failed skipped", ("completed", "1 sources failed; 1 sources skipped")),
+    ("completed failed failed skipped skipped", ("completed", "2 sources failed; 2 sources skipped")),
+    ("failed", ("failed", "All 1 sources failed")),
+    ("failed failed failed", ("failed", "All 3 sources failed")),
+    ("failed skipped", ("failed", "1 failed, 1 skipped")),
+    ("failed failed skipped", ("failed", "2 failed, 1 skipped")),
+    ("skipped", ("cancelled", "")),
+    ("skipped skipped", ("cancelled", "")),
+    ("pending", STAYS_OPEN),
+    ("running", STAYS_OPEN),
+    ("completed pending", STAYS_OPEN),
+    ("completed running", STAYS_OPEN),
+    ("failed pending", STAYS_OPEN),
+    ("failed running", STAYS_OPEN),
+    ("skipped pending", STAYS_OPEN),
+    ("skipped running", STAYS_OPEN),
+    ("completed failed skipped running", STAYS_OPEN),
+    ("paused", STAYS_OPEN),
+    ("completed from-a-newer-version", STAYS_OPEN),
+    ("failed from-a-newer-version", STAYS_OPEN),
+    ("skipped from-a-newer-version", STAYS_OPEN),
+    ("completed Completed", STAYS_OPEN),
+]
+
+
+@pytest.mark.parametrize("waited_too_long", [False, True])
+@pytest.mark.parametrize(("children", "expected"), TABLE, ids=[children for children, _ in TABLE])
+def test_children_make_the_outcome_however_long_they_took(children, expected, waited_too_long):
+    assert outcome(children.split(), waited_too_long=waited_too_long) == expected
+
+
+def test_a_parent_without_children_stays_open_until_they_are_not_coming_any_more():
+    assert outcome([]) is STAYS_OPEN
+    assert outcome([], waited_too_long=True) == ("failed", "no sources")
+
+
+@pytest.mark.parametrize("odd", ["", None])
+def test_a_child_without_a_status_keeps_the_parent_open(odd):
+    assert outcome(["completed", odd]) is STAYS_OPEN
+
+
+def test_the_order_of_the_children_does_not_matter():
+    assert len({outcome(order) for order in permutations(["completed", "failed", "skipped", "completed"])}) == 1
+
+
+def test_children_may_come_from_a_generator():
+    assert outcome(status for status in ["completed", "failed"]) == ("completed", "1 sources failed")
+
+
+def test_every_status_that_a_child_can_have_is_either_unfinished_or_in_the_table():
+    assert set(CrawlJobSourceResult.Status.values) - ENDED == {"pending", "running"}
+    assert set(CrawlJobSourceResult.Status.values) >= ENDED

@@ -1,0 +1,526 @@
+"""Two at once, in connections of their own: who comes second finds the row taken, and nothing happens twice."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+from django.db import connection, transaction
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, CrawlJobSourceResult
+from reaper import conf, sweeps
+from reaper.decisions import Phase
+from reaper.models import Reaping, RefusedWrite
+from tests.processes import Race, broker_at, redis_server, wait_until
+from tests.worlds import COMMITTED, child, fresh, parent, queued_job, running_job, sent_child
+
+pytestmark = [
+    COMMITTED,
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time: no such races"),
+]
+
+TOTALS = {"pages": 5, "found": 4, "new": 3, "duplicates": 2, "errors": 1}
+LONG = conf.Policy().run_timeout * 2
+ENDS = {
+    "completed": lambda hold: hold.complete(TOTALS),
+    "failed": lambda hold: hold.fail("It did not work.", "error"),
+}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with redis_server() as server, broker_at(server.url):
+        yield server
+
+
+@pytest.fixture
+def broker(server):
+    """A broker without messages, which is Celery's broker."""
+    server.flush()
+    return server
+
+
+@pytest.fixture
+def race():
+    """Threads; all have ended before the database is cleaned up."""
+    race = Race()
+    yield race
+    for thread in race.threads:
+        thread.join(20)
+
+
+def hold_of(row):
+    return runs.Hold(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w1/abc")
+
+
+def refused(what):
+    """A function that returns True when what it does is refused."""
+
+    def attempt():
+        try:
+            what()
+        except runs.Refused:
+            return True
+        return False
+
+    return attempt
+
+
+def blocked(number):
+    """Whether this many connections to this database wait for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_stat_clear_snapshot(), (SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        )
+        return cursor.fetchone()[1] >= number
+
+
+@contextmanager
+def locked(*rows):
+    """Hold the rows' locks; `yield` a function that waits until so many others wait for them."""
+    with transaction.atomic():
+        for row in rows:
+            type(row).objects.select_for_update().get(pk=row.pk)
+        yield lambda number: wait_until(lambda: blocked(number), what=f"{number} wait for the lock")
+
+
+def adapter_that(first=None, before=None, after=None, kind="crawl_job"):
+    """The kind's adapter; something happens before it looks, or before or after its write, in the same transaction."""
+    base = type(conf.adapters()[kind])
+
+    class Adapter(base):
+        def unfinished(self, phase):
+            if first:
+                first()
+            return super().unfinished(phase)
+
+        def apply(self, changes, now):
+            if before:
+                before()
+            won = super().apply(changes, now)
+            if after:
+                after()
+            return won
+
+    return Adapter()
+
+
+def sweep(adapter=None, phase=Phase.RUNNING):
+    return sweeps.sweep(adapter or conf.adapters()["crawl_job"], phase)
+
+
+# --- the reaper against a worker ----------------------------------------------------------------------------------
+
+
+def test_a_run_that_waited_for_long_and_is_claimed_as_the_sweep_begins_is_left(broker):
+    waiting = queued_job(LONG)
+    row = sweep(adapter_that(first=lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
+    assert fresh(waiting).status == "running"
+    assert (row.seen, row.acted) == (1, 0)
+
+
+def test_an_old_run_that_is_dispatched_by_hand_as_the_sweep_begins_is_left(broker):
+    waiting = queued_job(LONG)
+    row = sweep(adapter_that(first=lambda: runs.dispatch(CrawlJob, waiting.pk, by_hand=True)), Phase.QUEUED)
+    assert broker.ids() == [fresh(waiting).task_id]
+    assert (row.seen, row.acted) == (1, 0)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_that_ends_between_the_sweeps_look_and_its_write_keeps_its_end(broker, race, end):
+    stuck = running_job(LONG)
+
+    def ends_now():
+        race.run(lambda: ENDS[end](hold_of(stuck)))
+        race.join()
+
+    row = sweep(adapter_that(before=ends_now))
+    after = fresh(stuck)
+    assert (after.status, after.pages_crawled) == (end, TOTALS["pages"] if end == "completed" else 0)
+    assert after.error_code == ("" if end == "completed" else "error")
+    assert (row.acted, row.moved_on) == (0, 1)
+    assert not Reaping.objects.exists()
+
+
+def test_a_run_that_makes_progress_between_the_sweeps_look_and_its_write_is_left(broker, race):
+    stuck = running_job(LONG)
+
+    def progresses():
+        race.run(lambda: hold_of(stuck).progress(TOTALS))
+        race.join()
+
+    row = sweep(adapter_that(before=progresses))
+    assert fresh(stuck).status == "running"
+    assert (row.acted, row.moved_on) == (0, 1)
+
+
+def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(broker, race):
+    waiting = queued_job(LONG)
+
+    def is_claimed():
+        race.run(lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc"))
+        race.join()
+
+    row = sweep(adapter_that(before=is_claimed), Phase.QUEUED)
+    after = fresh(waiting)
+    assert (after.status, after.task_id) == ("running", waiting.task_id)
+    assert (row.acted, row.moved_on) == (0, 1)
+    assert broker.ids() == []
+
+
+def test_a_run_that_is_dispatched_anew_between_the_sweeps_look_and_its_write_is_left(broker, race):
+    waiting = queued_job(LONG)
+
+    def is_dispatched():
+        if not race.threads:
+            race.run(lambda: runs.dispatch(CrawlJob, waiting.pk))
+        race.join()
+
+    row = sweep(adapter_that(before=is_dispatched), Phase.QUEUED)
+    assert row.moved_on == 1
+    assert broker.ids() == race.answers == [fresh(waiting).task_id]
+    assert not Reaping.objects.exists()
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_worker_that_waits_for_the_reapers_write_is_refused_after_it(broker, race, end):
+    stuck = running_job(LONG)
+
+    def ends_too_late():
+        race.run(refused(lambda: ENDS[end](hold_of(stuck))))
+        wait_until(lambda: blocked(1), what="the worker waits for the reaper")
+
+    sweep(adapter_that(after=ends_too_late))
+    assert race.join() == [True]
+    after = fresh(stuck)
+    assert (after.status, after.error_code, after.pages_crawled) == ("failed", "timed_out", 0)
+
+
+def test_a_claim_that_waits_for_the_reapers_requeue_is_refused_after_it(broker, race):
+    waiting = queued_job(LONG)
+
+    def claims_too_late():
+        race.run(refused(lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
+        wait_until(lambda: blocked(1), what="the worker waits for the reaper")
+
+    sweep(adapter_that(after=claims_too_late), Phase.QUEUED)
+    assert race.join() == [True]
+    after = fresh(waiting)
+    assert (after.status, after.worker) == ("pending", "")
+    assert broker.ids() == [after.task_id]
+
+
+def test_a_dispatch_by_hand_that_waits_for_the_reapers_fail_is_told(broker, race, settings):
+    settings.REAPER = {**settings.REAPER, "MAX_REDISPATCHES": 0}
+    waiting = queued_job(LONG)
+
+    def dispatches_too_late():
+        def attempt():
+            try:
+                return runs.dispatch(CrawlJob, waiting.pk, by_hand=True)
+            except runs.NotPending:
+                return "not pending"
+
+        race.run(attempt)
+        wait_until(lambda: blocked(1), what="the dispatch waits for the reaper")
+
+    sweep(adapter_that(after=dispatches_too_late), Phase.QUEUED)
+    assert race.join() == ["not pending"]
+    after = fresh(waiting)
+    assert (after.status, after.error_code, after.task_id) == ("failed", "poison", waiting.task_id)
+    assert broker.ids() == []
+    assert not Reaping.objects.filter(action=Reaping.DISPATCH).exists()
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_late_end_of_a_run_that_the_reaper_failed_is_refused_and_shown(broker, end):
+    stuck = running_job(LONG)
+    hold = hold_of(stuck)
+    sweep()
+    with pytest.raises(runs.Refused):
+        ENDS[end](hold)
+    assert fresh(stuck).error_code == "timed_out"
+    write = {"completed": "complete", "failed": "fail"}[end]
+    assert list(RefusedWrite.objects.values_list("write", "task_id")) == [(write, stuck.task_id)]
+
+
+def test_a_zombie_cannot_touch_the_attempt_after_its_own(broker, settings):
+    settings.REAPER = {**settings.REAPER, "ON_TIMEOUT": "requeue"}
+    stuck = running_job(LONG)
+    zombie = hold_of(stuck)
+    sweep()
+    (new_id,) = broker.ids()
+    assert refused(lambda: runs.claim(CrawlJob, stuck.pk, stuck.task_id, "zombie"))()
+    second = runs.claim(CrawlJob, stuck.pk, new_id, "celery@w2/def")
+    for late in (lambda: zombie.progress(TOTALS), *(lambda end=end: end(zombie) for end in ENDS.values())):
+        assert refused(late)()
+    assert refused(lambda: zombie.release(1))()
+    assert (fresh(stuck).status, fresh(stuck).task_id) == ("running", new_id)
+    second.complete(TOTALS)
+    assert fresh(stuck).status == "completed"
+    assert broker.ids() == [new_id]
+
+
+def test_a_locked_row_is_skipped_and_the_others_are_done_at_once(broker, race):
+    held, *others = (running_job(LONG) for _ in range(3))
+    with locked(held):
+        race.run(sweep)
+        (row,) = race.join(10)
+        assert [fresh(each).status for each in others] == ["failed", "failed"]
+    assert fresh(held).status == "running"
+    assert (row.acted, row.moved_on, row.errors) == (2, 1, [])
+    assert sweep().acted == 1
+
+
+def test_a_locked_parent_is_no_reason_for_the_sweep_to_hang(broker, race):
+    held = parent("completed")
+    with locked(held):
+        race.run(lambda: sweeps.finalize_parents(conf.adapters()["source_result"]))
+        (row,) = race.join(10)
+        assert row.finalized == 0
+        assert len(row.errors) == 1
+    assert sweeps.finalize_parents(conf.adapters()["source_result"]).finalized == 1
+
+
+# --- the reaper against itself ------------------------------------------------------------------------------------
+
+
+def both_at_once(race, adapter_kind, phase):
+    """Two sweeps that have both decided before either of them writes."""
+    barrier = threading.Barrier(2)
+    for _ in range(2):
+        adapter = adapter_that(before=lambda: barrier.wait(15), kind=adapter_kind)
+        race.run(lambda adapter=adapter: sweep(adapter, phase))
+    return race.join()
+
+
+def test_two_sweeps_at_once_fail_a_run_once(broker, race):
+    stuck = running_job(LONG)
+    rows = both_at_once(race, "crawl_job", Phase.RUNNING)
+    assert fresh(stuck).error_message.count("Failed by the reaper") == 1
+    assert Reaping.objects.count() == 1
+    assert sorted((row.acted, row.moved_on) for row in rows) == [(0, 1), (1, 0)]
+
+
+def test_two_sweeps_at_once_requeue_a_run_once_and_send_it_once(broker, race):
+    waiting = [queued_job(LONG) for _ in range(5)]
+    rows = both_at_once(race, "crawl_job", Phase.QUEUED)
+    assert sorted(broker.ids()) == sorted(fresh(each).task_id for each in waiting)
+    assert sorted(Reaping.objects.values_list("new_task_id", flat=True)) == sorted(broker.ids())
+    assert sum(row.acted for row in rows) == sum(row.moved_on for row in rows) == 5
+    assert [row.errors for row in rows] == [[], []]
+
+
+def test_two_sweeps_at_once_that_fail_the_last_children_finalize_their_parent_once(broker, race):
+    job = parent("completed")
+    for _ in range(2):
+        child(job, "running", started_at=running_job(LONG).started_at)
+    both_at_once(race, "source_result", Phase.RUNNING)
+    assert fresh(job).status == "completed"
+    assert fresh(job).error_message == "2 sources failed"
+    assert Reaping.objects.filter(action=Reaping.FINALIZE).count() == 1
+
+
+# --- parents ------------------------------------------------------------------------------------------------------
+
+
+def test_three_finalizers_at_once_make_one_outcome(race):
+    job = parent("completed", "failed")
+    with locked(job) as until_waiting:
+        for _ in range(3):
+            race.run(lambda: runs.finalize(job.pk))
+        until_waiting(3)
+    assert sorted(race.join()) == [False, False, True]
+    assert fresh(job).status == "completed"
+
+
+def test_three_finalizers_that_start_together_make_one_outcome(race):
+    job = parent(*["completed"] * 20)
+    barrier = threading.Barrier(3)
+
+    def finalize():
+        connection.ensure_connection()
+        barrier.wait(15)
+        return runs.finalize(job.pk)
+
+    for _ in range(3):
+        race.run(finalize)
+    assert sorted(race.join()) == [False, False, True]
+
+
+@pytest.mark.parametrize("ends", [("completed", "completed"), ("failed", "failed"), ("completed", "failed")], ids=str)
+def test_a_parent_whose_last_two_children_end_together_is_finalized_once(race, monkeypatch, ends):
+    job = parent("running", "running")
+    barrier, finalize, answers = threading.Barrier(2), runs.finalize, []
+
+    def finalize_together(pk):
+        # Both children have ended, and neither has finalized yet.
+        barrier.wait(15)
+        answers.append(finalize(pk))
+
+    monkeypatch.setattr(runs, "finalize", finalize_together)
+    for each, end in zip(job.source_results.all(), ends, strict=True):
+        race.run(lambda each=each, end=end: ENDS[end](hold_of(each)))
+    race.join()
+    assert sorted(answers) == [False, True]
+    after = fresh(job)
+    assert after.finalized_at is not None
+    assert after.status == ("failed" if set(ends) == {"failed"} else "completed")
+
+
+def test_a_child_that_ends_while_its_parent_is_locked_keeps_no_lock_on_itself(race):
+    job = parent("running")
+    (last,) = job.source_results.all()
+    with locked(job) as until_waiting:
+        race.run(lambda: hold_of(last).complete(TOTALS))
+        until_waiting(1)
+        assert fresh(last).status == "completed"
+        with transaction.atomic():
+            CrawlJobSourceResult.objects.select_for_update(nowait=True).get(pk=last.pk)
+    race.join()
+    assert fresh(job).status == "completed"
+
+
+def test_a_cancel_just_before_the_finalizers_write_wins(broker, race):
+    job = parent("completed")
+    with locked(job) as until_waiting:
+        race.run(lambda: runs.finalize(job.pk))
+        until_waiting(1)
+        runs.cancel(job.pk)
+    race.join()
+    after = fresh(job)
+    assert (after.status, after.completed_at is None, after.finalized_at is None) == ("cancelled", False, False)
+
+
+def test_a_cancel_just_after_the_finalizers_write_is_told_that_it_is_too_late(broker, race):
+    job = parent("completed")
+    with locked(job) as until_waiting:
+        race.run(lambda: runs.cancel(job.pk))
+        until_waiting(1)
+        assert runs.finalize(job.pk) is True
+    assert race.join() == [False]
+    assert fresh(job).status == "completed"
+
+
+# --- workers against each other and against a person --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [queued_job, sent_child], ids=["crawl_job", "source_result"])
+def test_of_two_copies_of_a_message_one_claims_the_run(race, make):
+    row = make()
+    with locked(row) as until_waiting:
+        for name in ("w1", "w2"):
+            race.run(refused(lambda name=name: runs.claim(type(row), row.pk, row.task_id, name)))
+        until_waiting(2)
+    assert sorted(race.join()) == [False, True]
+    assert fresh(row).status == "running"
+
+
+def test_of_two_dispatches_at_once_the_last_id_counts_and_the_other_claims_nothing(broker, race):
+    job = queued_job()
+    with locked(job) as until_waiting:
+        for _ in range(2):
+            race.run(lambda: runs.dispatch(CrawlJob, job.pk))
+        until_waiting(2)
+    ids = race.join()
+    assert sorted(broker.ids()) == sorted(ids)
+    assert [refused(lambda each=each: runs.claim(CrawlJob, job.pk, each, "w"))() for each in ids] == [
+        each != fresh(job).task_id for each in ids
+    ]
+
+
+def test_a_claim_that_waits_for_a_cancel_is_refused(broker, race):
+    job = queued_job()
+    with locked(job) as until_waiting:
+        race.run(refused(lambda: runs.claim(CrawlJob, job.pk, job.task_id, "w")))
+        until_waiting(1)
+        runs.cancel(job.pk)
+    assert race.join() == [True]
+    assert fresh(job).status == "cancelled"
+
+
+def test_a_claimed_child_does_not_start_a_parent_that_was_cancelled_meanwhile(broker, race):
+    row = sent_child()
+    job = row.crawl_job
+    with locked(job) as until_waiting:
+        race.run(refused(lambda: runs.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")))
+        until_waiting(1)
+        runs.cancel(job.pk)
+    race.join()
+    assert fresh(job).status == "cancelled"
+    assert fresh(row).status == "skipped"
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_end_that_waits_for_a_cancel_is_refused_and_the_parent_stays_cancelled(broker, race, end):
+    job = parent("running")
+    (last,) = job.source_results.all()
+    with locked(last) as until_waiting:
+        race.run(refused(lambda: ENDS[end](hold_of(last))))
+        until_waiting(1)
+        runs.cancel(job.pk)
+    assert race.join() == [True]
+    assert fresh(last).status == "skipped"
+    assert fresh(job).status == "cancelled"
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_cancel_that_waits_for_a_childs_end_leaves_that_end(broker, race, end):
+    job = parent("running", "running")
+    first, second = job.source_results.all()
+    with transaction.atomic():
+        ENDS[end](hold_of(first))
+        race.run(lambda: runs.cancel(job.pk))
+        wait_until(lambda: blocked(1), what="the cancel waits for the child")
+    assert race.join() == [True]
+    assert (fresh(first).status, fresh(second).status) == (end, "skipped")
+    after = fresh(job)
+    assert (after.status, after.finalized_at is None) == ("cancelled", False)
+
+
+def test_a_cancel_that_waits_for_a_childs_retry_revokes_the_new_task(broker, race):
+    job = parent("running")
+    (last,) = job.source_results.all()
+    with broker.revokes() as next_revoked:
+        with transaction.atomic():
+            hold_of(last).release(1)
+            race.run(lambda: runs.cancel(job.pk))
+            wait_until(lambda: blocked(1), what="the cancel waits for the child")
+        assert race.join() == [True]
+        assert next_revoked() == [fresh(last).task_id] != [last.task_id]
+    assert fresh(last).status == "skipped"
+
+
+def test_two_cancels_at_once_cancel_once(broker, race):
+    job = parent("running")
+    with locked(job) as until_waiting:
+        for _ in range(2):
+            race.run(lambda: runs.cancel(job.pk))
+        until_waiting(2)
+    assert sorted(race.join()) == [False, True]
+
+
+def test_of_two_deliveries_without_a_job_only_one_job_is_made(race):
+    of = queued_job().source_id
+    barrier = threading.Barrier(2)
+
+    def create():
+        connection.ensure_connection()
+        barrier.wait(15)
+        return runs.create_job(of, triggered_by="api", task_id="the-same-message").pk
+
+    for _ in range(2):
+        race.run(create)
+    assert len(set(race.join())) == 1
+
+
+def test_of_two_dispatchers_of_a_parents_children_each_child_is_sent_by_one(broker, race):
+    job = parent(status="pending")
+    children = [sent_child(job, task_id="") for _ in range(4)]
+    with locked(*children) as until_waiting:
+        for _ in range(2):
+            race.run(lambda: runs.dispatch_children(job.pk))
+        until_waiting(2)
+    race.join()
+    assert sorted(broker.ids()) == sorted(fresh(each).task_id for each in children)

@@ -1,0 +1,279 @@
+"""What the reaper sees of crawl runs: which rows are runs, in which phase, and which parents are stuck."""
+
+import pytest
+from freezegun import freeze_time
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, CrawlJobSourceResult
+from apps.sources.reaping import CrawlJobs, SourceResults, adapter_of
+from reaper import conf, sweeps
+from reaper.adapters import Message
+from reaper.decisions import Phase
+from reaper.models import Reaping, RefusedWrite
+from tests.processes import broker_at, redis_server
+from tests.worlds import COMMITTED, NOW, SECOND, child, fresh, parent, queued_job, running_job, sent_child, source
+
+pytestmark = COMMITTED
+
+LONG = conf.Policy().run_timeout + SECOND
+
+
+@pytest.fixture(scope="module")
+def server():
+    with redis_server() as server, broker_at(server.url):
+        yield server
+
+
+@pytest.fixture
+def broker(server):
+    """A broker without messages, which is Celery's broker."""
+    server.flush()
+    return server
+
+
+def seen(adapter, phase):
+    return {run.pk for page in adapter.unfinished(phase) for run in page}
+
+
+def keys(*rows):
+    return {str(row.pk) for row in rows}
+
+
+def sweep(kind, phase, at=NOW):
+    with freeze_time(at):
+        return sweeps.sweep(conf.adapters()[kind], phase)
+
+
+def finalize_parents(at=NOW):
+    with freeze_time(at):
+        return sweeps.finalize_parents(conf.adapters()["source_result"])
+
+
+# --- which rows are runs ------------------------------------------------------------------------------------------
+
+
+def test_both_kinds_are_registered_and_well():
+    assert {kind: type(adapter) for kind, adapter in conf.adapters().items()} == {
+        "crawl_job": CrawlJobs,
+        "source_result": SourceResults,
+    }
+    assert [adapter.check() for adapter in conf.adapters().values()] == [[], []]
+    assert adapter_of(CrawlJob).kind == "crawl_job"
+    assert adapter_of(CrawlJobSourceResult).kind == "source_result"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "status", "phase"),
+    [
+        (CrawlJobs, "pending", Phase.QUEUED),
+        (CrawlJobs, "running", Phase.RUNNING),
+        (CrawlJobs, "completed", Phase.FINISHED),
+        (CrawlJobs, "failed", Phase.FINISHED),
+        (CrawlJobs, "cancelled", Phase.FINISHED),
+        (CrawlJobs, "paused", Phase.UNKNOWN),
+        (SourceResults, "pending", Phase.QUEUED),
+        (SourceResults, "running", Phase.RUNNING),
+        (SourceResults, "completed", Phase.FINISHED),
+        (SourceResults, "failed", Phase.FINISHED),
+        (SourceResults, "skipped", Phase.FINISHED),
+        (SourceResults, "paused", Phase.UNKNOWN),
+        (SourceResults, "cancelled", Phase.UNKNOWN),
+    ],
+)
+def test_every_status_has_its_phase(adapter, status, phase):
+    assert adapter().phase_of(status) is phase
+
+
+@pytest.mark.parametrize(("status", "phase"), [("pending", Phase.QUEUED), ("running", Phase.RUNNING)])
+def test_a_job_of_one_source_is_a_run_and_a_parent_is_none(status, phase):
+    job = queued_job(status=status)
+    parent("pending", "running", status=status)
+    parent(status=status)
+    of_one_source = parent(status=status, source=source())
+    with_children = parent("completed", status=status, source=source())
+    assert seen(CrawlJobs(), phase) == keys(job, of_one_source)
+    assert CrawlJobs().get(str(with_children.pk)) is None
+    assert CrawlJobs().get(str(job.pk)).status == status
+
+
+@pytest.mark.parametrize(("status", "phase"), [("pending", Phase.QUEUED), ("running", Phase.RUNNING)])
+def test_every_unfinished_child_is_a_run(status, phase):
+    job = parent(status, "completed", "failed", "skipped")
+    assert seen(SourceResults(), phase) == keys(*job.source_results.filter(status=status))
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "paused"])
+def test_what_has_ended_or_is_paused_is_not_looked_at(status):
+    queued_job(status=status)
+    assert seen(CrawlJobs(), Phase.QUEUED) == seen(CrawlJobs(), Phase.RUNNING) == set()
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+def test_a_child_knows_that_its_parent_has_ended(status):
+    job = parent("running", status=status)
+    (run,) = next(SourceResults().unfinished(Phase.RUNNING))
+    assert (run.parent, run.parent_ended) == (str(job.pk), True)
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "paused"])
+def test_a_child_knows_that_its_parent_has_not_ended(status):
+    parent("running", status=status)
+    (run,) = next(SourceResults().unfinished(Phase.RUNNING))
+    assert run.parent_ended is False
+
+
+def test_the_facts_of_a_run_are_those_of_its_row():
+    job = running_job(SECOND, heartbeat_at=NOW)
+    run = CrawlJobs().get(str(job.pk))
+    assert (run.kind, run.pk, run.status, run.task_id) == ("crawl_job", str(job.pk), "running", job.task_id)
+    assert (run.worker, run.started_at, run.progress_at) == ("celery@w1/abc", job.started_at, NOW)
+    assert (run.created_at, run.queued_at, run.parent) == (job.created_at, job.queued_at, None)
+
+
+@pytest.mark.parametrize("pk", ["no uuid", "", "00000000-0000-4000-8000-000000000000"])
+def test_an_unknown_key_is_no_run_and_no_parent(pk):
+    assert CrawlJobs().get(pk) is None
+    assert SourceResults().get(pk) is None
+    assert SourceResults().finalize(pk) is False
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+def test_the_reaper_sends_what_a_dispatch_would_send(broker):
+    job, row = queued_job(), sent_child()
+    for kind, each in (("crawl_job", job), ("source_result", row)):
+        broker.flush()
+        runs.dispatch(type(each), each.pk)
+        (sent,) = broker.waiting()
+        adapter = conf.adapters()[kind]
+        assert adapter.messages([adapter.get(str(each.pk))]) == {str(each.pk): Message(sent.args, sent.kwargs)}
+        assert adapter.task == runs.TASK
+
+
+def test_a_run_that_is_gone_has_no_message():
+    job = queued_job()
+    adapter = CrawlJobs()
+    run = adapter.get(str(job.pk))
+    job.delete()
+    assert adapter.messages([run]) == {}
+
+
+# --- parents ------------------------------------------------------------------------------------------------------
+
+
+def worlds_of_parents():
+    """Parents by their fate: the stuck ones, and those that are none of the reaper's business."""
+    stuck = [
+        parent("completed"),
+        parent("failed", "skipped", status="pending"),
+        parent("completed", source=source()),
+        parent("completed", status="cancelled"),
+        parent("skipped", status="paused"),
+        parent(status="pending"),
+        parent(),
+    ]
+    left = [
+        parent("completed", "running"),
+        parent("completed", "pending"),
+        parent("completed", "from-a-newer-version"),
+        parent("completed", finalized_at=NOW),
+        parent("completed", status="completed"),
+        parent("failed", status="failed"),
+        parent("running", status="cancelled"),
+        running_job(),
+        queued_job(),
+        queued_job(status="cancelled"),
+    ]
+    return stuck, left
+
+
+def test_the_stuck_parents_are_those_whose_children_have_all_ended():
+    stuck, _ = worlds_of_parents()
+    found = list(SourceResults().stuck_parents())
+    assert sorted(found) == sorted(keys(*stuck))
+
+
+def test_every_parent_that_can_be_finalized_is_found_and_no_other_is_touched():
+    stuck, left = worlds_of_parents()
+    before = [type(row).objects.filter(pk=row.pk).values().get() for row in left]
+    row = finalize_parents()
+    assert (row.finalized, row.errors) == (5, [])
+    assert [fresh(each).status for each in stuck] == [
+        *("completed", "failed", "completed", "cancelled", "paused", "pending", "running"),
+    ]
+    assert [type(row).objects.filter(pk=row.pk).values().get() for row in left] == before
+    assert set(Reaping.objects.values_list("run_id", flat=True)) == keys(*stuck[:5])
+    assert finalize_parents(NOW + SECOND).finalized == 0
+
+
+def test_a_parent_whose_children_never_came_is_failed_in_the_end(settings):
+    job = parent(status="pending")
+    assert finalize_parents(NOW + settings.CRAWL_QUEUE_TIMEOUT).finalized == 0
+    assert finalize_parents(NOW + settings.CRAWL_QUEUE_TIMEOUT + SECOND).finalized == 1
+    assert (fresh(job).status, fresh(job).error_message) == ("failed", "no sources")
+
+
+# --- whole sweeps -------------------------------------------------------------------------------------------------
+
+
+def test_a_stuck_child_is_failed_and_its_parent_finalized_in_the_same_sweep(broker):
+    job = parent("completed")
+    stuck = child(job, "running", started_at=NOW - LONG)
+    row = sweep("source_result", Phase.RUNNING)
+    assert (fresh(stuck).status, fresh(stuck).error_code) == ("failed", "timed_out")
+    assert (fresh(job).status, fresh(job).error_message) == ("completed", "1 sources failed")
+    assert (row.acted, row.finalized, row.errors) == (1, 1, [])
+
+
+def test_a_stuck_child_leaves_its_parent_open_while_a_sibling_is_at_work(broker):
+    job = parent("running")
+    child(job, "running", started_at=NOW - LONG)
+    assert sweep("source_result", Phase.RUNNING).finalized == 0
+    assert fresh(job).status == "running"
+
+
+@pytest.mark.parametrize(("status", "phase"), [("pending", Phase.QUEUED), ("running", Phase.RUNNING)])
+def test_a_child_whose_parent_has_ended_is_skipped_and_its_task_revoked(broker, status, phase):
+    job = parent(status, status="cancelled")
+    (row,) = job.source_results.all()
+    with broker.revokes() as next_revoked:
+        sweep("source_result", phase)
+        assert next_revoked() == [row.task_id]
+    after = fresh(row)
+    assert (after.status, after.error_code, after.completed_at) == ("skipped", "parent_ended", NOW)
+    assert fresh(job).status == "cancelled"
+    assert broker.ids() == []
+
+
+def test_a_child_that_was_never_sent_is_sent(broker, settings):
+    job = parent(status="pending")
+    unsent, young = sent_child(job, task_id=""), sent_child(job, task_id="", queued_at=NOW + SECOND)
+    sweep("source_result", Phase.QUEUED, NOW + conf.Policy().lost_grace + SECOND)
+    assert broker.ids() == [fresh(unsent).task_id]
+    assert fresh(young).task_id == ""
+
+
+def test_a_paused_job_is_never_touched(broker):
+    job, waiting = running_job(LONG, status="paused"), queued_job(LONG, status="paused")
+    for phase in (Phase.QUEUED, Phase.RUNNING):
+        assert sweep("crawl_job", phase).acted == 0
+    assert (fresh(job).status, fresh(waiting).status) == ("paused", "paused")
+
+
+# --- announcements ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "kind"), [(queued_job, "crawl_job"), (sent_child, "source_result")])
+def test_what_the_host_announces_is_kept_under_the_runs_kind(broker, make, kind):
+    row = make()
+    with freeze_time(NOW):
+        runs.dispatch(type(row), row.pk, by_hand=True)
+        with pytest.raises(runs.Refused):
+            runs.claim(type(row), row.pk, row.task_id, "celery@w9/xyz")
+    (reaping,) = Reaping.objects.all()
+    assert (reaping.kind, reaping.run_id, reaping.action, reaping.at) == (kind, str(row.pk), "dispatch", NOW)
+    assert (reaping.reason, reaping.actor, reaping.new_task_id) == ("by_hand", "by hand", fresh(row).task_id)
+    (refused,) = RefusedWrite.objects.all()
+    assert (refused.kind, refused.run_id, refused.at, refused.write) == (kind, str(row.pk), NOW, "claim")
+    assert (refused.task_id, refused.worker) == (row.task_id, "celery@w9/xyz")
