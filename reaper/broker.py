@@ -1,11 +1,12 @@
 """The broker, asked within bounds: a sweep must end also when the broker hangs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from celery import Celery, current_app
-from kombu import Connection
+from kombu import Connection, Producer
 from kombu.exceptions import SerializationError
 
 from reaper.adapters import Message
@@ -17,6 +18,22 @@ BOUNDS = {"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "c
 
 class BrokerDown(Exception):
     """The broker did not take a message. Said once per sweep: after the first failure it is not asked again."""
+
+
+class Once(Producer):
+    """A producer, and the pool that hands it out, that publishes at once or not at all.
+
+    kombu's mailbox asks to retry without an end: a revoke would wait for a broker that has gone until it is back.
+    """
+
+    @contextmanager
+    def acquire(self) -> Iterator[Self]:
+        """Hand out this producer, as a pool does."""
+        yield self
+
+    def publish(self, *args: Any, **options: Any) -> Any:
+        """Publish without a retry."""
+        return super().publish(*args, **{**options, "retry": False})
 
 
 class Broker:
@@ -42,11 +59,17 @@ class Broker:
     def revoke(self, task_ids: Sequence[str], *, terminate: bool = False) -> None:
         """Forbid the tasks to start, in one broadcast; `terminate` kills those that run. Raises `BrokerDown`."""
         signal = {"terminate": True, "signal": "SIGKILL"} if terminate else {}
-        self._ask(lambda: self.app.control.revoke(list(task_ids), connection=self._connection, **signal))
+        self._ask(self._broadcast, "revoke", {"task_id": list(task_ids), **signal})
 
     def _send(self, task: str, message: Message, task_id: str) -> None:
         options = {"retry": False, **message.options, "task_id": task_id, "producer": self._producer}
         self.app.send_task(task, message.args, message.kwargs, **options)
+
+    def _broadcast(self, command: str, arguments: dict[str, Any]) -> None:
+        # Celery's control.revoke() takes a connection, but publishes through its pool all the same.
+        mailbox = self.app.control.mailbox(self._connection)
+        mailbox.producer_pool = Once(self._connection)
+        mailbox.abcast(command, arguments)
 
     def _ask(self, what: Any, *args: Any) -> None:
         if self.error:

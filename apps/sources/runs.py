@@ -325,6 +325,9 @@ def _revoke(task_ids: list[str]) -> None:
     try:
         with current_app.connection_for_write(transport_options=bounds) as connection:
             connection.ensure_connection(max_retries=0, timeout=1)
-            current_app.control.revoke(task_ids, connection=connection)
+            # Not control.revoke(): whatever connection it is given, it publishes through Celery's pool.
+            mailbox = current_app.control.mailbox(connection)
+            mailbox.producer_pool = None
+            mailbox.abcast("revoke", {"task_id": task_ids})
     except Exception as error:
         logger.warning("could not revoke %d tasks of a cancelled job: %s", len(task_ids), error)

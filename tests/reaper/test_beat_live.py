@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from django.conf import settings
+from django.conf import global_settings, settings
 from django.db import connection
+from django.test import override_settings
 from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from kombu import Connection
@@ -206,7 +207,9 @@ class Browser:
 
 @pytest.fixture
 def browser(processes, django_user_model):
-    django_user_model.objects.create_superuser(**ADMIN)
+    # The web server knows only the hashers of the real settings.
+    with override_settings(PASSWORD_HASHERS=global_settings.PASSWORD_HASHERS):
+        django_user_model.objects.create_superuser(**ADMIN)
     with httpx.Client(base_url=processes.start_server(), timeout=30) as client:
         person = Browser(client)
         person.submit("/admin/login/", "#login-form", **ADMIN)

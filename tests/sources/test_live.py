@@ -131,7 +131,7 @@ def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, b
 
 def test_a_crawl_beyond_its_soft_time_limit_ends_itself_and_the_worker_goes_on(start, slow, broker):
     stuck = job_of(slow.url)
-    with start("limited", CRAWL_SOFT_TIME_LIMIT="1", CRAWL_TIME_LIMIT="20"):
+    with start("limited", CRAWL_SOFT_TIME_LIMIT="3", CRAWL_TIME_LIMIT="20"):
         runs.dispatch(CrawlJob, stuck.pk)
         wait_until(has_status(stuck, "failed"), 20, "the crawl fails itself")
         after = fresh(stuck)

@@ -178,6 +178,17 @@ def test_a_run_that_is_not_pending_is_not_dispatched(broker, status):
     assert not Reaping.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("children", "with_source"), [([], False), (["pending"], False), (["pending"], True), (["completed"], True)]
+)
+def test_a_parent_is_not_dispatched(broker, children, with_source):
+    job = parent(*children, status="pending", source=source() if with_source else None)
+    with pytest.raises(runs.NotPending):
+        runs.dispatch(CrawlJob, job.pk)
+    assert fresh(job).task_id == ""
+    assert broker.ids() == []
+
+
 def test_a_run_that_is_not_there_is_not_dispatched(broker):
     with pytest.raises(runs.NotPending):
         runs.dispatch(CrawlJob, uuid4())
