@@ -67,9 +67,9 @@ class RedisServer:
     def listen(self):
         """Empty it, and hear every broadcast from now on."""
         self.client.flushall()
-        self.ear = self.client.pubsub(ignore_subscribe_messages=True)
+        self.ear = self.client.pubsub()
         self.ear.psubscribe("*")
-        self.ear.get_message(timeout=1)
+        assert self.ear.get_message(timeout=5)["type"] == "psubscribe"
 
     def deafen(self):
         self.ear.close()
@@ -78,14 +78,16 @@ class RedisServer:
         """The revokes that were broadcast since the last call."""
         self.client.publish("end of what was said", "")
         heard = []
-        while (message := self.ear.get_message(timeout=5)) is None or message["channel"] != b"end of what was said":
-            if message:
-                body = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
-                assert body["method"] == "revoke", body
-                said = body["arguments"]
-                kill = said.get("terminate", False)
-                heard.append(Revoke(said["task_id"], kill, said["signal"] if kill else None))
-        return heard
+        while True:
+            message = self.ear.get_message(timeout=5)
+            assert message, "the ear has gone deaf"
+            if message["channel"] == b"end of what was said":
+                return heard
+            body = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+            assert body["method"] == "revoke", body
+            said = body["arguments"]
+            kill = said.get("terminate", False)
+            heard.append(Revoke(said["task_id"], kill, said["signal"] if kill else None))
 
     def waiting(self, queue="crawl"):
         """The tasks that wait in a queue, oldest first, as (id, task, args, kwargs)."""

@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import worker_init
 from django.conf import settings
 
-from apps.sources import crawler, journal, runs
+from apps.sources import crawler, journal, network, runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 
 logger = logging.getLogger(__name__)
@@ -126,12 +126,12 @@ def crawl(hold: runs.Hold, overrides: Mapping, retries: int) -> None:
             hold.progress(totals)
     except runs.Refused:
         raise
-    except crawler.Unreachable as error:
+    except network.Unreachable as error:
         if retries < MAX_RETRIES:
             end(hold, "release", retries + 1)
         else:
             end(hold, "fail", str(error), "unreachable")
-    except crawler.CrawlError as error:
+    except network.CrawlError as error:
         end(hold, "fail", str(error), type(error).__name__.lower())
     except SoftTimeLimitExceeded:
         end(hold, "fail", f"Not done within the soft time limit of {settings.CRAWL_SOFT_TIME_LIMIT} s.", "time_limit")
@@ -153,6 +153,9 @@ def settings_of(hold: runs.Hold, overrides: Mapping) -> tuple[str, crawler.Limit
     job = "" if hold.model is CrawlJob else "crawl_job__"
     row = hold.model._default_manager.values("source__url", "source__crawler_config", f"{job}config_overrides")
     url, config, of_job = row.get(pk=hold.pk).values()
+    for each in (config, of_job, overrides):
+        if not isinstance(each or {}, Mapping):
+            raise network.ConfigError(f"The configuration of {url} is a {type(each).__name__}; it must be an object.")
     merged = {**(config or {}), **(of_job or {}), **overrides}
     return url, crawler.Limits.from_config(merged, allow_private=settings.CRAWL_ALLOW_PRIVATE)
 

@@ -209,6 +209,15 @@ def test_each_run_has_a_message_by_its_key_and_one_that_is_gone_has_none(kind):
     assert kind.adapter.messages([]) == {}
 
 
+def test_the_task_ids_that_unfinished_runs_carry_are_known(kind):
+    make(kind, Phase.RUNNING, task_id="r")
+    make(kind, Phase.QUEUED, task_id="q")
+    make(kind, Phase.FINISHED, task_id="f")
+    make(kind, task_id="not asked for")
+    assert kind.adapter.carried(["r", "q", "f", "nobody's"]) == {"r", "q"}
+    assert kind.adapter.carried([]) == set()
+
+
 # --- writing ------------------------------------------------------------------------------------------------------
 
 

@@ -285,6 +285,11 @@ def test_a_requeue_is_a_dispatch_also_where_the_host_keeps_no_time_of_it():
     assert decide(requeued, None, POLICY, NOW).action is Action.LEAVE
 
 
+def test_a_run_is_never_younger_than_new():
+    assert running(started_at=NOW + MINUTE).age(NOW) == timedelta(0)
+    assert queued(queued_at=NOW + MINUTE).age(NOW) == timedelta(0)
+
+
 @pytest.mark.parametrize(
     ("decision", "code"),
     [

@@ -180,6 +180,19 @@ def test_a_parent_is_finalized_in_the_sweep_that_reaps_its_last_children():
     assert Reaping.objects.filter(kind="source_result.parent", action="finalize").get().run_id == str(job.pk)
 
 
+def test_runs_without_a_parent_finalize_none():
+    asked = []
+
+    class Lonely(CrawlJobs):
+        def finalize(self, parent):
+            asked.append(parent)
+            return False
+
+    running_job(2 * HOUR)
+    assert sweep(Lonely()).acted == 1
+    assert asked == []
+
+
 def test_a_parent_whose_children_have_all_ended_is_finalized():
     stuck, open_one = parent("completed", "failed"), parent("completed", "running")
     row = finalize_parents()
@@ -373,6 +386,17 @@ def test_no_more_runs_are_acted_on_than_allowed_and_the_rest_waits(limits, broke
     assert all(not row.idle for row in rows)
     assert sorted(broker.ids()) == sorted(fresh(job).task_id for job in jobs)
     assert Reaping.objects.count() == 5
+
+
+def test_what_is_published_late_counts_as_an_act_too(limits, broker, monkeypatch, tmp_path):
+    jobs = [queued_job(OVERDUE + number * SECOND) for number in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
+        assert sweep_queued().acted == 3
+    limits(MAX_ACTIONS=2)
+    rows = [sweep_queued(at=NOW + SECOND) for _ in range(2)]
+    assert [(row.acted, row.deferred) for row in rows] == [(2, 1), (1, 0)]
+    assert sorted(broker.ids()) == sorted(fresh(job).task_id for job in jobs)
 
 
 def test_the_oldest_are_acted_on_first(limits):
