@@ -221,6 +221,20 @@ def test_a_parent_without_children_is_given_time_to_get_some(settings):
     assert (fresh(childless).status, fresh(childless).error_message) == ("failed", "no sources")
 
 
+def test_a_parent_that_somebody_else_has_just_finalized_leaves_nothing_but_the_idle_row():
+    class Late(SourceResults):
+        def finalize(self, parent):
+            super().finalize(parent)
+            return super().finalize(parent)
+
+    parent("completed")
+    with freeze_time(NOW):
+        row = sweeps.finalize_parents(Late())
+    assert (row.seen, row.finalized, row.idle) == (1, 0, True)
+    assert Sweep.objects.get() == row
+    assert Reaping.objects.count() == 0
+
+
 def test_one_parent_that_cannot_be_finalized_does_not_stop_the_others():
     bad, good = sorted([parent("completed"), parent("completed")], key=lambda job: job.pk)
 

@@ -12,7 +12,8 @@ import httpcore
 import pytest
 
 from apps.sources import crawler, network
-from apps.sources.crawler import ConfigError, CrawlError, Forbidden, Limits, NotThere, Totals, Unreachable
+from apps.sources.crawler import Limits, Totals
+from apps.sources.network import ConfigError, CrawlError, Forbidden, NotThere, Unreachable
 
 PUBLIC = "93.184.216.34"
 

@@ -131,8 +131,9 @@ def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, b
 
 def test_a_crawl_beyond_its_soft_time_limit_ends_itself_and_the_worker_goes_on(start, slow, broker):
     stuck = job_of(slow.url)
-    with start("limited", CRAWL_SOFT_TIME_LIMIT="3", CRAWL_TIME_LIMIT="20"):
-        runs.dispatch(CrawlJob, stuck.pk)
+    with start("limited"):
+        # In the message, whose limits win over the worker's: a publisher that knows the task sends its own.
+        runs.dispatch(CrawlJob, stuck.pk, soft_time_limit=3, time_limit=20)
         wait_until(has_status(stuck, "failed"), 20, "the crawl fails itself")
         after = fresh(stuck)
         assert (after.error_code, after.pages_crawled) == ("time_limit", 1)
