@@ -28,7 +28,8 @@ $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 $(or $(MAKECMDGOALS),setup)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# Compiled when they are first imported: most of it never is, and that halves the time.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	@touch $@
 
 demo: $(STAMP) ## break real workers and watch the reaper clean up, on throwaway servers
@@ -38,7 +39,7 @@ up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C
 	@$(BIN)/python -m config.up
 
 test: $(STAMP) ## run the tests on throwaway servers; ARGS="-k name" chooses
-	@$(RUN) $(BIN)/python -m pytest --numprocesses 4 $(ARGS)
+	@$(RUN) $(BIN)/python -m pytest --numprocesses 4 --maxschedchunk 4 $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
 	$(BIN)/ruff check .

@@ -10,13 +10,11 @@ from django.core import checks
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import connections, models, router
 from django.db.models import Case, F, Model, Q, QuerySet, Value, When
-from django.db.models.functions import Coalesce, Concat, Left
+from django.db.models.functions import Concat, Left
 from django.utils import timezone
 
+from reaper import rows
 from reaper.decisions import Action, Decision, Phase, RunFacts
-
-# Rows read at a time: memory stays flat however many runs are unfinished.
-PAGE = 500
 
 
 class Change(NamedTuple):
@@ -53,7 +51,10 @@ class RunAdapter(ABC):
 
     @abstractmethod
     def unfinished(self, phase: Phase) -> Iterator[list[RunFacts]]:
-        """Yield the runs of a phase in pages, oldest first. It may yield too many: the rules refuse, not the query."""
+        """Yield the runs of a phase in pages, oldest first. It may yield too many: the rules refuse, not the query.
+
+        Of `Phase.UNKNOWN`, the rows whose status is none of the known ones: they are counted, and left alone.
+        """
 
     @abstractmethod
     def get(self, pk: str) -> RunFacts | None:
@@ -94,6 +95,8 @@ class ModelRunAdapter(RunAdapter):
     queued: Sequence[str]
     running: Sequence[str]
     finished: Sequence[str]
+    # Statuses that are no business of the reaper's, such as a pause. All others are counted as `unknown_status`.
+    ignored: Sequence[str] = ()
     # The statuses to write.
     queued_as: str
     failed_as: str
@@ -130,50 +133,48 @@ class ModelRunAdapter(RunAdapter):
 
     def unfinished(self, phase: Phase) -> Iterator[list[RunFacts]]:
         """Yield the runs of a phase in pages, oldest first."""
+        if phase is Phase.UNKNOWN:
+            known = Q(**{f"{self.status_field}__in": [*self.queued, *self.running, *self.finished, *self.ignored]})
+            yield from self._pages(self.queryset().filter(~known | Q(**{self.status_field: None})), None)
+            return
         statuses = self.running if phase is Phase.RUNNING else self.queued
         since = (self.started_field if phase is Phase.RUNNING else self.queued_field) or self.created_field
-        # One equality query per status: an IN cannot use an index that is partial on one of them. Rows without a
-        # timestamp come first and by themselves: no comparison with NULL would ever find them.
+        # One equality query per status: an IN cannot use an index that is partial on one of them.
         for status in statuses:
-            rows = self.queryset().filter(**{self.status_field: status})
-            if since is None:
-                yield from self._pages(rows, "pk")
-                continue
-            yield from self._pages(rows.filter(**{since: None}), "pk")
-            yield from self._pages(rows.exclude(**{since: None}), since, "pk")
+            yield from self._pages(self.queryset().filter(**{self.status_field: status}), since)
 
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when no run has this key."""
         try:
-            row = self.queryset().filter(pk=pk).values(*self._columns()).first()
-        except (ValueError, ValidationError):
+            found = rows.read(self.queryset().filter(pk=pk), self._columns())
+        except (ValueError, OverflowError, ValidationError):
             return None
-        return self._facts(row) if row else None
+        return self._facts(found[0]) if found else None
 
     def apply(self, changes: Sequence[Change], now: datetime) -> list[Change]:
         """Lock the rows that nobody else has locked, and write those that are still as they were seen."""
-        rows = self.model_class._base_manager.using(self.using)
+        base = self.model_class._base_manager.using(self.using)
         skip_locked = connections[self.using].features.has_select_for_update_skip_locked
         unfinished = Q(**{f"{self.status_field}__in": [*self.queued, *self.running]})
-        wanted = rows.filter(unfinished, pk__in=[change.run.pk for change in changes])
+        wanted = base.filter(unfinished, pk__in=[change.run.pk for change in changes])
         locked = wanted.select_for_update(skip_locked=skip_locked, of=("self",) if skip_locked else ())
-        as_now = {str(row["pk"]): row for row in locked.values(*self._columns(parents=False))}
+        as_now = {str(row["pk"]): row for row in rows.read(locked, self._columns(parents=False))}
         won = [change for change in changes if self._as_seen(change.run, as_now.get(change.run.pk))]
         for action in Action:
             group = [change for change in won if change.decision.action is action]
             if group:
-                self._write(rows, action, group, now)
+                self._write(base, action, group, now)
         return won
 
     def carried(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the task ids that an unfinished run carries."""
         found: set[str] = set()
         for status in (*self.queued, *self.running):
-            rows = self.queryset().filter(**{self.status_field: status, f"{self.task_id_field}__in": task_ids})
-            found.update(rows.values_list(self.task_id_field, flat=True))
+            runs = self.queryset().filter(**{self.status_field: status, f"{self.task_id_field}__in": task_ids})
+            found.update(runs.values_list(self.task_id_field, flat=True))
         return found
 
-    def _write(self, rows: QuerySet, action: Action, group: list[Change], now: datetime) -> None:
+    def _write(self, base: QuerySet, action: Action, group: list[Change], now: datetime) -> None:
         """Update one action's rows. They are locked and compared already; the condition stands here as well, for
         databases whose locks are only promised."""
         guard = Q(**{f"{self.status_field}__in": {change.run.status for change in group}})
@@ -181,7 +182,7 @@ class ModelRunAdapter(RunAdapter):
         of_task = Q(**{f"{self.task_id_field}__in": seen_ids - {None}})
         if None in seen_ids:
             of_task |= Q(**{self.task_id_field: None})
-        mine = rows.filter(guard, of_task, pk__in=[change.run.pk for change in group])
+        mine = base.filter(guard, of_task, pk__in=[change.run.pk for change in group])
         if mine.update(**self._values(action, group, now)) != len(group):
             raise RuntimeError(f"{self.kind}: rows changed while they were locked; nothing of this batch was written")
 
@@ -209,9 +210,8 @@ class ModelRunAdapter(RunAdapter):
         if not self.message_field:
             return None
         empty = Q(**{self.message_field: ""}) | Q(**{self.message_field: None})
-        earlier = Coalesce(F(self.message_field), text(""), output_field=models.TextField())
         line_end = Case(When(empty, then=text("")), default=text("\n"))
-        appended = Concat(earlier, line_end, message, output_field=models.TextField())
+        appended = Concat(F(self.message_field), line_end, message, output_field=models.TextField())
         limit = self.model_class._meta.get_field(self.message_field).max_length  # type: ignore[union-attr]
         return Left(appended, limit) if limit else appended
 
@@ -223,15 +223,9 @@ class ModelRunAdapter(RunAdapter):
         facts = self._facts(row)
         return seen == (facts.status, facts.task_id, facts.queued_at, facts.started_at, facts.progress_at)
 
-    def _pages(self, rows: QuerySet, *order: str) -> Iterator[list[RunFacts]]:
-        """Yield the rows in pages by keyset: rows that are acted on meanwhile hide none of those behind them."""
-        after: Q = Q()
-        while page := list(rows.filter(after).order_by(*order).values(*self._columns())[:PAGE]):
+    def _pages(self, found: QuerySet, by: str | None) -> Iterator[list[RunFacts]]:
+        for page in rows.pages(found, self._columns(), by):
             yield [self._facts(row) for row in page]
-            last = page[-1]
-            after = Q(**{f"{order[-1]}__gt": last[order[-1]]})
-            if len(order) == 2:
-                after = Q(**{f"{order[0]}__gt": last[order[0]]}) | Q(after, **{order[0]: last[order[0]]})
 
     def _columns(self, *, parents: bool = True) -> list[str]:
         named = [

@@ -8,7 +8,7 @@ The first rule that matches wins:
     any      finished                                                   leave                finished
     any      a status the adapter does not map                          leave                unknown_status
     any      its parent has ended                                       close, revoke        parent_ended
-    QUEUED   our own last dispatch was never confirmed as published     republish the same   unpublished
+    QUEUED   our own last dispatch was not confirmed within 10 s        republish the same   unpublished
     any      acted on lately, within its backoff                        leave                backoff
     any      no usable timestamp (none, or all in the future)           leave                no_clock
     RUNNING  older than run_timeout                                     on_timeout, terminate  timed_out
@@ -31,6 +31,9 @@ from typing import NamedTuple
 # How far ahead of `now` a timestamp may be and still be believed, as being now: a run may be sent or claimed while a
 # sweep is under way, and clocks differ. Falling back to an earlier one would take a run that has just begun for old.
 AHEAD = timedelta(hours=1)
+# A sweep publishes right after its commit, and the broker's answer is bounded (broker.BOUNDS). Within this time it may
+# be about to publish, and another sweep would send a second copy.
+PUBLISH_GRACE = timedelta(seconds=10)
 
 
 class Phase(StrEnum):
@@ -108,8 +111,9 @@ class History:
     requeues: int = 0
     redispatches: int = 0
     last_action_at: datetime | None = None
-    # The task id of the reaper's own last dispatch while the broker has not confirmed it; '' when there is none.
+    # The task id of the reaper's own last dispatch while the broker has not confirmed it, and when it was made.
     unpublished: str = ""
+    unpublished_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +183,8 @@ def decide(run: RunFacts, evidence: Evidence | None, policy: Policy, now: dateti
     if run.parent_ended:
         return Decision(Action.CLOSE, Reason.PARENT_ENDED)
     if run.phase is Phase.QUEUED and run.task_id and run.history.unpublished == run.task_id:
+        if about_to_be_published(run.history, now):
+            return leave(Reason.BACKOFF)
         return Decision(Action.REPUBLISH, Reason.UNPUBLISHED)
     if in_backoff(run.history, policy, now):
         return leave(Reason.BACKOFF)
@@ -233,6 +239,13 @@ def in_backoff(history: History, policy: Policy, now: datetime) -> bool:
     wait = policy.backoff[min(count, len(policy.backoff)) - 1]
     # An action in the future is a clock that was set back; it must not hold a run for ever.
     return timedelta(0) <= now - history.last_action_at <= wait
+
+
+def about_to_be_published(history: History, now: datetime) -> bool:
+    """True while the sweep that made the last dispatch may still be publishing it."""
+    made = history.unpublished_at
+    # One in the near future was made by a sweep that overlaps this one.
+    return made is not None and made <= now + AHEAD and now - made <= PUBLISH_GRACE
 
 
 def describe(run: RunFacts, decision: Decision, now: datetime, *, by: str = "") -> str:

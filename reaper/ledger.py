@@ -29,8 +29,9 @@ def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts
 def fold(history: History, row: dict[str, Any]) -> History:
     """Return the history with one more ledger row. What a person did starts the budgets anew."""
     unpublished = row["new_task_id"] if row["published_at"] is None else ""
+    made = row["at"] if unpublished else None
     if row["actor"]:
-        return History(unpublished=unpublished)
+        return History(unpublished=unpublished, unpublished_at=made)
     if row["action"] != Action.REQUEUE:
         return history
     started = row["phase"] == Phase.RUNNING
@@ -39,6 +40,7 @@ def fold(history: History, row: dict[str, Any]) -> History:
         redispatches=history.redispatches + (not started),
         last_action_at=row["at"],
         unpublished=unpublished,
+        unpublished_at=made,
     )
 
 

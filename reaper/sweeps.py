@@ -72,6 +72,10 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
             run.outbox.revoke(ledger.unrevoked(adapter, run.now, run.policy.max_actions))
             for page in plan(adapter, phase, run.now):
                 run.take(page)
+            # Rows that no rule knows are looked for by one of the two sweeps: it is the rarer one.
+            if phase is Phase.QUEUED:
+                for runs in adapter.unfinished(Phase.UNKNOWN):
+                    run.skip(runs)
         return run.close()
 
 
@@ -152,6 +156,11 @@ class _Sweep:
         acting = [*of[Action.CLOSE], *of[Action.FAIL], *of[Action.REQUEUE]]
         for start in range(0, len(acting), BATCH):
             self.act(acting[start : start + BATCH])
+
+    def skip(self, runs: Sequence[RunFacts]) -> None:
+        """Count runs that have no rule."""
+        self.row.seen += len(runs)
+        self.counts[Reason.UNKNOWN_STATUS] += len(runs)
 
     def act(self, batch: Sequence[Verdict]) -> None:
         """Write one batch, then send what follows from it."""

@@ -46,6 +46,7 @@ class CrawlJobs(_CrawlRuns):
     model = "sources.CrawlJob"
     table = CrawlJob
     finished = ("completed", "failed", "cancelled")
+    ignored = ("paused",)
     closed_as = "cancelled"
 
     def queryset(self) -> QuerySet:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from django.apps import apps
 
 from reaper import clock, conf, ledger, sweeps
-from reaper.adapters import PAGE, RunAdapter
+from reaper.adapters import RunAdapter
 from reaper.decisions import Action, Phase, Policy, Reason, RunFacts, alert
 from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.rows import PAGE
 from reaper.sweeps import PARENTS, Verdict
 
 # The task that sweeps each phase, by which its schedule is found.

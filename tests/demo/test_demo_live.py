@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "config.embedded", "run", "--", sys.executable, "-m", "demo"]

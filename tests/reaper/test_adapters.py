@@ -10,7 +10,7 @@ from django.db.models import F
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import adapters
+from reaper import rows as reading
 from reaper.adapters import Change, Message, ModelRunAdapter, RunAdapter
 from reaper.decisions import Action, Decision, Phase, Reason, RunFacts
 from tests.plugin.adapter import Parcels
@@ -115,7 +115,7 @@ def test_a_run_without_any_timestamp_is_found_first(kind, phase):
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
 def test_paging_hides_none_and_yields_none_twice(kind, phase, count, monkeypatch):
-    monkeypatch.setattr(adapters, "PAGE", 3)
+    monkeypatch.setattr(reading, "PAGE", 3)
     column = "created" if not kind.adapter.queued_field else "queued" if phase is Phase.QUEUED else "started"
     column = "started" if phase is Phase.RUNNING else column
     undated = [make(kind, phase, **{column: None}) for _ in range(count)]
@@ -131,7 +131,7 @@ def test_paging_hides_none_and_yields_none_twice(kind, phase, count, monkeypatch
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("gone", ["deleted", "reaped", "requeued"])
 def test_rows_that_vanish_between_pages_hide_none_of_those_behind_them(kind, phase, gone, monkeypatch):
-    monkeypatch.setattr(adapters, "PAGE", 2)
+    monkeypatch.setattr(reading, "PAGE", 2)
     rows = [make(kind, phase, (9 - number) * SECOND) for number in range(5)]
     found = []
     for page in kind.adapter.unfinished(phase):
@@ -428,7 +428,7 @@ def test_a_kind_without_any_timestamp_is_paged_by_its_key(parcels, monkeypatch):
     class Undated(Parcels):
         created_field = started_field = None
 
-    monkeypatch.setattr(adapters, "PAGE", 2)
+    monkeypatch.setattr(reading, "PAGE", 2)
     rows = [make(KINDS["parcel"]) for _ in range(5)]
     found = [run for page in Undated().unfinished(Phase.RUNNING) for run in page]
     assert [run.pk for run in found] == [str(row.pk) for row in rows]

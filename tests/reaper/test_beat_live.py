@@ -28,7 +28,7 @@ from selectolax.lexbor import LexborHTMLParser
 from config import embedded
 from reaper.models import Sweep
 
-pytestmark = [pytest.mark.live, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reaper import decisions
 from reaper.decisions import (
     Action,
     Decision,
@@ -52,6 +53,12 @@ def acted(ago, requeues=0, redispatches=0, unpublished=""):
     return History(requeues=requeues, redispatches=redispatches, last_action_at=NOW - ago, unpublished=unpublished)
 
 
+def sent(ago):
+    """A history whose last dispatch was made `ago` and was never confirmed."""
+    return History(redispatches=1, last_action_at=NOW - ago, unpublished="t1", unpublished_at=NOW - ago)
+
+
+GRACE = decisions.PUBLISH_GRACE
 UNPUBLISHED = History(redispatches=1, last_action_at=NOW, unpublished="t1")
 LEFT, FAILED, REQUEUED, REPUBLISHED, CLOSED = (
     Action.LEAVE,
@@ -89,7 +96,11 @@ LEFT, FAILED, REQUEUED, REPUBLISHED, CLOSED = (
             running(parent_ended=True, history=acted(SECOND, 1)), POLICY, (CLOSED, "parent_ended"), id="parent, backoff"
         ),
         pytest.param(queued(parent="3", parent_ended=False), POLICY, (LEFT, "young"), id="parent has not ended"),
-        # unpublished: the same id again, at once, whatever its age
+        # unpublished: the same id again once its own sweep has had its time, whatever its age
+        pytest.param(queued(history=sent(GRACE)), POLICY, (LEFT, "backoff"), id="unpublished, within the grace"),
+        pytest.param(queued(history=sent(GRACE + SECOND)), POLICY, (REPUBLISHED, "unpublished"), id="grace over"),
+        pytest.param(queued(history=sent(-SECOND)), POLICY, (LEFT, "backoff"), id="unpublished, by a later sweep"),
+        pytest.param(queued(history=sent(-DAY)), POLICY, (REPUBLISHED, "unpublished"), id="unpublished, in the future"),
         pytest.param(queued(history=UNPUBLISHED), POLICY, (REPUBLISHED, "unpublished"), id="unpublished"),
         pytest.param(queued(DAY, history=UNPUBLISHED), POLICY, (REPUBLISHED, "unpublished"), id="unpublished, old"),
         pytest.param(

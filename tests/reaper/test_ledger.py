@@ -48,7 +48,11 @@ LATER = NOW + SECOND
             History(requeues=1, redispatches=2, last_action_at=LATER),
             id="several",
         ),
-        pytest.param([{"new": "t2"}], History(redispatches=1, last_action_at=NOW, unpublished="t2"), id="unpublished"),
+        pytest.param(
+            [{"new": "t2"}],
+            History(redispatches=1, last_action_at=NOW, unpublished="t2", unpublished_at=NOW),
+            id="unpublished",
+        ),
         pytest.param(
             [{"new": "t2"}, SENT], History(redispatches=2, last_action_at=NOW), id="unpublished, but a later one was"
         ),
@@ -56,12 +60,14 @@ LATER = NOW + SECOND
         pytest.param([{"action": "close"}], History(), id="a close is no requeue"),
         pytest.param(
             [{"new": "t2"}, {"action": "fail"}],
-            History(redispatches=1, last_action_at=NOW, unpublished="t2"),
+            History(redispatches=1, last_action_at=NOW, unpublished="t2", unpublished_at=NOW),
             id="a fail changes nothing",
         ),
         pytest.param([SENT, {**SENT, "action": "dispatch", "by": "by hand"}], History(), id="a dispatch by hand"),
         pytest.param([SENT, {**SENT, "by": "ada"}], History(), id="a requeue by hand"),
-        pytest.param([SENT, {"new": "t3", "by": "ada"}], History(unpublished="t3"), id="unpublished by hand"),
+        pytest.param(
+            [SENT, {"new": "t3", "by": "ada"}], History(unpublished="t3", unpublished_at=NOW), id="unpublished by hand"
+        ),
         pytest.param([SENT, {"action": "fail", "by": "ada"}], History(), id="a fail by hand"),
         pytest.param(
             [SENT, SENT, {**SENT, "by": "ada"}, {**SENT, "at": LATER}],

@@ -13,10 +13,11 @@ from freezegun.api import real_monotonic
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import adapters, conf, sweeps
+from reaper import conf, sweeps
+from reaper import rows as reading
 from reaper.adapters import Message
 from reaper.broker import Broker
-from reaper.decisions import Action, Phase
+from reaper.decisions import PUBLISH_GRACE, Action, Phase
 from reaper.models import Reaping, RefusedWrite, Sweep
 from reaper.signals import reaped, swept
 from tests.plugin.adapter import Parcels
@@ -408,7 +409,7 @@ def test_what_is_published_late_counts_as_an_act_too(limits, broker, monkeypatch
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         assert sweep_queued().acted == 3
     limits(MAX_ACTIONS=2)
-    rows = [sweep_queued(at=NOW + SECOND) for _ in range(2)]
+    rows = [sweep_queued(at=NOW + PUBLISH_GRACE + SECOND) for _ in range(2)]
     assert [(row.acted, row.deferred) for row in rows] == [(2, 1), (1, 0)]
     assert sorted(broker.ids()) == sorted(fresh(job).task_id for job in jobs)
 
@@ -421,7 +422,7 @@ def test_the_oldest_are_acted_on_first(limits):
 
 
 def test_a_sweep_of_many_batches_and_pages_reaches_all_of_them_once(monkeypatch, broker):
-    monkeypatch.setattr(adapters, "PAGE", 3)
+    monkeypatch.setattr(reading, "PAGE", 3)
     monkeypatch.setattr(sweeps, "BATCH", 2)
     jobs = [queued_job(OVERDUE + number * SECOND) for number in range(8)]
     row = sweep_queued()
@@ -547,7 +548,7 @@ def test_one_run_without_a_usable_message_does_not_stop_the_others(broker, how):
     assert sorted(broker.ids()) == sorted(fresh(each).task_id for each in good)
     assert row.errors
     assert "cut short" not in row.errors[0]
-    sweep_queued()
+    sweep_queued(at=NOW + PUBLISH_GRACE + SECOND)
     assert fresh(bad).task_id in broker.ids()
     assert requeues(bad) == 1
 
@@ -604,11 +605,29 @@ def test_a_run_in_an_unknown_status_is_never_touched(parcels):
     parcels.create(stage="odd", job="t1", made=NOW - 99 * HOUR)
     parcels.create(stage=None, job="t2", made=NOW - 99 * HOUR)
     before = list(parcels.order_by("pk").values())
-    for phase in (Phase.RUNNING, Phase.QUEUED):
-        assert sweep("parcel", phase).acted == 0
+    assert sweep("parcel", Phase.RUNNING).acted == 0
+    row = sweep("parcel", Phase.QUEUED)
+    assert (row.seen, row.acted, row.counts) == (2, 0, {"unknown_status": 2})
     assert list(parcels.order_by("pk").values()) == before
     verdict = sweeps.verdict(Parcels(), str(before[0]["id"]), NOW)
     assert str(verdict.decision.reason) == "unknown_status"
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite keeps no such timestamp")
+@pytest.mark.parametrize("stamp", ["20000-01-01 00:00+00", "0044-03-15 00:00+00 BC", "infinity"])
+def test_a_timestamp_that_python_cannot_hold_spoils_nothing(stamp):
+    odd, odd_progress, stuck = (running_job(2 * HOUR) for _ in range(3))
+    waits = queued_job(OVERDUE)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE crawl_jobs SET started_at = %s, queued_at = %s WHERE id = %s", [stamp, stamp, odd.pk])
+        cursor.execute("UPDATE crawl_jobs SET heartbeat_at = %s WHERE id = %s", [stamp, odd_progress.pk])
+        cursor.execute("UPDATE crawl_jobs SET queued_at = %s WHERE id = %s", [stamp, waits.pk])
+    row = sweep()
+    # What can be read of the others decides: each was made two hours ago.
+    assert (row.seen, row.acted, row.errors, row.counts) == (3, 3, [], {"timed_out": 3})
+    assert CrawlJob.objects.filter(pk__in=[odd.pk, odd_progress.pk, stuck.pk], status="failed").count() == 3
+    row = sweep_queued()
+    assert (row.seen, row.acted, row.errors) == (1, 1, [])
 
 
 def test_an_earlier_message_is_kept():
@@ -628,7 +647,7 @@ def spared(broker, task_id):
 @pytest.mark.parametrize("page", [500, 1])
 @pytest.mark.parametrize("healthy", ["underway", "new"])
 def test_a_task_that_a_healthy_run_carries_too_is_never_revoked(parcels, broker, monkeypatch, page, healthy):
-    monkeypatch.setattr(adapters, "PAGE", page)
+    monkeypatch.setattr(reading, "PAGE", page)
     stuck = parcels.create(stage="underway", job="t1", made=NOW, picked=NOW - 2 * HOUR)
     left = parcels.create(stage=healthy, job="t1", made=NOW, picked=NOW)
     sweep("parcel")
@@ -678,12 +697,15 @@ def test_a_sweep_that_dies_between_commit_and_publish_is_made_good_by_the_next_o
     assert (cut_off.finished_at, cut_off.idle) == (None, False)
     assert requeued.task_id != job.task_id
     assert (broker.ids(), Reaping.objects.get().published_at) == ([], None)
-    row = sweep_queued(at=NOW + SECOND)
+    assert sweep_queued(at=NOW + PUBLISH_GRACE).acted == 0
+    assert broker.ids() == []
+    later = NOW + PUBLISH_GRACE + SECOND
+    row = sweep_queued(at=later)
     assert broker.ids() == [requeued.task_id]
     assert (row.acted, row.counts, row.errors) == (1, {"unpublished": 1}, [])
-    assert Reaping.objects.get().published_at == NOW + SECOND
+    assert Reaping.objects.get().published_at == later
     assert (requeues(job), fresh(job).task_id) == (1, requeued.task_id)
-    assert sweep_queued(at=NOW + 2 * SECOND).acted == 0
+    assert sweep_queued(at=later + SECOND).acted == 0
 
 
 @pytest.mark.django_db(transaction=True)
@@ -760,7 +782,7 @@ def test_a_refusing_broker_is_no_reason_to_requeue_more_runs(monkeypatch, refusi
     row = sweep_queued()
     assert (row.acted, row.deferred) == (2, 3)
     assert [requeues(job) for job in jobs] == [1, 1, 0, 0, 0]
-    row = sweep_queued(at=NOW + SECOND)
+    row = sweep_queued(at=NOW + PUBLISH_GRACE + SECOND)
     assert (row.acted, row.deferred) == (0, 5)
     assert [requeues(job) for job in jobs] == [1, 1, 0, 0, 0]
 
@@ -948,7 +970,7 @@ def test_a_run_requeued_by_hand_while_the_broker_is_down_is_told_and_sent_later(
         done, row = by_hand("crawl_job", job, Action.REQUEUE)
     assert done is True
     assert "the broker did not take a message" in row.errors[0]
-    sweep_queued()
+    sweep_queued(at=NOW + PUBLISH_GRACE + SECOND)
     assert broker.ids() == [fresh(job).task_id]
 
 

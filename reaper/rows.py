@@ -1,0 +1,60 @@
+"""Reading rows as they are, also those that Python cannot hold: a year 20000 in one of them must not end a sweep."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import DataError
+from django.db.models import Q, QuerySet
+
+# Rows read at a time: memory stays flat however many there are.
+PAGE = 500
+# What lies outside cannot be a Python datetime in every time zone.
+EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+Row = dict[str, Any]
+
+
+def read(rows: QuerySet, columns: Sequence[str]) -> list[Row]:
+    """Return the rows as dicts. A value that cannot be read is None, and spoils neither its row nor the others."""
+    try:
+        return list(rows.values(*columns))
+    except (ValueError, OverflowError, DataError):
+        base = rows.model._base_manager.using(rows.db)
+        return [read_one(base.filter(pk=pk), columns) for pk in list(rows.values_list("pk", flat=True))]
+
+
+def read_one(row: QuerySet, columns: Sequence[str]) -> Row:
+    """Return the columns of one row, each asked for by itself."""
+    found: Row = {}
+    for column in columns:
+        try:
+            found[column] = row.values_list(column, flat=True).first()
+        except (ValueError, OverflowError, DataError):
+            found[column] = None
+    return found
+
+
+def pages(rows: QuerySet, columns: Sequence[str], by: str | None) -> Iterator[list[Row]]:
+    """Yield the rows in pages by keyset, in the order of a timestamp: rows acted on meanwhile hide none behind them.
+
+    Rows whose timestamp is NULL or cannot be read come first and by themselves: no comparison would ever find them.
+    """
+    if by is None:
+        yield from keyset(rows, columns, "pk")
+        return
+    bounds = [bound if settings.USE_TZ else bound.replace(tzinfo=None) for bound in (EARLIEST, LATEST)]
+    readable = {f"{by}__range": bounds}
+    yield from keyset(rows.exclude(**readable), columns, "pk")
+    yield from keyset(rows.filter(**readable), columns, by, "pk")
+
+
+def keyset(rows: QuerySet, columns: Sequence[str], *order: str) -> Iterator[list[Row]]:
+    """Yield the rows in pages, each starting behind the last row of the one before."""
+    after: Q = Q()
+    while page := read(rows.filter(after).order_by(*order)[:PAGE], columns):
+        yield page
+        last = page[-1]
+        after = Q(**{f"{order[-1]}__gt": last[order[-1]]})
+        if len(order) == 2:
+            after = Q(**{f"{order[0]}__gt": last[order[0]]}) | Q(after, **{order[0]: last[order[0]]})
