@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from reaper import conf
 from reaper.adapters import ModelRunAdapter
 from reaper.decisions import Action, Phase, Reason, duration
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.sweeps import PARENTS
 
 # What the ledger appends to a kind for the parents of its runs.
@@ -269,3 +269,38 @@ class RefusedWriteAdmin(OfRunAdmin):
     search_help_text = "A run's id, KIND:ID, or a task's id, in full."
     fields: ClassVar[Any] = (at("at"), "run", "write", "task_id", "worker")
     readonly_fields = fields
+
+
+@admin.register(WorkerReport)
+class WorkerReportAdmin(ReadOnlyAdmin):
+    """What the workers say of themselves."""
+
+    list_display = ("hostname", "incarnation", at("seen_at"), "holding", "consumed", "draining", at("ended_at"))
+    list_filter = ("draining", "complete")
+    search_fields = ("hostname__startswith", "incarnation__exact")
+    search_help_text = "The beginning of a hostname, or an incarnation in full."
+    fields: ClassVar[Any] = (
+        "hostname", "incarnation", at("seen_at"), at("listed_at"), at("since"), at("ended_at"), "draining", "complete",
+        "consumed", "holding", "active_shown", "held_shown", "backend_pid", at("backend_start"),
+    )  # fmt: skip
+    readonly_fields = fields
+
+    @admin.display(description="tasks held")
+    def holding(self, row: WorkerReport) -> str:
+        """Return how many tasks it holds; there may be thousands."""
+        return f"{len(row.active) + len(row.held):,}" + ("" if row.complete else " or more")
+
+    @admin.display(description="queues")
+    def consumed(self, row: WorkerReport) -> str:
+        """Return the names of the queues it consumes."""
+        return ", ".join(map(str, row.queues)) or "-"
+
+    @admin.display(description="running tasks")
+    def active_shown(self, row: WorkerReport) -> str:
+        """Return the running tasks with their start."""
+        return as_json(row.active)
+
+    @admin.display(description="waiting tasks")
+    def held_shown(self, row: WorkerReport) -> str:
+        """Return the other tasks it holds."""
+        return as_json(row.held)

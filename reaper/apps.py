@@ -1,6 +1,6 @@
 """The app's configuration."""
 
-from celery.signals import beat_init, worker_init
+from celery.signals import beat_init, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 from django.apps import AppConfig, apps
 from django.core.checks import register
 from django.db.models.signals import post_migrate
@@ -14,12 +14,17 @@ class ReaperConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Bind the system checks, also to the start of workers and Beat, and the making of the schedules."""
+        """Bind the system checks, also to the start of workers and Beat, the workers' reports, and the schedules."""
+        from reaper import reporter
         from reaper.checks import check_reaper, stop_when_broken
 
         register(check_reaper, "reaper")
         worker_init.connect(stop_when_broken)
         beat_init.connect(stop_when_broken)
+        worker_init.connect(reporter.begin)
+        worker_ready.connect(reporter.start)
+        worker_shutting_down.connect(reporter.drain)
+        worker_shutdown.connect(reporter.leave)
         if apps.is_installed("django_celery_beat"):
             from reaper.schedules import create_after_migrate
 

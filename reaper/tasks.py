@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import shared_task
+from django.db import router
 from django.db.models import QuerySet
 
-from reaper import clock, conf, sweeps
+from reaper import clock, conf, sweeps, workers
 from reaper.adapters import RunAdapter
 from reaper.decisions import Phase, alert, duration
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import alerted
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,17 @@ def prune_history() -> None:
         prune(Reaping.objects.using(using).filter(at__lt=horizon))
         prune(RefusedWrite.objects.using(using).filter(at__lt=horizon))
         prune(Sweep.objects.using(using).filter(started_at__lt=horizon).exclude(pk__in=last_good_sweeps(using)))
+    prune_reports()
+
+
+def prune_reports() -> None:
+    """Delete the reports of workers that are long gone and that no running run names."""
+    named: set[str] = set()
+    for adapter in conf.adapters().values():
+        for page in adapter.unfinished(Phase.RUNNING):
+            named.update(run.worker for run in page)
+    using = router.db_for_write(WorkerReport)
+    workers.prune(using, clock.now(using), named)
 
 
 def prune(rows: QuerySet) -> None:

@@ -8,11 +8,14 @@ from django.core.exceptions import ValidationError
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.dispatch import receiver
 
-from apps.sources import runs
+from apps.sources import runs, tasks
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper import clock, conf, ledger
+from reaper import clock, conf, ledger, reporter
 from reaper.adapters import Message, ModelRunAdapter
 from reaper.decisions import RunFacts
+
+# A run names the worker whose reports vouch for it.
+tasks.identify = reporter.identity
 
 CHILDREN = CrawlJobSourceResult.objects.filter(crawl_job=OuterRef("pk"))
 UNFINISHED_CHILDREN = CHILDREN.exclude(status__in=["completed", "failed", "skipped"])

@@ -9,7 +9,6 @@ from typing import Any
 
 from celery import Task, shared_task
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
-from celery.signals import worker_init
 from django.conf import settings
 
 from apps.sources import crawler, journal, network, runs
@@ -20,14 +19,10 @@ logger = logging.getLogger(__name__)
 # A site that could not be reached is tried again this often, at once and under a new task id.
 MAX_RETRIES = 2
 
-incarnation = "shell"
 
-
-@worker_init.connect
-def _new_incarnation(**_: Any) -> None:
-    """Runs in the worker's main process before its pool forks, so that the children know it."""
-    global incarnation
-    incarnation = uuid.uuid4().hex[:12]
+def identify() -> str:
+    """Return the name of the worker that this runs in. `reaping.py` puts the reaper's answer in the place of this."""
+    return ""
 
 
 class CrawlTask(Task):
@@ -72,7 +67,8 @@ def crawl_source(
     model, pk = find_run(source_id, crawl_job_id, parent_job_id, config_overrides, task_id=made_by)
     inline = request.called_directly or request.is_eager
     task_id = runs.stamp(model, pk, by_hand=True) if inline else request.id
-    worker = f"{request.hostname or 'inline'}/{incarnation}"
+    # Nobody vouches for an inline call: the worker that it may run in does not know of its task.
+    worker = ("" if inline else identify()) or f"{request.hostname or 'inline'}/shell"
     try:
         hold = runs.claim(model, pk, task_id, worker)
         journal.note("claimed", run=pk, task_id=task_id, worker=worker)
