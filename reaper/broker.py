@@ -1,23 +1,38 @@
 """The broker, asked within bounds: a sweep must end also when the broker hangs."""
 
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from amqp.exceptions import FrameSyntaxError
 from celery import Celery, current_app
 from kombu import Connection, Producer
-from kombu.exceptions import SerializationError
+from kombu.exceptions import SerializationError, SerializerNotInstalled
+from kombu.pidbox import Mailbox
 
 from reaper.adapters import Message
 
 # A connection of the sweep's own, because one from Celery's pool whose Redis has died blocks until Redis is back,
 # whatever its timeouts say. Seconds; one refused or hanging connection costs about 2 s, and a sweep pays it once.
-BOUNDS = {"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1}
+# The first line is Redis's, the second RabbitMQ's, which takes a message only once it says so; each ignores the other.
+BOUNDS = {
+    **{"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1},
+    **{"connect_timeout": 1, "read_timeout": 2, "write_timeout": 2, "confirm_publish": True},
+}
+# What a message raises that no broker could take; RabbitMQ's client packs a message's fields with struct.
+UNSENDABLE = (
+    *(SerializationError, SerializerNotInstalled, FrameSyntaxError),
+    *(LookupError, TypeError, ValueError, struct.error),
+)
+
+Answer = TypeVar("Answer")
 
 
 class BrokerDown(Exception):
-    """The broker did not take a message. Said once per sweep: after the first failure it is not asked again."""
+    """The broker did not answer. Said once per sweep: after the first failure it is not asked again."""
 
 
 class Once(Producer):
@@ -42,7 +57,7 @@ class Broker:
     def __init__(self, app: Celery | None = None) -> None:
         self.app = app or current_app
         self.error = ""
-        self._connection: Connection | None = None
+        self._connection: Any = None
         self._producer: Any = None
 
     def __enter__(self) -> Self:
@@ -54,35 +69,50 @@ class Broker:
 
     def publish(self, task: str, message: Message, task_id: str) -> None:
         """Send one task. Raises `BrokerDown`, and ValueError for a message that no broker could take."""
-        self._ask(self._send, task, message, task_id)
+        self._ask("did not take a message", partial(self._send, task, message, task_id))
 
-    def revoke(self, task_ids: Sequence[str], *, terminate: bool = False) -> None:
-        """Forbid the tasks to start, in one broadcast; `terminate` kills those that run. Raises `BrokerDown`."""
+    def revoke(self, task_ids: Sequence[str], *, terminate: bool = False, destination: Sequence[str] = ()) -> None:
+        """Forbid the tasks to start, in one broadcast; `terminate` kills those that run. Raises `BrokerDown`.
+
+        `destination` names the workers that it is for; without it, it is for all.
+        """
         signal = {"terminate": True, "signal": "SIGKILL"} if terminate else {}
-        self._ask(self._broadcast, "revoke", {"task_id": list(task_ids), **signal})
+        arguments = {"task_id": list(task_ids), **signal}
+        self._ask("did not take a message", lambda: self.mailbox().cast([*destination] or None, "revoke", arguments))
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """Return what the question finds out over the connection. Raises `BrokerDown`, and ValueError for a bug."""
+        return self._ask("did not answer", lambda: question(self._connection))
+
+    def mailbox(self) -> Mailbox:
+        """Return the workers' mailbox on this connection, once there is one."""
+        # Celery's control commands take a connection, but publish through its pool all the same.
+        mailbox = self.app.control.mailbox(self._connection)
+        mailbox.producer_pool = Once(self._connection)
+        return mailbox
 
     def _send(self, task: str, message: Message, task_id: str) -> None:
         options = {"retry": False, **message.options, "task_id": task_id, "producer": self._producer}
         self.app.send_task(task, message.args, message.kwargs, **options)
 
-    def _broadcast(self, command: str, arguments: dict[str, Any]) -> None:
-        # Celery's control.revoke() takes a connection, but publishes through its pool all the same.
-        mailbox = self.app.control.mailbox(self._connection)
-        mailbox.producer_pool = Once(self._connection)
-        mailbox.abcast(command, arguments)
-
-    def _ask(self, what: Any, *args: Any) -> None:
+    def _ask(self, failure: str, what: Callable[[], Answer]) -> Answer:
         if self.error:
             raise BrokerDown(self.error)
         try:
             self._connect()
-            what(*args)
-        except SerializationError as error:
+        except Exception as error:
+            raise self._down(failure, error) from error
+        try:
+            return what()
+        except UNSENDABLE as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         # What a broken broker raises varies: kombu's errors, the client library's own, RuntimeError.
         except Exception as error:
-            self.error = f"the broker did not take a message: {type(error).__name__}: {error}"
-            raise BrokerDown(self.error) from error
+            raise self._down(failure, error) from error
+
+    def _down(self, failure: str, error: Exception) -> BrokerDown:
+        self.error = f"the broker {failure}: {type(error).__name__}: {error}"
+        return BrokerDown(self.error)
 
     def _connect(self) -> None:
         if self._connection is None:
