@@ -14,16 +14,18 @@ from django.db.models.functions import Concat, Left
 from django.utils import timezone
 
 from reaper import rows
-from reaper.decisions import Action, Decision, Phase, RunFacts
+from reaper.decisions import Action, Decision
+from reaper.facts import NOTHING, Evidence, Phase, RunFacts
 
 
 class Change(NamedTuple):
-    """One run to be acted on: the facts it was decided on, the decision, and what is to be written."""
+    """One run to be acted on: what it was decided on, the decision, and what is to be written."""
 
     run: RunFacts
     decision: Decision
     message: str
     new_task_id: str = ""
+    evidence: Evidence = NOTHING
 
 
 class Message(NamedTuple):
@@ -41,6 +43,10 @@ class RunAdapter(ABC):
     kind: str
     # The name of the Celery task that does the work.
     task: str
+    # The queue that its messages go to; None: the one that Celery's router names for the task.
+    queue: str | None = None
+    # True where a task that waits for its own retry leaves its row running: such a run is left alone.
+    retries_in_place = False
     # Policy values of this kind, by lower-case name; settings win over them.
     policy: Mapping[str, Any] = {}
 
@@ -74,6 +80,13 @@ class RunAdapter(ABC):
     def carried(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the task ids that an unfinished run carries. Override it where ids may not be unique."""
         return set()
+
+    def newest_started(self) -> datetime | None:
+        """Return when a run was dispatched that is among the newest and has started; None when no such is known.
+
+        Runs that were dispatched long before it and still wait were overtaken.
+        """
+        return None
 
     def stuck_parents(self) -> Iterator[str]:
         """Yield the keys of parents that are unfinished though all their children have ended."""
@@ -173,6 +186,15 @@ class ModelRunAdapter(RunAdapter):
             runs = self.queryset().filter(**{self.status_field: status, f"{self.task_id_field}__in": task_ids})
             found.update(runs.values_list(self.task_id_field, flat=True))
         return found
+
+    def newest_started(self) -> datetime | None:
+        """Return when the newest of the runs that have started was dispatched."""
+        if not (self.created_field and self.started_field):
+            return None
+        started = self.queryset().exclude(**{self.started_field: None}).order_by(f"-{self.created_field}")
+        row = next(iter(rows.read(started[:1], self._columns())), None)
+        run = self._facts(row) if row else None
+        return (run.queued_at or run.created_at) if run else None
 
     def _write(self, base: QuerySet, action: Action, group: list[Change], now: datetime) -> None:
         """Update one action's rows. They are locked and compared already; the condition stands here as well, for

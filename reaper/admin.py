@@ -13,9 +13,11 @@ from django.utils.html import format_html
 
 from reaper import conf
 from reaper.adapters import ModelRunAdapter
-from reaper.decisions import Action, Phase, Reason, duration
+from reaper.decisions import Action, Reason
+from reaper.facts import Phase
 from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.sweeps import PARENTS
+from reaper.words import duration
 
 # What the ledger appends to a kind for the parents of its runs.
 OF_PARENT = ".parent"

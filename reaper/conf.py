@@ -32,6 +32,8 @@ from reaper.values import Wrong, a_choice, a_count, a_dict, a_duration, coercion
 
 CLOCKS = ("database", "host")
 KEEP_HISTORY = timedelta(days=90)
+# The reaper's own queue: a backlog of runs must not silence what watches them.
+QUEUE = "reaper"
 # Safe in `KIND:ID`, in a log line and as a metric's label.
 KIND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 

@@ -9,7 +9,8 @@ from typing import Any
 from django.db.models import F, QuerySet
 
 from reaper.adapters import Change, RunAdapter
-from reaper.decisions import Action, History, Phase, Reason, RunFacts
+from reaper.decisions import Action, Reason
+from reaper.facts import Evidence, History, Phase, RunFacts
 from reaper.models import Reaping, RefusedWrite, Sweep
 
 # A task that was to be revoked this long ago has started, ended or been refused by its fence since.
@@ -19,7 +20,7 @@ REVOKE_WITHIN = timedelta(hours=1)
 def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts]:
     """Return the runs with what the ledger says of each: one query."""
     rows: QuerySet = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, run_id__in=[run.pk for run in runs])
-    fields = ("run_id", "at", "action", "phase", "actor", "new_task_id", "published_at")
+    fields = ("run_id", "at", "action", "phase", "interrupted", "actor", "new_task_id", "published_at")
     past: dict[str, History] = {}
     for row in rows.order_by("id").values(*fields):
         past[row["run_id"]] = fold(past.get(row["run_id"], History()), row)
@@ -34,10 +35,11 @@ def fold(history: History, row: dict[str, Any]) -> History:
         return History(unpublished=unpublished, unpublished_at=made)
     if row["action"] != Action.REQUEUE:
         return history
-    started = row["phase"] == Phase.RUNNING
+    started, interrupted = row["phase"] == Phase.RUNNING, row["interrupted"]
     return History(
-        requeues=history.requeues + started,
+        requeues=history.requeues + (started and not interrupted),
         redispatches=history.redispatches + (not started),
+        interruptions=history.interruptions + (started and interrupted),
         last_action_at=row["at"],
         unpublished=unpublished,
         unpublished_at=made,
@@ -58,16 +60,36 @@ def record(
             action=change.decision.action,
             reason=change.decision.reason,
             exhausted=change.decision.exhausted,
+            interrupted=change.decision.interrupted,
             terminate=change.decision.terminate,
             task_id=change.run.task_id or "",
             new_task_id=change.new_task_id,
             message=change.message,
-            facts=json.loads(json.dumps(asdict(change.run), default=str)),
+            facts=as_json(change.run),
+            evidence=as_json(change.evidence),
             actor=actor,
         )
         for change in changes
     ]
     return Reaping.objects.using(adapter.using).bulk_create(rows)
+
+
+def as_json(known: RunFacts | Evidence) -> dict[str, Any]:
+    """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
+    return json.loads(json.dumps(asdict(known), default=plain))
+
+
+def plain(value: Any) -> Any:
+    """Return a value that JSON does not know as one that it does."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def reaped_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) -> list[Reaping]:
+    """Return the reapings since then by which these tasks lost their runs."""
+    rows = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, task_id__in=list(task_ids), at__gt=since)
+    return list(rows.order_by("id"))
 
 
 def unrevoked(adapter: RunAdapter, now: datetime, limit: int) -> list[Reaping]:

@@ -76,6 +76,7 @@ class Reaping(models.Model):
     action = models.CharField(max_length=20)
     reason = models.CharField(max_length=50)
     exhausted = models.BooleanField(default=False)
+    interrupted = models.BooleanField(default=False)
     terminate = models.BooleanField(default=False)
     # The task that the run had when it was acted on, and the one that it was given.
     task_id = models.TextField(default="", blank=True)
@@ -93,11 +94,34 @@ class Reaping(models.Model):
         indexes = [
             models.Index(fields=["kind", "run_id", "id"], name="reaper_reaping_run"),
             models.Index(fields=["at"], name="reaper_reaping_at"),
+            models.Index(fields=["kind", "task_id"], condition=~Q(task_id=""), name="reaper_reaping_task"),
             models.Index(fields=["kind", "at"], condition=Q(revoked_at=None) & ~Q(task_id=""), name="reaper_unrevoked"),
         ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.kind}:{self.run_id} ({self.reason})"
+
+
+class FirstLook(models.Model):
+    """A queued run's message was found in no queue, or delivered and not acknowledged.
+
+    Nothing is done on one look: a message on its way is in neither place. A later sweep that finds the same decides.
+    """
+
+    kind = models.CharField(max_length=100)
+    run_id = models.CharField(max_length=255)
+    task_id = models.TextField()
+    # absent or delivered
+    presence = models.CharField(max_length=20)
+    # By the database's clock, after the look.
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-at",)
+        constraints = [models.UniqueConstraint(fields=["kind", "run_id"], name="reaper_one_first_look")]
+
+    def __str__(self) -> str:
+        return f"{self.presence}: {self.kind}:{self.run_id}"
 
 
 class RefusedWrite(models.Model):

@@ -5,16 +5,27 @@ What the broker does not take stays unconfirmed, and the next sweep sends it aga
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from reaper import ledger
 from reaper.adapters import Message, RunAdapter
 from reaper.broker import Broker, BrokerDown
-from reaper.decisions import RunFacts
+from reaper.evidence import Crowd
+from reaper.facts import RunFacts
 from reaper.models import Reaping
 
 logger = logging.getLogger(__name__)
+
+
+# A task that has lost its run notices at its next write, and may end by itself.
+LAST_WORDS = timedelta(seconds=10)
+
+
+def node_of(row: Reaping) -> str:
+    """Return the name of the node that was executing the task."""
+    holder = row.evidence.get("holder") if isinstance(row.evidence, dict) else ""
+    return str(holder or "").partition("/")[0]
 
 
 class Outbox:
@@ -24,14 +35,27 @@ class Outbox:
         self.adapter, self.broker, self.now, self.tell = adapter, broker, now, tell
 
     def revoke(self, rows: Sequence[Reaping]) -> None:
-        """Revoke the rows' old tasks: one broadcast, and one more for those that are to be killed."""
+        """Revoke the rows' old tasks: one broadcast, and one message to each node where some are to be killed."""
         ids = [row.task_id for row in rows if row.task_id]
         # A host may have given one id to several runs: the task may be working for one that was left alone.
         shared = self.adapter.carried(ids) if ids else set()
-        for terminate in (False, True):
-            group = [row for row in rows if row.terminate is terminate and row.task_id and row.task_id not in shared]
-            if group and self._sent(partial(self.broker.revoke, [row.task_id for row in group], terminate=terminate)):
+        groups: dict[str, list[Reaping]] = {}
+        for row in rows:
+            if row.task_id and row.task_id not in shared:
+                groups.setdefault(node_of(row) if row.terminate else "", []).append(row)
+        for node, group in groups.items():
+            if self._revoked([row.task_id for row in group], node):
                 ledger.mark(self.adapter, "revoked_at", group, self.now)
+
+    def kill_again(self, crowd: Crowd) -> None:
+        """Kill the tasks that lost their runs a while ago and that a worker still reports as executing."""
+        executing = {task_id: worker for worker in crowd.live for task_id in worker.active}
+        if not executing:
+            return
+        rows = ledger.reaped_tasks(self.adapter, executing, self.now - ledger.REVOKE_WITHIN)
+        late = {row.task_id for row in rows if self.now - row.at > LAST_WORDS} - self.adapter.carried(list(executing))
+        for node in {executing[task_id].hostname for task_id in late}:
+            self._revoked([task_id for task_id in late if executing[task_id].hostname == node], node)
 
     def publish(self, rows: Sequence[Reaping], runs: Sequence[RunFacts]) -> None:
         """Publish the requeued runs' new tasks."""
@@ -70,6 +94,11 @@ class Outbox:
             logger.exception("%s:%s: the adapter made no message", self.adapter.kind, runs[0].pk)
             self.tell(f"the adapter made no message for {runs[0].pk}: {type(error).__name__}: {error}")
             return {}
+
+    def _revoked(self, task_ids: Sequence[str], node: str) -> bool:
+        """Revoke; where a node is named, kill there, and only there."""
+        how = {"terminate": True, "destination": [node]} if node else {}
+        return self._sent(partial(self.broker.revoke, task_ids, **how))
 
     def _sent(self, ask: Callable[[], None]) -> bool:
         """Ask the broker; True when it took the message."""

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from django.db import connections, models, router, transaction
 from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
 
+from reaper.conf import QUEUE
 from reaper.models import Sweep
 
-# A queue of its own, so that a backlog of runs cannot silence what watches them.
-QUEUE = "reaper"
 DESCRIPTION = "Made by the reaper. Your changes stay. To stop it, switch it off: a deleted row returns with migrate."
 # What has to be there before rows are made: schedules of tasks that have no tables would only fail.
 TABLES = (IntervalSchedule, PeriodicTask, PeriodicTasks, Sweep)

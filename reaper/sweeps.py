@@ -1,4 +1,4 @@
-"""The shell: one sweep reads the runs, lets `decide()` judge them, and acts.
+"""The shell: one sweep reads the runs, gathers the evidence on them, lets `decide()` judge, and acts.
 
 Every act is one transaction per batch: a conditional UPDATE of the rows that are still as they were seen, and their
 ledger rows, together. Only after its commit are the old tasks revoked, the new ones published and the parents
@@ -19,10 +19,13 @@ from django.db import connections, transaction
 from reaper import clock, conf, ledger
 from reaper.adapters import Change, RunAdapter
 from reaper.broker import Broker
-from reaper.decisions import Action, Decision, Phase, Policy, Reason, RunFacts, decide, describe, leave
+from reaper.decisions import Action, Decision, Policy, Reason, decide, leave
+from reaper.evidence import Sources, remember
+from reaper.facts import NOTHING, Evidence, Phase, RunFacts
 from reaper.models import Reaping, Sweep
 from reaper.outbox import Outbox
 from reaper.signals import reaped, swept
+from reaper.words import describe
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +36,11 @@ PARENTS, BY_HAND = "parents", "by_hand"
 
 
 class Verdict(NamedTuple):
-    """One run and what was decided on it."""
+    """One run, what was decided on it, and on which evidence."""
 
     run: RunFacts
     decision: Decision
+    evidence: Evidence = NOTHING
 
 
 def verdict(adapter: RunAdapter, pk: str, now: datetime) -> Verdict | None:
@@ -44,24 +48,29 @@ def verdict(adapter: RunAdapter, pk: str, now: datetime) -> Verdict | None:
     run = adapter.get(pk)
     if run is None:
         return None
-    return judge(ledger.with_history(adapter, [run])[0], conf.policy(adapter), now)
+    with Broker() as broker:
+        return judge_all([run], Sources(adapter, broker, conf.policy(adapter), now))[0]
 
 
-def plan(adapter: RunAdapter, phase: Phase, now: datetime) -> Iterator[list[Verdict]]:
+def plan(adapter: RunAdapter, phase: Phase, sources: Sources) -> Iterator[list[Verdict]]:
     """Yield what would be done with every unfinished run of a phase, in pages. Reads only."""
-    policy = conf.policy(adapter)
     for page in adapter.unfinished(phase):
-        runs = ledger.with_history(adapter, page)
-        yield [judge(run, policy, now) for run in runs]
+        yield judge_all(page, sources)
 
 
-def judge(run: RunFacts, policy: Policy, now: datetime) -> Verdict:
+def judge_all(page: Sequence[RunFacts], sources: Sources) -> list[Verdict]:
+    """Return the verdicts on a page of runs."""
+    found = sources.gather(ledger.with_history(sources.adapter, page))
+    return [judge(*each, sources.policy, sources.now) for each in found]
+
+
+def judge(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> Verdict:
     """Return the verdict on one run. One that the rules cannot judge is left alone, and does not stop the others."""
     try:
-        return Verdict(run, decide(run, None, policy, now))
+        return Verdict(run, decide(run, evidence, policy, now), evidence)
     except Exception:
         logger.exception("%s:%s could not be judged", run.kind, run.pk)
-        return Verdict(run, leave(Reason.UNJUDGED))
+        return Verdict(run, leave(Reason.UNJUDGED), evidence)
 
 
 def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
@@ -70,8 +79,11 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
         run = _Sweep(adapter, phase, broker)
         with run.told():
             run.outbox.revoke(ledger.unrevoked(adapter, run.now, run.policy.max_actions))
-            for page in plan(adapter, phase, run.now):
+            for page in plan(adapter, phase, run.sources):
+                remember(adapter, page, run.sources)
                 run.take(page)
+            if phase is Phase.RUNNING:
+                run.outbox.kill_again(run.sources.crowd)
             # Rows that no rule knows are looked for by one of the two sweeps: it is the rarer one.
             if phase is Phase.QUEUED:
                 for runs in adapter.unfinished(Phase.UNKNOWN):
@@ -98,8 +110,9 @@ def act_by_hand(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) 
     with Broker() as broker:
         hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
         with hand.told():
-            decision = Decision(action, Reason.BY_HAND, terminate=run.phase is Phase.RUNNING)
-            hand.take([Verdict(run, decision)])
+            ((run, evidence),) = hand.sources.gather([run])
+            decision = Decision(action, Reason.BY_HAND, terminate=evidence.active_since is not None)
+            hand.take([Verdict(run, decision, evidence)])
         row = hand.close()
         return bool(row.acted), row
 
@@ -123,6 +136,7 @@ class _Sweep:
         # Taken before anything is read, so that every age errs towards younger.
         self.now = clock.now(adapter.using)
         self.row = Sweep(kind=adapter.kind, phase=phase, started_at=self.now)
+        self.sources = Sources(adapter, broker, self.policy, self.now)
         self.outbox = Outbox(adapter, broker, self.now, self.tell)
         self.counts: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -189,7 +203,8 @@ class _Sweep:
     def change(self, each: Verdict) -> Change:
         """Return the change that a verdict asks for."""
         new_task_id = str(uuid.uuid4()) if each.decision.action is Action.REQUEUE else ""
-        return Change(each.run, each.decision, describe(each.run, each.decision, self.now, by=self.actor), new_task_id)
+        message = describe(each.run, each.decision, self.now, by=self.actor)
+        return Change(each.run, each.decision, message, new_task_id, each.evidence)
 
     def write(self, changes: list[Change]) -> list[Reaping]:
         """Write the changes with their ledger rows in one transaction; return the rows of those that were written.

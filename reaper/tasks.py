@@ -10,9 +10,11 @@ from django.db.models import QuerySet
 
 from reaper import clock, conf, sweeps, workers
 from reaper.adapters import RunAdapter
-from reaper.decisions import Phase, alert, duration
-from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.decisions import alert
+from reaper.facts import Phase
+from reaper.models import FirstLook, Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import alerted
+from reaper.words import duration
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ def prune_history() -> None:
         horizon = clock.now(using) - conf.keep_history()
         prune(Reaping.objects.using(using).filter(at__lt=horizon))
         prune(RefusedWrite.objects.using(using).filter(at__lt=horizon))
+        # A look that was never followed by another is of a run that has gone its way.
+        prune(FirstLook.objects.using(using).filter(at__lt=clock.now(using) - workers.KEEP))
         prune(Sweep.objects.using(using).filter(started_at__lt=horizon).exclude(pk__in=last_good_sweeps(using)))
     prune_reports()
 

@@ -12,7 +12,7 @@ from apps.sources import runs, tasks
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper import clock, conf, ledger, reporter
 from reaper.adapters import Message, ModelRunAdapter
-from reaper.decisions import RunFacts
+from reaper.facts import RunFacts
 
 # A run names the worker whose reports vouch for it.
 tasks.identify = reporter.identity

@@ -4,17 +4,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from django.apps import apps
 
 from reaper import clock, conf, ledger, sweeps
 from reaper.adapters import RunAdapter
-from reaper.decisions import Action, Phase, Policy, Reason, RunFacts, alert
+from reaper.broker import Broker
+from reaper.decisions import Action, Policy, Reason, alert
+from reaper.evidence import Sources
+from reaper.facts import NOTHING, Phase, RunFacts
 from reaper.models import Reaping, RefusedWrite, Sweep
 from reaper.rows import PAGE
 from reaper.sweeps import PARENTS, Verdict
+from reaper.words import evidence_in_words
 
 # The task that sweeps each phase, by which its schedule is found.
 TASKS = {
@@ -39,6 +43,9 @@ class Line(NamedTuple):
     reason: str
     age: timedelta | None = None
     alert: str = ""
+    # In words, and as it was recorded or found.
+    known: str = ""
+    evidence: Mapping[str, Any] = {}
 
     def as_json(self) -> dict[str, Any]:
         """Return the line as the JSON of every subcommand has it."""
@@ -49,7 +56,8 @@ class Line(NamedTuple):
             "action": self.action,
             "reason": self.reason,
             "age_s": None if self.age is None else int(self.age.total_seconds()),
-            "evidence": {},
+            "evidence": dict(self.evidence),
+            "known": self.known,
             **({"alert": self.alert} if self.alert else {}),
         }
 
@@ -65,8 +73,10 @@ def phases(adapter: RunAdapter) -> list[str]:
 
 def of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> Line:
     """Return the line of a run that was judged."""
-    run, decision = verdict.run, verdict.decision
-    return Line(run.kind, run.pk, run.phase, decision.action, decision.reason, run.age(now), alert)
+    run, decision, evidence = verdict
+    known = "" if evidence is NOTHING else evidence_in_words(run, evidence, now)
+    facts = {} if evidence is NOTHING else ledger.as_json(evidence)
+    return Line(run.kind, run.pk, run.phase, decision.action, decision.reason, run.age(now), alert, known, facts)
 
 
 def of_parent(adapter: RunAdapter, parent: str) -> Line:
@@ -80,7 +90,8 @@ def of_reaping(row: Reaping) -> Line:
         return Line(row.kind, row.run_id, PARENTS, row.action, row.reason)
     stamps: dict[str, Any] = {name: datetime.fromisoformat(row.facts[name]) for name in STAMPS if row.facts.get(name)}
     run = RunFacts(kind=row.kind, pk=row.run_id, phase=Phase(row.phase), **stamps)
-    return Line(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.at))
+    evidence = row.evidence if isinstance(row.evidence, dict) else {}
+    return Line(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.at), evidence=evidence)
 
 
 def perform(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
@@ -101,12 +112,13 @@ def rehearse(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
             row.seen = row.finalized = row.seen + len(page)
             show(page)
         return row
-    for verdicts in sweeps.plan(adapter, Phase(phase), now):
-        lines = [of_verdict(each, now) for each in verdicts]
-        acting = [line for line in lines if line.action != Action.LEAVE]
-        row.seen, row.acted = row.seen + len(lines), row.acted + len(acting)
-        row.counts = Counter(row.counts) + Counter(line.reason for line in lines)
-        show(acting)
+    with Broker() as broker:
+        for verdicts in sweeps.plan(adapter, Phase(phase), Sources(adapter, broker, conf.policy(adapter), now)):
+            lines = [of_verdict(each, now) for each in verdicts]
+            acting = [line for line in lines if line.action != Action.LEAVE]
+            row.seen, row.acted = row.seen + len(lines), row.acted + len(acting)
+            row.counts = Counter(row.counts) + Counter(line.reason for line in lines)
+            show(acting)
     return row
 
 
@@ -180,9 +192,10 @@ def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None) -> Di
     schedules = scheduled()
     for adapter in adapters.values():
         now, policy = clock.now(adapter.using), conf.policy(adapter)
-        for phase in (Phase.RUNNING, Phase.QUEUED):
-            for page in sweeps.plan(adapter, phase, now):
-                for verdict in page:
+        with Broker() as broker:
+            sources = Sources(adapter, broker, policy, now)
+            for phase in (Phase.RUNNING, Phase.QUEUED):
+                for verdict in chain.from_iterable(sweeps.plan(adapter, phase, sources)):
                     sort(found, verdict, policy, now)
         for parent in adapter.stuck_parents():
             found.parents.add(of_parent(adapter, parent))

@@ -10,10 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reaper.decisions import Action, Decision, Phase, Policy, Reason, RunFacts, duration
+from reaper.decisions import Action, Decision, Policy, Reason
+from reaper.facts import NOTHING, Evidence, Phase, RunFacts
 from reaper.management.reports import Diagnosis, Health, Line
 from reaper.models import Sweep
 from reaper.sweeps import PARENTS
+from reaper.words import duration, evidence_in_words
 
 # Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
 UNWRAPPED = 10_000
@@ -150,10 +152,11 @@ class Page:
         }
         self.say("; ".join(f"{name}: {count:,}" for name, count in parts.items() if count), style="bold red")
 
-    def explanation(self, run: RunFacts, decision: Decision, policy: Policy, now: datetime) -> None:
+    def explanation(self, run: RunFacts, decision: Decision, evidence: Evidence, policy: Policy, now: datetime) -> None:
         """Print what is known of a run, and what would be done with it."""
         self.title(f"{run.kind}:{run.pk}")
-        for sentence in (*facts(run, now), verdict(run, decision), limits(run, policy)):
+        known = "" if evidence is NOTHING else f"Known: {evidence_in_words(run, evidence, now)}."
+        for sentence in (*facts(run, now), known, verdict(run, decision), limits(run, policy)):
             if sentence:
                 self.indented(sentence)
 
@@ -228,10 +231,10 @@ def verdict(run: RunFacts, decision: Decision) -> str:
 def limits(run: RunFacts, policy: Policy) -> str:
     """Return the limits of a run's phase, by their names in the settings."""
     names = {
-        Phase.RUNNING: ("run_timeout", "alert_after"),
+        Phase.RUNNING: ("run_timeout", "stall_timeout", "orphan_grace", "alert_after"),
         Phase.QUEUED: ("queue_timeout", "lost_grace"),
     }.get(run.phase, ())
-    values: dict[str, timedelta] = {name: getattr(policy, name) for name in names}
+    values: dict[str, timedelta] = {name: getattr(policy, name) for name in names if getattr(policy, name) is not None}
     return "Limits: " + ", ".join(f"{name} {duration(value)}" for name, value in values.items()) if values else ""
 
 

@@ -16,7 +16,8 @@ from django.db import Error
 
 from reaper import clock, conf, sweeps
 from reaper.adapters import RunAdapter
-from reaper.decisions import Action, Phase, RunFacts
+from reaper.decisions import Action
+from reaper.facts import Phase, RunFacts
 from reaper.management import reports
 from reaper.management.tables import PAST, Page
 from reaper.models import Sweep

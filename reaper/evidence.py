@@ -1,0 +1,287 @@
+"""The evidence on a page of runs: what the broker, the workers' reports and the workers themselves say of their tasks.
+
+Asked in the order in which a message travels: first the queues, then the reports, and before a verdict that rests on a
+task's absence the workers themselves. Each source is bounded in time, no transaction is open, nothing is written but
+first looks.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+from celery import current_app
+from django.db import router
+
+from reaper import clock, conf
+from reaper.adapters import RunAdapter
+from reaper.broker import Broker
+from reaper.decisions import BY_ABSENCE, Policy, decide
+from reaper.facts import NOTHING, Evidence, Phase, Presence, RunFacts, Vital
+from reaper.inspection import Inquiry, inquire
+from reaper.models import FirstLook, WorkerReport
+from reaper.queues import Look, look
+from reaper.workers import SILENCE, Worker, census
+
+# Seconds for each of the two that ask the broker: with everything hanging, together below five.
+LOOK_SECONDS, INQUIRY_SECONDS = 2.0, 1.5
+# Only its second look acts, so the first may come early.
+LOOKED_FOR = (Presence.ABSENT, Presence.DELIVERED)
+
+
+class Judged(Protocol):
+    """Whatever carries a run and the evidence on it."""
+
+    @property
+    def run(self) -> RunFacts: ...  # noqa: D102
+    @property
+    def evidence(self) -> Evidence: ...  # noqa: D102
+
+
+class Found(NamedTuple):
+    """One run with the evidence on it; the run's `skew` is known now."""
+
+    run: RunFacts
+    evidence: Evidence
+
+
+class Crowd:
+    """The workers, as their reports show them at one moment, by what is asked of them."""
+
+    def __init__(self, workers: Sequence[Worker], now: datetime) -> None:
+        self.now = now
+        self.live = [worker for worker in workers if worker.alive]
+        self.by_name = {worker.name: worker for worker in workers}
+        self.holder = {task_id: worker for worker in self.live for task_id in worker.held}
+        # Of several dead workers the one that was heard of last.
+        dead = sorted((worker for worker in workers if not worker.alive), key=lambda worker: worker.seen_at)
+        self.last_holder = {task_id: worker for worker in dead for task_id in worker.held}
+        self.queues = {queue for worker in workers for queue in worker.queues}
+        self.hostnames = {worker.hostname for worker in self.live}
+
+    @property
+    def watched_since(self) -> datetime | None:
+        """Return since when all of them have been reporting without a gap; None when nobody is."""
+        return max((worker.since for worker in self.live), default=None)
+
+    def witness(self, queue: str) -> str:
+        """Return a worker of the queue that has reported without a gap for a whole silence limit.
+
+        When all were silent it may have been the database or the network, and one that has just come back proves
+        nothing of the others: they may be about to.
+        """
+        able = (worker for worker in self.live if queue in worker.queues and self.now - worker.since >= SILENCE)
+        return next((worker.name for worker in able), "")
+
+    def doubts(self) -> list[str]:
+        """Return why a task that no report names may be held all the same."""
+        return [f"the report of {worker.name} is not complete" for worker in self.live if not worker.complete]
+
+    def consuming(self, queue: str) -> int:
+        """Return how many live workers consume a queue."""
+        return sum(queue in worker.queues for worker in self.live)
+
+    def heard_since(self, moment: datetime) -> bool:
+        """True when there are live workers and each was heard after the moment."""
+        return bool(self.live) and all(worker.seen_at > moment for worker in self.live)
+
+
+class Sources:
+    """What one sweep of one kind asks of the outside. Every question is put once, when it is first needed."""
+
+    def __init__(self, adapter: RunAdapter, broker: Broker, policy: Policy, now: datetime) -> None:
+        self.adapter, self.broker, self.policy, self.now = adapter, broker, policy, now
+
+    @cached_property
+    def queue(self) -> str:
+        """Return the queue that the kind's messages go to; '' when Celery's router fails."""
+        if self.adapter.queue:
+            return self.adapter.queue
+        try:
+            return current_app.amqp.router.route({}, self.adapter.task)["queue"].name
+        except Exception:  # the router runs the host's code
+            return ""
+
+    @cached_property
+    def crowd(self) -> Crowd:
+        """Return what the workers report."""
+        using = router.db_for_write(WorkerReport)
+        now = clock.now(using)
+        return Crowd(census(using, now), now)
+
+    @cached_property
+    def look(self) -> tuple[Look, datetime]:
+        """Return what the broker's queues hold, and when that was looked up."""
+        queues = {self.queue, *self.crowd.queues} - {conf.QUEUE, ""}
+        found = look(self.broker, queues, LOOK_SECONDS)
+        # A message may have travelled on to a worker meanwhile: reports from before would not have it.
+        del self.crowd
+        return found, clock.now(self.adapter.using)
+
+    @cached_property
+    def newest_started(self) -> datetime | None:
+        """Return when the newest of the runs that have started was dispatched."""
+        return self.adapter.newest_started()
+
+    def ask(self, task_ids: Sequence[str]) -> Inquiry:
+        """Return what the workers themselves say."""
+        # One that drains does not answer.
+        expected = sum(not worker.draining for worker in self.crowd.live)
+        return inquire(self.broker, task_ids, expected, INQUIRY_SECONDS)
+
+    def gather(self, runs: Sequence[RunFacts]) -> list[Found]:
+        """Return the runs, in their order, with the evidence on each."""
+        queued = [run for run in runs if run.phase is Phase.QUEUED and self.may_be_lost(run)]
+        running = [run for run in runs if run.phase is Phase.RUNNING]
+        found = {run.pk: Found(run, NOTHING) for run in runs}
+        found |= {each.run.pk: each for each in [*self.of_queued(queued), *map(self.of_running, running)]}
+        doubtful = [each for each in found.values() if each.evidence.absent and self.needs_second_opinion(each)]
+        if doubtful:
+            answer = self.ask([each.run.task_id for each in doubtful if each.run.task_id])
+            found |= {each.run.pk: self.with_answer(each, answer) for each in doubtful}
+        return [found[run.pk] for run in runs]
+
+    def may_be_lost(self, run: RunFacts) -> bool:
+        """True for a run that was dispatched longer ago than a message takes to arrive."""
+        age = run.age(self.now)
+        return bool(run.task_id) and age is not None and age > self.policy.orphan_grace
+
+    def needs_second_opinion(self, found: Found) -> bool:
+        """True when the verdict would rest on the task's absence."""
+        return decide(*found, self.policy, self.now).reason in BY_ABSENCE
+
+    def of_running(self, run: RunFacts) -> Found:
+        """Return the evidence on a run that has started."""
+        claimant = self.crowd.by_name.get(run.worker)
+        evidence = self.of_workers(run)
+        if claimant is not None:
+            vital = Vital.ALIVE if claimant.alive else Vital.DEAD
+            seen, listed = claimant.seen_at, claimant.listed_at
+            evidence = replace(evidence, claimant=vital, claimant_seen_at=seen, claimant_listed_at=listed)
+            run = replace(run, skew=claimant.skew)
+        dead = claimant if claimant is not None and not claimant.alive else self.crowd.by_name.get(evidence.last_holder)
+        evidence = replace(evidence, announced=dead is not None and dead.draining)
+        if self.adapter.retries_in_place and run.task_id and not evidence.holder:
+            evidence = replace(evidence, returns=run.task_id in self.look[0].waiting)
+        return Found(run, evidence)
+
+    def of_queued(self, runs: Sequence[RunFacts]) -> list[Found]:
+        """Return the evidence on runs that wait."""
+        if not runs:
+            return []
+        seen, _ = self.look
+        first = first_looks(self.adapter, runs)
+        return [Found(run, self.of_message(run, seen, first.get(run.pk))) for run in runs]
+
+    def of_message(self, run: RunFacts, seen: Look, first: FirstLook | None) -> Evidence:
+        """Return the evidence on one run that waits."""
+        presence, doubts = self.presence(run.task_id or "", seen)
+        evidence = self.of_workers(run)
+        same = first is not None and (first.task_id, first.presence) == (run.task_id, presence)
+        return replace(
+            evidence,
+            presence=presence,
+            waiting=seen.depth.get(self.queue),
+            first_look=first.at if first and same else None,
+            heard_since=bool(first and same and self.crowd.heard_since(first.at)),
+            overtaken=presence is Presence.UNKNOWN and not evidence.holder and self.was_overtaken(run),
+            doubts=(*evidence.doubts, *doubts),
+        )
+
+    def presence(self, task_id: str, seen: Look) -> tuple[Presence, list[str]]:
+        """Return where the message is, and why that is not known."""
+        if task_id in seen.waiting:
+            return Presence.WAITING, []
+        if task_id in seen.unacked:
+            return Presence.DELIVERED, []
+        if not seen.absent(task_id, list(seen.depth)):
+            return Presence.UNKNOWN, [seen.error] if seen.error else []
+        for queue, consumers in seen.consumers.items():
+            # One that does not report may have been handed the message.
+            if consumers is not None and consumers > self.crowd.consuming(queue):
+                return Presence.UNKNOWN, [f"queue {queue} has {consumers} consumers, not all of which report"]
+        return Presence.ABSENT, []
+
+    def was_overtaken(self, run: RunFacts) -> bool:
+        """True when a run that was dispatched later by a whole queue timeout has started."""
+        age, since = run.age(self.now), run.since(self.now)
+        if age is None or since is None or age <= self.policy.queue_timeout or self.newest_started is None:
+            return False
+        return self.newest_started - since >= self.policy.queue_timeout
+
+    def of_workers(self, run: RunFacts) -> Evidence:
+        """Return what the reports say of one run's task."""
+        task_id, crowd = run.task_id or "", self.crowd
+        holder, doubts = crowd.holder.get(task_id), crowd.doubts()
+        dead = None if holder else crowd.last_holder.get(task_id)
+        return Evidence(
+            holder=holder.name if holder else "",
+            active_since=began(holder, task_id) if holder else None,
+            absent=bool(task_id) and holder is None and not doubts,
+            witness=crowd.witness(self.queue),
+            watched_since=crowd.watched_since,
+            last_holder=dead.name if dead else "",
+            queue=self.queue,
+            doubts=tuple(doubts),
+        )
+
+    def with_answer(self, found: Found, answer: Inquiry) -> Found:
+        """Return the evidence with the workers' own answer: one says that it has the task, or something is doubtful."""
+        run, evidence = found
+        node = answer.holding.get(run.task_id or "", "")
+        doubts = self.doubts_of(answer)
+        return Found(
+            run,
+            replace(
+                evidence,
+                holder=node,
+                active_since=self.now if run.task_id in answer.active else None,
+                absent=not node and not doubts,
+                doubts=(*evidence.doubts, *doubts),
+            ),
+        )
+
+    def doubts_of(self, answer: Inquiry) -> list[str]:
+        """Return why a task that nobody named may be held all the same."""
+        doubts = [f"the workers could not be asked: {answer.error}"] if answer.error else []
+        doubts += [f"several workers answer to the name {node}" for node in sorted(answer.doubled)]
+        strangers = sorted(answer.answered - self.crowd.hostnames)
+        doubts += [f"{node} answers but does not report" for node in strangers]
+        return doubts + [f"{answer.unread} answers of workers made no sense"] * bool(answer.unread)
+
+
+def began(worker: Worker, task_id: str) -> datetime | None:
+    """Return when a worker began a task, in the database's time; None when it only keeps it."""
+    try:
+        return datetime.fromtimestamp(worker.active[task_id], UTC) + worker.skew
+    except KeyError:
+        return None
+    except (ValueError, OverflowError, OSError):
+        return worker.seen_at
+
+
+def first_looks(adapter: RunAdapter, runs: Iterable[RunFacts]) -> dict[str, FirstLook]:
+    """Return the stored first looks, by run."""
+    rows = FirstLook.objects.using(adapter.using).filter(kind=adapter.kind, run_id__in=[run.pk for run in runs])
+    return {row.run_id: row for row in rows}
+
+
+def remember(adapter: RunAdapter, judged: Iterable[Judged], sources: Sources) -> None:
+    """Store the first look at each run whose message is not waiting; forget those whose message was found again."""
+    looked = [each for each in judged if each.run.phase is Phase.QUEUED and each.evidence is not NOTHING]
+    if not looked:
+        return
+    at, rows = sources.look[1], FirstLook.objects.using(adapter.using)
+    new = [
+        FirstLook(
+            kind=adapter.kind, run_id=each.run.pk, task_id=each.run.task_id, presence=each.evidence.presence, at=at
+        )
+        for each in looked
+        if each.evidence.presence in LOOKED_FOR and not each.evidence.holder and each.evidence.first_look is None
+    ]
+    rows.bulk_create(
+        new, update_conflicts=True, unique_fields=["kind", "run_id"], update_fields=["task_id", "presence", "at"]
+    )
+    found = [each.run.pk for each in looked if each.evidence.holder or each.evidence.presence is Presence.WAITING]
+    rows.filter(kind=adapter.kind, run_id__in=found).delete()
