@@ -275,7 +275,11 @@ def remember(adapter: RunAdapter, judged: Iterable[Judged], sources: Sources) ->
     at, rows = sources.look[1], FirstLook.objects.using(adapter.using)
     new = [
         FirstLook(
-            kind=adapter.kind, run_id=each.run.pk, task_id=each.run.task_id, presence=each.evidence.presence, at=at
+            kind=adapter.kind,
+            run_id=each.run.pk,
+            task_id=each.run.task_id or "",
+            presence=each.evidence.presence,
+            at=at,
         )
         for each in looked
         if each.evidence.presence in LOOKED_FOR and not each.evidence.holder and each.evidence.first_look is None

@@ -97,8 +97,8 @@ class Outbox:
 
     def _revoked(self, task_ids: Sequence[str], node: str) -> bool:
         """Revoke; where a node is named, kill there, and only there."""
-        how = {"terminate": True, "destination": [node]} if node else {}
-        return self._sent(partial(self.broker.revoke, task_ids, **how))
+        destination = [node] if node else []
+        return self._sent(partial(self.broker.revoke, task_ids, terminate=bool(node), destination=destination))
 
     def _sent(self, ask: Callable[[], None]) -> bool:
         """Ask the broker; True when it took the message."""
