@@ -74,6 +74,10 @@ class RunAdapter(ABC):
         """Return those of the task ids that an unfinished run carries. Override it where ids may not be unique."""
         return set()
 
+    def by_task_id(self, task_id: str) -> RunFacts | None:
+        """Return the facts of the run that carries the task id, or None. Only shown to people, never acted on."""
+        return None
+
     def stuck_parents(self) -> Iterator[str]:
         """Yield the keys of parents that are unfinished though all their children have ended."""
         return iter(())
@@ -144,11 +148,11 @@ class ModelRunAdapter(RunAdapter):
 
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when no run has this key."""
-        try:
-            row = self.queryset().filter(pk=pk).values(*self._columns()).first()
-        except (ValueError, ValidationError):
-            return None
-        return self._facts(row) if row else None
+        return self._one(pk=pk)
+
+    def by_task_id(self, task_id: str) -> RunFacts | None:
+        """Return the facts of the run that carries the task id, or None."""
+        return self._one(**{self.task_id_field: task_id})
 
     def apply(self, changes: Sequence[Change], now: datetime) -> list[Change]:
         """Lock the rows that nobody else has locked, and write those that are still as they were seen."""
@@ -172,6 +176,14 @@ class ModelRunAdapter(RunAdapter):
             rows = self.queryset().filter(**{self.status_field: status, f"{self.task_id_field}__in": task_ids})
             found.update(rows.values_list(self.task_id_field, flat=True))
         return found
+
+    def _one(self, **lookup: Any) -> RunFacts | None:
+        """The first run that matches; a value that the column cannot hold matches none."""
+        try:
+            row = self.queryset().filter(**lookup).values(*self._columns()).first()
+        except (ValueError, ValidationError):
+            return None
+        return self._facts(row) if row else None
 
     def _write(self, rows: QuerySet, action: Action, group: list[Change], now: datetime) -> None:
         """Update one action's rows. They are locked and compared already; the condition stands here as well, for
