@@ -5,14 +5,14 @@ file, and the models are touched by the worker alone, when it is asked.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from celery.utils.functional import maybe_list
-from celery.worker import state as worker
-from celery.worker.control import inspect_command
+from celery.worker.control import Panel, inspect_command
+from celery.worker.state import requests
 from django.db import connections
 
 # Seconds. Celery's command line waits 1 s for the replies, and the worker does nothing else meanwhile.
@@ -29,7 +29,7 @@ def query(state: Any, ids: Any, **_: Any) -> dict[str, Any]:
         return {"error": "name at least one task id"}
     runs = within(PATIENCE, lambda: {task_id: run_of(task_id) for task_id in asked})
     unknown = {"run": f"unknown: {runs}"}
-    doing = held(state.consumer)
+    doing = held(state)
     return {
         task_id: {
             "this_worker": doing.get(task_id, "does not hold it"),
@@ -39,17 +39,17 @@ def query(state: Any, ids: Any, **_: Any) -> dict[str, Any]:
     }
 
 
-def held(consumer: Any) -> dict[str, str]:
+def held(state: Any) -> dict[str, str]:
     """Return what the worker does with each task that it holds. None of Celery's own lists has all of them."""
-    buckets = [bucket.contents for bucket in consumer.task_buckets.values() if bucket]
-    ways: tuple[tuple[str, Iterable[Any]], ...] = (
-        ("holds it", list(worker.requests.values())),
-        ("waits to execute it (rate limit)", [entry[0] for entry in chain.from_iterable(buckets)]),
-        ("waits to execute it (reserved)", list(worker.reserved_requests)),
-        ("waits until its time to execute it (scheduled)", list(worker.scheduled_requests)),
-        ("executes it", list(worker.active_requests)),
+    buckets = [bucket.contents for bucket in state.consumer.task_buckets.values() if bucket]
+    ways: tuple[tuple[str, list[str]], ...] = (
+        ("holds it", list(requests)),
+        ("waits to execute it (rate limit)", [entry[0].id for entry in chain.from_iterable(buckets)]),
+        ("waits to execute it (reserved)", [each["id"] for each in Panel.data["reserved"](state)]),
+        ("waits until its time comes (scheduled)", [each["request"]["id"] for each in Panel.data["scheduled"](state)]),
+        ("executes it", [each["id"] for each in Panel.data["active"](state)]),
     )
-    return {request.id: doing for doing, requests in ways for request in requests}
+    return {task_id: doing for doing, ids in ways for task_id in ids}
 
 
 def run_of(task_id: str) -> dict[str, str]:

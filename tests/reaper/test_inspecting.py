@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 from celery.worker.control import Panel
+from kombu.asynchronous.timer import Timer
 
 from reaper import inspecting
 from tests.reaper.command import named
 from tests.worlds import COMMITTED, NOW, child, parent, queued_job, running_job
 
-IDLE = SimpleNamespace(consumer=SimpleNamespace(task_buckets={}))
+IDLE = SimpleNamespace(tset=set, consumer=SimpleNamespace(task_buckets={}, timer=Timer()))
 
 
 def query(*ids):

@@ -266,22 +266,34 @@ def test_a_parent_is_corrected_by_hand_and_stays_so(python, capsys):
 # --- how far `query` may be trusted ---------------------------------------------------------------------------------
 
 
-def test_query_tells_what_waits_in_the_worker(worker):
+def test_query_tells_what_waits_in_the_worker(worker, slow):
+    slow.go.set()
     control = current_app.control
-    limited, scheduled = job_of(), job_of()
+    limited, scheduled = job_of(slow.url), job_of(slow.url)
     later = runs.dispatch(CrawlJob, scheduled.pk, countdown=600)
     wait_until(lambda: "scheduled" in query(later)["this_worker"], 20, "the worker has the message")
     assert query(later)["run"] == f"crawl_job:{scheduled.pk}"
     assert query(later)["status"] == "pending"
     control.rate_limit(runs.TASK, "1/h", reply=True)
     try:
-        runs.dispatch(CrawlJob, job_of().pk)
+        runs.dispatch(CrawlJob, job_of(slow.url).pk)
         kept = runs.dispatch(CrawlJob, limited.pk)
         wait_until(lambda: "rate limit" in query(kept)["this_worker"], 20, "the worker has the message")
     finally:
         CrawlJob.objects.update(status="cancelled")
         control.rate_limit(runs.TASK, None, reply=True)
     wait_until(lambda: query(kept)["this_worker"] == "does not hold it", 20, "the fence has refused the task")
+
+
+def test_query_tells_what_waits_for_a_free_process(worker, slow):
+    """As many crawls as the worker has processes, and one more."""
+    ids = [runs.dispatch(CrawlJob, job_of(slow.url).pk) for _ in range((os.cpu_count() or 1) + 1)]
+    try:
+        wait_until(lambda: query(ids[-1])["this_worker"] == "waits to execute it (reserved)", 30, "it waits")
+        assert query(ids[0])["this_worker"] == "executes it"
+    finally:
+        slow.go.set()
+    wait_until(lambda: set(CrawlJob.objects.values_list("status", flat=True)) == {"completed"}, 30, "all are done")
 
 
 def test_a_database_that_hangs_does_not_stop_the_worker(worker):
