@@ -31,8 +31,8 @@ GIVE_UP_SECONDS = 100
 TIME_LIMIT, SWEEP_SECONDS = 12, 5
 INTERRUPTED, USAGE = 130, 2
 INTRODUCTION = f"""
-  The reaper looks every {SWEEP_SECONDS} s. Its timeouts are an hour for a crawl and a quarter of one for a message, as in
-  production: what it does sooner it does because it knows what is behind a run. Celery kills a crawl after {TIME_LIMIT} s.
+  The reaper looks every {SWEEP_SECONDS} s. Its timeouts are production's: an hour for a crawl, a quarter of one for a
+  message. What it does sooner it does on evidence. Celery kills a crawl after {TIME_LIMIT} s.
   It takes about a minute. Ctrl-C stops everything.
 """
 

@@ -88,6 +88,10 @@ class RunAdapter(ABC):
         """
         return None
 
+    def by_task_id(self, task_id: str) -> RunFacts | None:
+        """Return the facts of the run that carries the task id, or None. Only shown to people, never acted on."""
+        return None
+
     def stuck_parents(self) -> Iterator[str]:
         """Yield the keys of parents that are unfinished though all their children have ended."""
         return iter(())
@@ -158,11 +162,11 @@ class ModelRunAdapter(RunAdapter):
 
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when no run has this key."""
-        try:
-            found = rows.read(self.queryset().filter(pk=pk), self._columns())
-        except (ValueError, OverflowError, ValidationError):
-            return None
-        return self._facts(found[0]) if found else None
+        return self._one(pk=pk)
+
+    def by_task_id(self, task_id: str) -> RunFacts | None:
+        """Return the facts of the run that carries the task id, or None."""
+        return self._one(**{self.task_id_field: task_id})
 
     def apply(self, changes: Sequence[Change], now: datetime) -> list[Change]:
         """Lock the rows that nobody else has locked, and write those that are still as they were seen."""
@@ -195,6 +199,14 @@ class ModelRunAdapter(RunAdapter):
         row = next(iter(rows.read(started[:1], self._columns())), None)
         run = self._facts(row) if row else None
         return (run.queued_at or run.created_at) if run else None
+
+    def _one(self, **lookup: Any) -> RunFacts | None:
+        """The first run that matches; a value that the column cannot hold matches none."""
+        try:
+            found = rows.read(self.queryset().filter(**lookup)[:1], self._columns())
+        except (ValueError, OverflowError, ValidationError):
+            return None
+        return self._facts(found[0]) if found else None
 
     def _write(self, base: QuerySet, action: Action, group: list[Change], now: datetime) -> None:
         """Update one action's rows. They are locked and compared already; the condition stands here as well, for

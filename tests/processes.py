@@ -249,6 +249,32 @@ def site(pages: dict[str, Any]) -> Iterator[Site]:
         thread.join()
 
 
+class SlowSite:
+    """Its second page is answered only once the test lets it go; `url` is its address."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked, self.go = threading.Event(), threading.Event()
+        self.pages = {"/": "one <a href=/slow>slow</a>", "/slow": self.slow}
+
+    def slow(self) -> str:
+        self.asked.set()
+        self.go.wait(60)
+        return "two"
+
+
+@contextmanager
+def slow_site() -> Iterator[SlowSite]:
+    """A site that keeps a crawl busy."""
+    slow = SlowSite()
+    with site(slow.pages) as web:
+        slow.url = web.url
+        try:
+            yield slow
+        finally:
+            slow.go.set()
+
+
 def free_port() -> int:
     """A port of this host where nobody listens."""
     import socket

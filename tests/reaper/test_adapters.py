@@ -218,6 +218,15 @@ def test_the_task_ids_that_unfinished_runs_carry_are_known(kind):
     assert kind.adapter.carried([]) == set()
 
 
+@pytest.mark.parametrize("phase", [*PHASES, Phase.FINISHED])
+def test_a_run_is_found_by_its_task_id_whatever_its_phase(kind, phase):
+    row = make(kind, phase, task_id="mine")
+    make(kind, phase, task_id="another's")
+    assert kind.adapter.by_task_id("mine") == kind.adapter.get(str(row.pk))
+    assert kind.adapter.by_task_id("nobody's") is None
+    assert kind.adapter.by_task_id("\x00") is None
+
+
 # --- writing ------------------------------------------------------------------------------------------------------
 
 

