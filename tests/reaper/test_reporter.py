@@ -16,7 +16,7 @@ from django.db.models import F
 
 from reaper import reporter
 from reaper.models import WorkerReport
-from reaper.reporter import Holding, Reporter
+from reaper.reporter import Holding, Reporter, locked, release
 from tests.processes import Race
 from tests.worlds import COMMITTED
 
@@ -359,13 +359,36 @@ def test_nothing_ends_the_thread_but_the_goodbye(consumer, monkeypatch):
     assert me.gone.acquire(timeout=0)
 
 
+def test_a_worker_waits_for_its_first_report_but_not_for_long(consumer, monkeypatch):
+    hanging, ended, registered = locked(), locked(), []
+
+    def hang(self, last):
+        hanging.acquire()
+        self.leaving = True
+        hanging.release()
+
+    monkeypatch.setattr(Reporter, "write", hang)
+    monkeypatch.setattr(Reporter, "disconnect", lambda self: release(ended))
+    monkeypatch.setattr(reporter, "reporter", None)
+    monkeypatch.setattr(reporter, "incarnation", "abc")
+    monkeypatch.setattr(reporter, "DEADLINE", 0.05)
+    monkeypatch.setattr(reporter, "INTERVAL", 0)
+    monkeypatch.setattr(reporter.atexit, "register", registered.append)
+    for _ in range(2):
+        reporter.start(consumer)
+    assert registered == [reporter.leave], "a second start is none"
+    assert not reporter.reporter.leaving
+    hanging.release()
+    assert ended.acquire(timeout=10)
+
+
 def test_it_says_no_goodbye_while_the_pool_may_live(consumer, monkeypatch):
     me = Reporter(consumer)
     monkeypatch.setattr(reporter, "reporter", me)
     reporter.leave()
     assert not me.leaving
     consumer.controller.blueprint.state = bootsteps.TERMINATE
-    reporter.release(me.gone)
+    release(me.gone)
     reporter.leave()
     assert me.leaving
 
