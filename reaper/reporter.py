@@ -10,20 +10,19 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
-from celery.worker.request import Request
 from django.db import connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, When
 from django.db.models.functions import Now
 from django.db.utils import load_backend
 
+from reaper.holding import Holding, carried, copied, cut, holding_of, merged
 from reaper.models import WorkerReport
 
 logger = logging.getLogger(__name__)
@@ -32,8 +31,6 @@ INTERVAL = 3.0  # seconds between two reports
 DEADLINE = 2  # seconds that one step of a write, or a wait for one, may take
 # A longer silence than two intervals and one write's deadline is a gap.
 GAP = timedelta(seconds=2 * INTERVAL + DEADLINE)
-# What a row may carry: at most 0.5 MB of JSON.
-MOST_IDS = 10_000
 # Between two looks at the lists: longer than Python lets a thread wait for its turn (5 ms).
 PAUSE = 0.01
 
@@ -117,13 +114,6 @@ def release(lock: Any) -> None:
         lock.release()
 
 
-class Holding(NamedTuple):
-    """The tasks that a worker holds: the running ones with their start, all the others."""
-
-    active: dict[str, float]
-    held: set[str]
-
-
 class Reporter:
     """The thread. `run` is its body; the other public names may be used by any thread."""
 
@@ -188,18 +178,19 @@ class Reporter:
         draining = self.is_draining()
         try:
             holding, complete = cut(self.holding())
-            queues = [] if draining else sorted(copied(self.consumer.app.amqp.queues.consume_from))
+            names = [] if draining else copied(self.consumer.app.amqp.queues.consume_from)
+            queues = sorted(carried(names))
             self.tell(BLIND, None)
         except Exception as error:  # Celery's insides are not promised: it lives, and what it holds is unknown
             self.tell(BLIND, error)
-            holding, complete, queues = Holding({}, set()), False, []
+            holding, complete, names, queues = Holding({}, set()), False, [], []
         return {
             "listed_at": listed_at,
             "active": holding.active,
             "held": sorted(holding.held),
             "queues": queues,
             "draining": draining,
-            "complete": complete,
+            "complete": complete and len(queues) == len(names),
         }
 
     def holding(self) -> Holding:
@@ -251,7 +242,10 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     backend = load_backend(settings["ENGINE"])
     options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
     settings["OPTIONS"] = {**options, **OPTIONS.get(backend.DatabaseWrapper.vendor, {})}
-    return backend.DatabaseWrapper(settings, using)
+    connection = backend.DatabaseWrapper(settings, using)
+    # With DEBUG the queries are kept, and these go on for as long as the worker lives.
+    connection.queries_log = deque(maxlen=0)
+    return connection
 
 
 def bound(connection: BaseDatabaseWrapper) -> None:
@@ -272,48 +266,3 @@ def session_of(connection: BaseDatabaseWrapper) -> tuple[int | None, datetime | 
         if connection.connection.info.backend_pid == pid:
             return pid, backend_start
     return None, None
-
-
-def holding_of(consumer: Any) -> Holding:
-    """Return what Celery's lists name at this moment. None of them names all: the tests show what each leaves out."""
-    active = {request.id: request.time_start or time.time() for request in copied(state.active_requests)}
-    held = set(copied(state.requests))
-    for requests in (state.reserved_requests, getattr(state, "scheduled_requests", ())):
-        held.update(request.id for request in copied(requests))
-    for bucket in copied(consumer.task_buckets.values()):
-        held.update(request.id for request, _ in copied(bucket.contents if bucket else ()))
-    for scheduled in copied(consumer.timer.queue):
-        held.update(each.id for each in scheduled.entry.args if isinstance(each, Request))
-    return Holding(active, held - active.keys())
-
-
-def copied(collection: Iterable) -> list:
-    """Return another thread's collection as a list. Raises RuntimeError when it never keeps still."""
-    for _ in range(100):
-        try:
-            return list(collection)
-        except RuntimeError:  # it changed meanwhile
-            continue
-    return list(collection)
-
-
-def merged(holdings: Iterable[Holding]) -> Holding:
-    """Return what any of them names."""
-    active: dict[str, float] = {}
-    held: set[str] = set()
-    for holding in holdings:
-        active.update(holding.active)
-        held |= holding.held
-    return Holding(active, held - active.keys())
-
-
-def cut(holding: Holding, most: int = MOST_IDS) -> tuple[Holding, bool]:
-    """Return what a row can carry, running tasks first, and whether that is all."""
-    active = {each: holding.active[each] for each in carried(holding.active)[:most]}
-    held = set(carried(holding.held)[: most - len(active)])
-    return Holding(active, held), len(active) + len(held) == len(holding.active) + len(holding.held)
-
-
-def carried(ids: Iterable[Any]) -> list[str]:
-    """Return the ids that every database takes as JSON: a message's headers may hold anything."""
-    return [each for each in ids if isinstance(each, str) and len(each) <= 255 and each.isprintable()]

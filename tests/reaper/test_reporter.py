@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections import deque
 from datetime import timedelta
 from threading import get_ident
 from types import SimpleNamespace
@@ -10,36 +9,15 @@ from types import SimpleNamespace
 import pytest
 from celery import bootsteps
 from celery.worker import state
-from celery.worker.request import Request
 from django.db import connection, connections
 from django.db.models import F
 
 from reaper import reporter
 from reaper.models import WorkerReport
-from reaper.reporter import Holding, Reporter, locked, release
+from reaper.reporter import Reporter, locked, release
 from tests.processes import Race
+from tests.reaper.requests import Task
 from tests.worlds import COMMITTED
-
-
-class Task:
-    """A request as Celery keeps it: in weak sets."""
-
-    def __init__(self, task_id, time_start=None):
-        self.id, self.time_start = task_id, time_start
-
-
-@pytest.fixture
-def consumer():
-    """A worker's consumer that holds nothing, in a process whose Celery state is empty."""
-    queues = SimpleNamespace(consume_from={"mail": None, "crawl": None})
-    yield SimpleNamespace(
-        app=SimpleNamespace(amqp=SimpleNamespace(queues=queues)),
-        controller=SimpleNamespace(blueprint=SimpleNamespace(state=bootsteps.RUN)),
-        task_buckets={},
-        timer=SimpleNamespace(queue=[]),
-    )
-    state.reset_state()
-    state.should_stop = state.should_terminate = None
 
 
 @pytest.fixture
@@ -79,36 +57,6 @@ def test_every_start_of_a_worker_is_a_new_incarnation(monkeypatch):
 # --- what it sees -------------------------------------------------------------------------------------------------
 
 
-def waiting(task_id):
-    """A request whose ETA has not come, in the timer of a Celery that lists it nowhere else."""
-    request = Request.__new__(Request)
-    request.id = task_id
-    return SimpleNamespace(entry=SimpleNamespace(args=(request, "bucket", 1)))
-
-
-def test_what_is_in_any_of_celerys_lists_is_held(consumer):
-    running, reserved, scheduled, limited = (Task(name) for name in ("running", "reserved", "scheduled", "limited"))
-    running.time_start = 7.5
-    state.requests["known"] = None
-    state.active_requests.add(running)
-    state.reserved_requests.add(reserved)
-    state.scheduled_requests.add(scheduled)
-    consumer.task_buckets.update(one=SimpleNamespace(contents=deque([(limited, 1)])), none=None)
-    consumer.timer.queue += [waiting("eta"), SimpleNamespace(entry=SimpleNamespace(args=("no request",)))]
-    found = reporter.holding_of(consumer)
-    assert found == Holding({"running": 7.5}, {"known", "reserved", "scheduled", "limited", "eta"})
-
-
-def test_a_running_task_whose_id_a_second_copy_has_taken_away_is_active(consumer):
-    original = Task("a", 7.5)
-    state.task_accepted(request := SimpleNamespace(id="a", name="t"), add_active_request=lambda _: None)
-    state.active_requests.add(original)
-    state.task_ready(request, discard_active_request=lambda _: None, discard_reserved_request=lambda _: None,
-                     discard_scheduled_request=lambda _: None)  # fmt: skip
-    assert "a" not in state.requests
-    assert reporter.holding_of(consumer).active == {"a": 7.5}
-
-
 def test_a_task_that_moves_between_two_lists_while_they_are_read_is_seen(me, consumer):
     task = Task("a")
 
@@ -119,19 +67,6 @@ def test_a_task_that_moves_between_two_lists_while_they_are_read_is_seen(me, con
 
     consumer.task_buckets = SimpleNamespace(values=move)
     assert me.holding().held == {"a"}
-
-
-def test_a_list_that_changes_while_it_is_read_is_read_again():
-    class Restless:
-        reads = 0
-
-        def __iter__(self):
-            self.reads += 1
-            if self.reads < 50:
-                raise RuntimeError("Set changed size during iteration")
-            yield "a"
-
-    assert reporter.copied(Restless()) == ["a"]
 
 
 def test_before_a_cold_shutdown_forgets_its_tasks_they_are_remembered(me):
@@ -153,19 +88,9 @@ def test_before_a_cold_shutdown_forgets_its_tasks_they_are_remembered(me):
         assert (said["active"], said["held"], said["draining"]) == ({"running": 7.5}, ["queued"], True)
 
 
-@pytest.mark.parametrize(
-    ("active", "held", "complete"), [(3, 7, True), (3, 8, False), (10, 0, True), (10, 1, False), (11, 0, False)]
-)
-def test_what_a_row_cannot_carry_is_left_out_and_said_so(active, held, complete):
-    holding = Holding({f"a{n}": 1.0 for n in range(active)}, {f"h{n}" for n in range(held)})
-    kept, whole = reporter.cut(holding, most=10)
-    assert whole is complete
-    assert (len(kept.active), len(kept.held)) == (min(active, 10), min(held, 10 - len(kept.active)))
-
-
-@pytest.mark.parametrize("odd", ["nul\0", "\ud800", "x" * 256, None, 7, "new\nline"])
-def test_an_id_that_not_every_database_takes_is_left_out_and_said_so(odd):
-    assert reporter.cut(Holding({"a": 1.0}, {"b", odd})) == (Holding({"a": 1.0}, {"b"}), False)
+def test_a_queue_that_not_every_database_can_name_is_left_out_and_said_so(me, consumer):
+    consumer.app.amqp.queues.consume_from["nul\0"] = None
+    assert (me.look()["queues"], me.look()["complete"]) == (["crawl", "mail"], False)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +208,14 @@ def test_its_connection_is_its_own_and_bounded(me):
     assert connection.connection is mine
 
 
-def test_a_pool_of_connections_is_not_used(settings):
+def test_the_queries_of_a_long_life_are_not_kept(settings):
+    settings.DEBUG = True
+    queries = reporter.own_connection("default").queries_log
+    queries.append("a query")
+    assert not queries
+
+
+def test_a_pool_of_connections_is_not_used():
     wrapper = reporter.own_connection("default")
     connections.databases["default"]["OPTIONS"]["pool"] = True
     try:
