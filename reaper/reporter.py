@@ -10,19 +10,19 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
-from celery.worker.request import Request
 from django.db import connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Case, F, When
 from django.db.models.functions import Now
 from django.db.utils import load_backend
 
+from reaper.holding import Holding, carried, copied, cut, holding_of, merged
 from reaper.models import WorkerReport
 
 logger = logging.getLogger(__name__)
@@ -31,10 +31,12 @@ INTERVAL = 3.0  # seconds between two reports
 DEADLINE = 2  # seconds that one step of a write, or a wait for one, may take
 # A longer silence than two intervals and one write's deadline is a gap.
 GAP = timedelta(seconds=2 * INTERVAL + DEADLINE)
-# What a row may carry: at most 0.5 MB of JSON.
-MOST_IDS = 10_000
 # Between two looks at the lists: longer than Python lets a thread wait for its turn (5 ms).
 PAUSE = 0.01
+
+# Troubles, as they and their ends are logged.
+MUTE = "cannot report to the reaper", "reports to the reaper again"
+BLIND = "cannot see which tasks it holds", "sees again which tasks it holds"
 
 # Options of the connection; on a unix socket libpq passes over those of TCP.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -108,17 +110,8 @@ def locked() -> Any:
 
 def release(lock: Any) -> None:
     """Release the lock; twice is once."""
-    try:
+    with suppress(RuntimeError):
         lock.release()
-    except RuntimeError:
-        pass
-
-
-class Holding(NamedTuple):
-    """The tasks that a worker holds: the running ones with their start, all the others."""
-
-    active: dict[str, float]
-    held: set[str]
 
 
 class Reporter:
@@ -126,7 +119,8 @@ class Reporter:
 
     def __init__(self, consumer: Any) -> None:
         self.consumer, self.controller = consumer, consumer.controller
-        self.draining = self.leaving = self.failing = False
+        self.draining = self.leaving = False
+        self.troubles: set[tuple[str, str]] = set()
         self.wake, self.reported, self.gone = locked(), locked(), locked()
         self.recent: deque[Holding] = deque(maxlen=2)
         self.session: tuple[int | None, datetime | None] | None = None
@@ -147,7 +141,8 @@ class Reporter:
         last = False
         while not last:
             began, last = time.monotonic(), self.leaving
-            self.report(last)
+            with suppress(Exception):  # the log's own: everything else is told there
+                self.report(last)
             release(self.reported)
             if not last:
                 self.wake.acquire(timeout=max(0, began + INTERVAL - time.monotonic()))
@@ -157,21 +152,25 @@ class Reporter:
     def report(self, last: bool = False) -> None:
         """Write one report; a write that failed is tried again at once, over a new connection."""
         try:
-            said = self.look()
             try:
-                self.write(said, last)
+                self.write(last)
             except Exception:
                 self.disconnect()
-                self.write(said, last)
+                self.write(last)
         except Exception as error:
             self.disconnect()
-            if not self.failing:
-                logger.warning("%s cannot report to the reaper, and goes on trying: %s", identity(), error)
-            self.failing = True
+            self.tell(MUTE, error)
         else:
-            if self.failing:
-                logger.warning("%s reports to the reaper again", identity())
-            self.failing = False
+            self.tell(MUTE, None)
+
+    def tell(self, trouble: tuple[str, str], error: Exception | None) -> None:
+        """Log a trouble when it begins and when it is over, not with every report."""
+        if error and trouble not in self.troubles:
+            self.troubles.add(trouble)
+            logger.warning("%s %s: %s: %s", identity(), trouble[0], type(error).__name__, str(error).strip())
+        elif not error and trouble in self.troubles:
+            self.troubles.discard(trouble)
+            logger.warning("%s %s", identity(), trouble[1])
 
     def look(self) -> dict[str, Any]:
         """Return what is to be reported now."""
@@ -179,17 +178,19 @@ class Reporter:
         draining = self.is_draining()
         try:
             holding, complete = cut(self.holding())
-            queues = [] if draining else sorted(copied(self.consumer.app.amqp.queues.consume_from))
+            names = [] if draining else copied(self.consumer.app.amqp.queues.consume_from)
+            queues = sorted(carried(names))
+            self.tell(BLIND, None)
         except Exception as error:  # Celery's insides are not promised: it lives, and what it holds is unknown
-            logger.warning("%s cannot tell the reaper which tasks it holds: %r", identity(), error)
-            holding, complete, queues = Holding({}, set()), False, []
+            self.tell(BLIND, error)
+            holding, complete, names, queues = Holding({}, set()), False, [], []
         return {
             "listed_at": listed_at,
             "active": holding.active,
             "held": sorted(holding.held),
             "queues": queues,
             "draining": draining,
-            "complete": complete,
+            "complete": complete and len(queues) == len(names),
         }
 
     def holding(self) -> Holding:
@@ -203,8 +204,8 @@ class Reporter:
         self.recent.append(found)
         return found
 
-    def write(self, said: dict[str, Any], last: bool) -> None:
-        """Update this worker's row, or make it."""
+    def write(self, last: bool) -> None:
+        """Update this worker's row, or make it. The look comes last: its stamp and the database's are then close."""
         using = router.db_for_write(WorkerReport)
         connection = self.connect(using)
         with transaction.atomic(using):
@@ -212,10 +213,8 @@ class Reporter:
                 bound(connection)
             # Asked once per connection, and only now that it is bounded.
             self.session = self.session or session_of(connection)
-            pid, backend_start = self.session
-            values = {"seen_at": Now(), **said, "backend_pid": pid, "backend_start": backend_start}
-            if last:
-                values["ended_at"] = Now()
+            values = {**self.look(), **dict(zip(("backend_pid", "backend_start"), self.session, strict=True))}
+            values |= {"seen_at": Now(), "ended_at": Now()} if last else {"seen_at": Now()}
             rows = WorkerReport.objects.using(using).filter(hostname=hostname, incarnation=incarnation)
             since = Case(When(seen_at__lt=Now() - GAP, then=Now()), default=F("since"))
             if not rows.update(**values, since=since):
@@ -243,7 +242,10 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     backend = load_backend(settings["ENGINE"])
     options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
     settings["OPTIONS"] = {**options, **OPTIONS.get(backend.DatabaseWrapper.vendor, {})}
-    return backend.DatabaseWrapper(settings, using)
+    connection = backend.DatabaseWrapper(settings, using)
+    # With DEBUG the queries are kept, and these go on for as long as the worker lives.
+    connection.queries_log = deque(maxlen=0)
+    return connection
 
 
 def bound(connection: BaseDatabaseWrapper) -> None:
@@ -264,48 +266,3 @@ def session_of(connection: BaseDatabaseWrapper) -> tuple[int | None, datetime | 
         if connection.connection.info.backend_pid == pid:
             return pid, backend_start
     return None, None
-
-
-def holding_of(consumer: Any) -> Holding:
-    """Return what Celery's lists name at this moment. None of them names all: the tests show what each leaves out."""
-    active = {request.id: request.time_start or time.time() for request in copied(state.active_requests)}
-    held = set(copied(state.requests))
-    for requests in (state.reserved_requests, getattr(state, "scheduled_requests", ())):
-        held.update(request.id for request in copied(requests))
-    for bucket in copied(consumer.task_buckets.values()):
-        held.update(request.id for request, _ in copied(bucket.contents if bucket else ()))
-    for scheduled in copied(consumer.timer.queue):
-        held.update(each.id for each in scheduled.entry.args if isinstance(each, Request))
-    return Holding(active, held - active.keys())
-
-
-def copied(collection: Iterable) -> list:
-    """Return another thread's collection as a list. Raises RuntimeError when it never keeps still."""
-    for _ in range(100):
-        try:
-            return list(collection)
-        except RuntimeError:  # it changed meanwhile
-            continue
-    return list(collection)
-
-
-def merged(holdings: Iterable[Holding]) -> Holding:
-    """Return what any of them names."""
-    active: dict[str, float] = {}
-    held: set[str] = set()
-    for holding in holdings:
-        active.update(holding.active)
-        held |= holding.held
-    return Holding(active, held - active.keys())
-
-
-def cut(holding: Holding, most: int = MOST_IDS) -> tuple[Holding, bool]:
-    """Return what a row can carry, running tasks first, and whether that is all."""
-    active = {each: holding.active[each] for each in carried(holding.active)[:most]}
-    held = set(carried(holding.held)[: most - len(active)])
-    return Holding(active, held), len(active) + len(held) == len(holding.active) + len(holding.held)
-
-
-def carried(ids: Iterable[Any]) -> list[str]:
-    """Return the ids that every database takes as JSON: a message's headers may hold anything."""
-    return [each for each in ids if isinstance(each, str) and len(each) <= 255 and each.isprintable()]

@@ -1,8 +1,11 @@
-"""Fixtures of the reaper's tests: a broker of their own, and the silly plug-in."""
+"""Fixtures of the reaper's tests: a broker of their own, a worker's consumer, and the silly plug-in."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+from celery import bootsteps
+from celery.worker import state
 from django.db import connection
 
 from tests.plugin.models import Parcel
@@ -55,6 +58,20 @@ def limits(settings):
         RUN_TIMEOUT=timedelta(hours=1), QUEUE_TIMEOUT=timedelta(minutes=15), ALERT_AFTER=timedelta(minutes=30), KINDS={}
     )
     return change
+
+
+@pytest.fixture
+def consumer():
+    """A worker's consumer that holds nothing, in a process whose Celery state is empty."""
+    queues = SimpleNamespace(consume_from={"mail": None, "crawl": None})
+    yield SimpleNamespace(
+        app=SimpleNamespace(amqp=SimpleNamespace(queues=queues)),
+        controller=SimpleNamespace(blueprint=SimpleNamespace(state=bootsteps.RUN)),
+        task_buckets={},
+        timer=SimpleNamespace(queue=[]),
+    )
+    state.reset_state()
+    state.should_stop = state.should_terminate = None
 
 
 @pytest.fixture(scope="session")

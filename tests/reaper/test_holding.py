@@ -1,0 +1,75 @@
+"""What a worker holds, and each way in which one of Celery's lists alone would be wrong."""
+
+from collections import deque
+from types import SimpleNamespace
+
+import pytest
+from celery.worker import state
+from celery.worker.request import Request
+
+from reaper.holding import Holding, copied, cut, holding_of
+from tests.reaper.requests import Task
+
+
+def waiting(task_id):
+    """A request whose ETA has not come, in the timer of a Celery that lists it nowhere else."""
+    request = Request.__new__(Request)
+    request.id = task_id
+    return SimpleNamespace(entry=SimpleNamespace(args=(request, "bucket", 1)))
+
+
+def test_what_is_in_any_of_celerys_lists_is_held(consumer):
+    running, reserved, scheduled, limited = (Task(name) for name in ("running", "reserved", "scheduled", "limited"))
+    running.time_start = 7.5
+    state.requests["known"] = None
+    state.active_requests.add(running)
+    state.reserved_requests.add(reserved)
+    state.scheduled_requests.add(scheduled)
+    consumer.task_buckets.update(one=SimpleNamespace(contents=deque([(limited, 1)])), none=None)
+    consumer.timer.queue += [waiting("eta"), SimpleNamespace(entry=SimpleNamespace(args=("no request",)))]
+    found = holding_of(consumer)
+    assert found == Holding({"running": 7.5}, {"known", "reserved", "scheduled", "limited", "eta"})
+
+
+def test_a_running_task_whose_id_a_second_copy_has_taken_away_is_active(consumer):
+    original = Task("a", 7.5)
+    state.task_accepted(request := SimpleNamespace(id="a", name="t"), add_active_request=lambda _: None)
+    state.active_requests.add(original)
+    state.task_ready(request, discard_active_request=lambda _: None, discard_reserved_request=lambda _: None,
+                     discard_scheduled_request=lambda _: None)  # fmt: skip
+    assert "a" not in state.requests
+    assert holding_of(consumer).active == {"a": 7.5}
+
+
+def test_a_list_that_changes_while_it_is_read_is_read_again():
+    class Restless:
+        reads = 0
+
+        def __iter__(self):
+            self.reads += 1
+            if self.reads < 50:
+                raise RuntimeError("Set changed size during iteration")
+            yield "a"
+
+    assert copied(Restless()) == ["a"]
+
+
+def test_of_two_running_copies_the_first_start_counts(consumer):
+    copies = [Task("a", start) for start in (8.5, 7.5, 9.5)]
+    state.active_requests.update(copies)
+    assert holding_of(consumer).active == {"a": 7.5}
+
+
+@pytest.mark.parametrize(
+    ("active", "held", "complete"), [(3, 7, True), (3, 8, False), (10, 0, True), (10, 1, False), (11, 0, False)]
+)
+def test_what_a_row_cannot_carry_is_left_out_and_said_so(active, held, complete):
+    holding = Holding({f"a{n}": 1.0 for n in range(active)}, {f"h{n}" for n in range(held)})
+    kept, whole = cut(holding, most=10)
+    assert whole is complete
+    assert (len(kept.active), len(kept.held)) == (min(active, 10), min(held, 10 - len(kept.active)))
+
+
+@pytest.mark.parametrize("odd", ["nul\0", "\ud800", "x" * 256, None, 7, "new\nline"])
+def test_an_id_that_not_every_database_takes_is_left_out_and_said_so(odd):
+    assert cut(Holding({"a": 1.0}, {"b", odd})) == (Holding({"a": 1.0}, {"b"}), False)
