@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 
@@ -25,18 +26,23 @@ def hold(path: str) -> None:
 
 
 @contextmanager
-def worker(name: str, url: str, log: Path, *options: str) -> Iterator[Popen]:
-    """A worker `name@test` that consumes the queue of its name and has said that it is ready."""
-    words = [sys.executable, "-m", "celery", "-A", "tests.little", "worker", "-n", f"{name}@test", "-Q", name]
-    options = ("-c", "1", "-l", "INFO", *options)
-    process = processes.start(*words, *options, log=log, environment={"CELERY_BROKER_URL": url})
+def workers(url: str, folder: Path, **pools: str) -> Iterator[dict[str, Popen]]:
+    """Workers `name@test`, each with its kind of pool, that consume the queue of their name and said they are ready."""
+    logs = {name: folder / f"{name}.log" for name in pools}
+    started: dict[str, Popen] = {}
 
-    def is_ready() -> bool:
-        assert process.poll() is None, log.read_text()
-        return f"{name}@test ready." in log.read_text()
+    def is_ready(name: str) -> bool:
+        assert started[name].poll() is None, logs[name].read_text()
+        return f"{name}@test ready." in logs[name].read_text()
 
     try:
-        processes.wait_until(is_ready, 60, f"the worker is ready, see {log}")
-        yield process
+        for name, pool in pools.items():
+            words = [sys.executable, "-m", "celery", "-A", "tests.little", "worker", "-n", f"{name}@test", "-Q", name]
+            words += ["-P", pool, "-c", "1", "-l", "INFO"]
+            started[name] = processes.start(*words, log=logs[name], environment={"CELERY_BROKER_URL": url})
+        for name in pools:
+            processes.wait_until(partial(is_ready, name), 60, f"the worker is ready, see {logs[name]}")
+        yield started
     finally:
-        processes.end(process)
+        for process in started.values():
+            processes.end(process, patience=0)

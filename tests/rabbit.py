@@ -73,7 +73,7 @@ def rabbit_server() -> Iterator[RabbitServer]:
     with tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
         server = RabbitServer(Path(folder))
         try:
-            wait_until(server.answers, 90, "RabbitMQ answers")
+            wait_until(server.answers, 120, "RabbitMQ answers")
             yield server
         finally:
             # A killed node leaves no half-written file that anybody would read again, and takes no time to end.
