@@ -1,0 +1,321 @@
+"""The second opinion: what real workers say that they hold, what silence costs, and that nothing is left behind."""
+
+import base64
+import json
+import signal
+import threading
+from contextlib import ExitStack, contextmanager
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from freezegun.api import real_monotonic
+from kombu import Connection
+from kombu.pidbox import Mailbox
+
+from reaper.adapters import Message
+from reaper.broker import Broker
+from reaper.inspection import Inquiry, inquire
+from tests import little, servers
+from tests.processes import wait_until
+
+KINDS = {"active": [], "reserved": [], "scheduled": [], "query_task": {}}
+
+
+def project(url):
+    app = Celery("elsewhere", set_as_current=False)
+    app.conf.broker_write_url = url
+    return app
+
+
+@pytest.fixture
+def app(broker, monkeypatch):
+    monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
+    return project(broker.url)
+
+
+def ask(app, *ids, expected=1, seconds=2.0):
+    with Broker(app) as asked:
+        return inquire(asked, ids, expected, seconds)
+
+
+class Node:
+    """Somebody on the workers' control channel, who gives one answer to each command; an exception is an error."""
+
+    def __init__(self, url, name, **answers):
+        self.connection, self.ended = Connection(url), threading.Event()
+        handlers = {kind: self.saying(answers.get(kind, KINDS[kind])) for kind in KINDS}
+        node = Mailbox("celery", type="fanout")(self.connection).Node(name, handlers=handlers)
+        node.channel = self.connection.channel()
+        self.consumer = node.listen()
+        self.thread = threading.Thread(target=self.serve)
+
+    def saying(self, answer):
+        def handler(state, **arguments):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return handler
+
+    def serve(self):
+        while not self.ended.is_set():
+            try:
+                self.connection.drain_events(timeout=0.1)
+            except TimeoutError:
+                pass
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join(10)
+        self.connection.close()
+
+
+@contextmanager
+def nodes(broker, *made):
+    """These nodes are on the control channel, and Redis knows it."""
+    with ExitStack() as stack:
+        for name, answers in made:
+            stack.enter_context(Node(broker.url, name, **answers))
+        # The tests' own ear is one of those who listen.
+        ears = lambda: sum(int(client["psub"]) for client in broker.client.client_list())  # noqa: E731
+        wait_until(lambda: ears() == 1 + len(made), what="the nodes listen")
+        yield
+
+
+class TestReplies:
+    def test_what_each_command_tells_is_held(self, app, broker):
+        told = {
+            "active": [{"id": "a1"}, {"id": "a2"}],
+            "reserved": [{"id": "r1"}],
+            "scheduled": [{"eta": "soon", "priority": 6, "request": {"id": "s1"}}],
+            "query_task": {"q1": ["reserved", {"id": "q1"}], "q2": ["active", {}], "q3": ["ready", {}]},
+        }
+        with nodes(broker, ("one@test", told)):
+            found = ask(app, "q1", "q2", "q3")
+        assert found.holding == dict.fromkeys(["a1", "a2", "r1", "s1", "q1", "q2", "q3"], "one@test")
+        assert found.active == dict.fromkeys(["a1", "a2", "q2"], "one@test")
+        assert (found.answered, found.doubled, found.unread, found.error) == ({"one@test"}, set(), 0, "")
+
+    def test_the_one_that_executes_a_task_is_named_before_one_that_only_has_it(self, app, broker):
+        made = [("one@test", {"reserved": [{"id": "t1"}]}), ("two@test", {"active": [{"id": "t1"}]})]
+        for order in (made, made[::-1]):
+            with nodes(broker, *order):
+                found = ask(app, expected=2)
+            assert found.holding == found.active == {"t1": "two@test"}
+
+    def test_two_under_one_name_are_told(self, app, broker):
+        with nodes(broker, ("one@test", {"active": [{"id": "t1"}]}), ("one@test", {}), ("two@test", {})):
+            found = ask(app, expected=3)
+        assert (found.answered, found.doubled) == ({"one@test", "two@test"}, {"one@test"})
+        assert found.holding == {"t1": "one@test"}
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_garbage_is_counted_and_whoever_says_it_has_not_answered(self, app, broker, kind):
+        garbage = [None, 5, "text", {"ok": "pong"}, [1], [{}], [{"request": 1}], [{"id": []}], ValueError("told")]
+        held = {"active": [{"id": "t1"}], "reserved": [{"id": "t2"}]}
+        odd = [(f"odd{number}@test", {**held, kind: each}) for number, each in enumerate(garbage)]
+        with nodes(broker, *odd, ("one@test", {})):
+            found = ask(app, expected=10, seconds=1.0)
+        assert (found.answered, found.unread, found.error) == ({"one@test"}, len(garbage), "")
+        assert found.holding.keys() == {"active": {"t2"}, "reserved": {"t1"}}.get(kind, {"t1", "t2"})
+
+    def test_what_is_no_reply_at_all_is_counted_or_told_and_never_raised(self, app, broker):
+        heard = []
+
+        def disturb():
+            """Answer every command with what no worker would say."""
+            while len(heard) < 4:
+                said = broker.ear.get_message(timeout=5)
+                body = json_of(said)
+                heard.append(body["method"])
+                key = f"{body['reply_to']['routing_key']}.{body['reply_to']['exchange']}"
+                broker.client.lpush(key, garbled(body["ticket"]))
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        found = ask(app, expected=1, seconds=1.0)
+        thread.join()
+        assert sorted(heard) == sorted(KINDS)
+        assert (found.unread, found.answered, found.holding) == (4, set(), {})
+
+    def test_nobody_there_is_no_error(self, app):
+        begin = real_monotonic()
+        found = ask(app, "t1", seconds=0.3)
+        assert 0.3 <= real_monotonic() - begin < 1.5
+        assert found == Inquiry()
+
+    def test_as_many_as_are_expected_end_it_and_none_expected_waits_for_whoever_is_there(self, app, broker):
+        with nodes(broker, ("one@test", {}), ("two@test", {})):
+            took = []
+            for expected in (2, 1, 0, 3):
+                begin = real_monotonic()
+                found = ask(app, expected=expected, seconds=1.0)
+                took.append(real_monotonic() - begin)
+                assert expected == 1 or found.answered == {"one@test", "two@test"}
+        assert max(took[:2]) < 0.9 <= min(took[2:])
+
+    def test_a_broker_that_refuses_is_not_the_same_as_nobody(self, refusing_broker):
+        with Broker() as asked:
+            found = inquire(asked, ["t1"], 1)
+            assert found.error == asked.error
+        assert found.error.startswith("the broker did not answer: ")
+        assert found == Inquiry(error=found.error)
+
+    @pytest.mark.live
+    @pytest.mark.parametrize("half_way", [False, True])
+    def test_a_broker_that_hangs_costs_a_few_seconds(self, hanging_broker, monkeypatch, half_way):
+        monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
+        asked = Broker(project(hanging_broker.url))
+        if half_way:
+            hanging_broker.go_on()
+            asked.revoke(["t1"])
+            hanging_broker.stop()
+        begin = real_monotonic()
+        with asked:
+            found = inquire(asked, ["t1"], 1)
+            assert real_monotonic() - begin < 4
+        assert real_monotonic() - begin < 6
+        assert found.error.startswith("the broker did not answer: ")
+
+
+def json_of(said):
+    """The command in a control message, as the ear heard it."""
+    return json.loads(base64.b64decode(json.loads(said["data"])["body"]))
+
+
+def garbled(ticket):
+    """A reply whose body is not what its content type says."""
+    properties = {"delivery_tag": "1", "delivery_info": {"exchange": "", "routing_key": ""}, "delivery_mode": 1}
+    message = {"body": "{", "headers": {"ticket": ticket}, "properties": properties}
+    return json.dumps({**message, "content-type": "application/json", "content-encoding": "utf-8"})
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory):
+    """A Redis and three workers of its own."""
+    server = servers.RedisServer()
+    try:
+        with little.workers(
+            server.url, tmp_path_factory.mktemp("crew"), one="threads", two="threads", solo="solo"
+        ) as workers:
+            yield server, workers
+    finally:
+        server.end()
+
+
+ALL = {"one@test", "two@test", "solo@test"}
+
+
+@pytest.mark.live
+@pytest.mark.xdist_group("crew")
+@pytest.mark.timeout(180)
+class TestWorkers:
+    @pytest.fixture
+    def app(self, crew, monkeypatch):
+        monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
+        app = project(crew[0].url)
+        wait_until(lambda: ask(app, expected=3).answered == ALL, 30, "all workers answer")
+        return app
+
+    @pytest.fixture
+    def hold(self, app, tmp_path):
+        """Returns a function that gives a worker a task to hold; it ends with the test."""
+        release = tmp_path / "release"
+
+        def give(name, task_id, **options):
+            with Broker(app) as asked:
+                asked.publish("little.hold", Message([str(release)], options={"queue": name, **options}), task_id)
+
+        yield give
+        release.touch()
+        wait_until(lambda: not ask(app, expected=3).active, 30, "the tasks have ended")
+
+    def test_all_answer_at_once_and_nothing_is_left_behind(self, app, crew):
+        client = crew[0].client
+        keys, connected = sorted(client.keys()), client.info("clients")["connected_clients"]
+        begin = real_monotonic()
+        found = ask(app, "t1", expected=3, seconds=20.0)
+        assert real_monotonic() - begin < 10
+        assert (found.answered, found.active, found.doubled, found.unread, found.error) == (ALL, {}, set(), 0, "")
+        assert sorted(client.keys()) == keys
+        assert client.smembers("_kombu.binding.reply.celery.pidbox") == set()
+        wait_until(lambda: client.info("clients")["connected_clients"] <= connected)
+
+    def test_what_a_worker_executes_reserves_and_schedules_is_held(self, app, hold):
+        active, reserved, later = (str(uuid4()) for _ in range(3))
+        hold("one", later, countdown=300)
+        wait_until(lambda: later in ask(app, expected=3).holding)
+        hold("one", active)
+        wait_until(lambda: active in ask(app, expected=3).active)
+        hold("one", reserved)
+        wait_until(lambda: reserved in ask(app, expected=3).holding)
+        found = ask(app, reserved, "gone", expected=3)
+        assert found.holding.items() >= dict.fromkeys([active, reserved, later], "one@test").items()
+        assert "gone" not in found.holding
+        assert found.active == {active: "one@test"}
+
+    def test_a_busy_solo_worker_and_a_stopped_one_are_silent_and_cost_the_time_once(self, app, crew, hold):
+        server, workers = crew
+        task_id = str(uuid4())
+        hold("solo", task_id)
+        wait_until(
+            lambda: not server.client.llen("solo") and ask(app, expected=2, seconds=0.5).answered == ALL - {"solo@test"}
+        )
+        workers["two"].send_signal(signal.SIGSTOP)
+        try:
+            begin = real_monotonic()
+            found = ask(app, task_id, expected=3, seconds=1.0)
+            assert 1.0 <= real_monotonic() - begin < 2.5
+        finally:
+            workers["two"].send_signal(signal.SIGCONT)
+        assert (found.answered, found.active, found.error) == ({"one@test"}, {}, "")
+        assert task_id not in found.holding
+
+    def test_late_answers_are_left_nowhere(self, app, crew):
+        server, workers = crew
+        keys = sorted(server.client.keys())
+        workers["two"].send_signal(signal.SIGSTOP)
+        try:
+            found = ask(app, expected=3, seconds=0.5)
+        finally:
+            workers["two"].send_signal(signal.SIGCONT)
+        assert found.answered == ALL - {"two@test"}
+        wait_until(lambda: ask(app, expected=3).answered == ALL)
+        assert sorted(server.client.keys()) == keys
+
+
+@pytest.mark.live
+@pytest.mark.xdist_group("rabbit")
+@pytest.mark.timeout(180)
+class TestRabbit:
+    @pytest.fixture
+    def app(self, rabbit, monkeypatch):
+        monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
+        return project(rabbit.url)
+
+    def test_a_worker_answers_and_a_terminate_reaches_the_one_that_is_named(self, app, rabbit, tmp_path):
+        task_id = str(uuid4())
+        with little.workers(rabbit.url, tmp_path, prey="prefork"):
+            with Broker(app) as asked:
+                asked.publish("little.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id)
+            wait_until(lambda: ask(app, task_id).active == {task_id: "prey@test"}, 30)
+            with Broker(app) as asked:
+                asked.revoke([task_id], terminate=True, destination=["another@test"])
+                assert inquire(asked, [task_id], 1).active == {task_id: "prey@test"}
+                asked.revoke([task_id], terminate=True, destination=["prey@test"])
+            wait_until(lambda: ask(app, task_id) == Inquiry(answered=frozenset({"prey@test"})), 30)
+
+    def test_a_broker_that_hangs_is_not_the_same_as_nobody(self, app, rabbit):
+        assert ask(app, expected=1, seconds=0.1) == Inquiry()
+        asked = Broker(app)
+        asked.revoke(["t1"])
+        with rabbit.stopped(), asked:
+            begin = real_monotonic()
+            found = inquire(asked, ["t1"], 1)
+            assert real_monotonic() - begin < 6
+        assert found.error.startswith("the broker did not answer: ")
