@@ -76,7 +76,7 @@ class Question:
             self.answer = self.ask()
         # What a broken server raises varies: the client libraries' own errors, RuntimeError, UnicodeDecodeError.
         except Exception as error:
-            logger.warning("The %s cannot be used: %s", self.name, type(error).__name__)
+            logger.warning("The %s cannot be used: %s: %s", self.name, type(error).__name__, error)
             self.answer = f"The {self.name} cannot be reached."
 
 

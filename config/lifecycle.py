@@ -12,7 +12,7 @@ from config import health
 
 logger = logging.getLogger(__name__)
 
-WAIT_SECONDS = 5
+WAIT_SECONDS = 3
 
 
 def wait_for_database() -> None:

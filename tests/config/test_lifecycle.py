@@ -54,7 +54,7 @@ def test_without_a_database_it_waits_and_says_so_and_ends_when_told_to(words, nu
     finally:
         processes.end(process)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert lines[-1]["message"].startswith("Waiting for the database, asked every 5 s. The database cannot be reached.")
+    assert lines[-1]["message"].startswith("Waiting for the database, asked every 3 s. The database cannot be reached.")
     assert lines[-1]["level"] == "WARNING"
     assert "s3cret" not in log.read_text()
     assert not (tmp_path / "alive").exists()
