@@ -7,6 +7,9 @@ RUN := $(BIN)/python -m config.embedded run --
 # The lock's content is in the stamp's name: only a changed lock is installed again.
 STAMP := $(VENV)/installed-$(shell cksum < requirements.lock | tr -d ' ')
 
+RESOLVE = build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+
 # For commands that look at the code only: no server is started or asked.
 STATIC := DATABASE_URL=sqlite:// CELERY_BROKER_URL=memory://
 PRODUCTION := DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(64))') \
@@ -53,10 +56,10 @@ format: $(STAMP) ## format the code and repair what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## resolve pyproject.toml anew into requirements.lock (uses the network)
+lock: ## resolve pyproject.toml anew into the two requirements*.lock (uses the network)
 	$(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	build/uv/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	$(RESOLVE) --upgrade --group dev --output-file requirements.lock
+	$(RESOLVE) --group host --constraint requirements.lock --output-file requirements-host.lock
 
 clean: ## stop the embedded servers; delete their data, caches, build output and .venv
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m config.embedded delete; fi

@@ -8,4 +8,6 @@ from django.core.management import execute_from_command_line
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    # What a command prints is its answer; what is logged meanwhile must not get into it.
+    os.environ.setdefault("LOG_STREAM", "stderr")
     execute_from_command_line(sys.argv)

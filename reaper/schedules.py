@@ -93,6 +93,11 @@ def new_row(schedule: Schedule, using: str) -> PeriodicTask:
     )
 
 
+def existing() -> models.QuerySet[PeriodicTask]:
+    """Return the rows, also renamed ones."""
+    return PeriodicTask.objects.filter(task__in=TASKS)
+
+
 def remove() -> int:
-    """Delete the rows, also renamed ones, before the reaper is uninstalled; return how many."""
-    return PeriodicTask.objects.filter(task__in=TASKS).delete()[0]
+    """Delete the rows before the reaper is uninstalled; return how many."""
+    return existing().delete()[0]

@@ -82,7 +82,9 @@ def both(state: Path | None = None, *, durable: bool = True) -> dict[str, "Serve
         from config.embedded.servers import Postgres, Redis
     except ModuleNotFoundError as error:
         wanted = " and ".join(VARIABLES.values())
-        raise EmbeddedError(f"The embedded servers need {error.name}: set {wanted}, or run make setup.") from error
+        raise EmbeddedError(
+            f"The embedded servers need {error.name}: set {wanted} (and DEBUG=0 in production), or run make setup."
+        ) from error
     state = state or state_folder()
     return {server.name: server for server in (Postgres(state, durable=durable), Redis(state, durable=durable))}
 

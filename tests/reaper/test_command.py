@@ -4,6 +4,8 @@ import getpass
 import json
 
 import pytest
+from django.core.management import call_command
+from django_celery_beat.models import PeriodicTask
 
 from apps.sources.models import CrawlJob
 from reaper.models import Reaping, RefusedWrite, Sweep
@@ -230,3 +232,26 @@ def test_a_parent_is_finalized_by_hand_once():
     assert Reaping.objects.get().actor == "ann"
     code, out, err = reaper("finalize", str(job.pk))
     assert (code, out, len(err.splitlines())) == (1, "", 1)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_are_listed_and_removed():
+    call_command("migrate", verbosity=0)
+    code, out, err = reaper("schedules")
+    assert (code, len(out.splitlines()), err) == (0, 5, "")
+    assert "reaper.tasks.sweep_running: on, every 5 seconds" in out
+    PeriodicTask.objects.filter(task="reaper.tasks.sweep_running").update(enabled=False)
+    code, out, _ = reaper("schedules")
+    assert code == 1
+    assert "reaper.tasks.sweep_running: off, every 5 seconds" in out
+
+    code, out, _ = reaper("schedules", "--remove")
+    assert (code, out.partition(".")[0]) == (0, "5 schedules were deleted")
+    assert not PeriodicTask.objects.filter(task__startswith="reaper.").exists()
+    assert reaper("schedules", "--remove")[1].startswith("0 schedules")
+    code, out, _ = reaper("schedules")
+    assert (code, out.count("missing")) == (1, 5)
+    call_command("migrate", verbosity=0)
+    assert PeriodicTask.objects.filter(task__startswith="reaper.").count() == 5

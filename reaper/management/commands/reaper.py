@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
@@ -48,7 +49,7 @@ class Command(BaseCommand):
     """Looks after stuck runs by hand."""
 
     help = "Finds stuck runs, says what is the matter with them, and ends or requeues them."
-    missing_args_message = "say what to do: sweep, diagnose, explain, fail, requeue or finalize"
+    missing_args_message = "say what to do: sweep, diagnose, explain, fail, requeue, finalize or schedules"
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Return the parser."""
@@ -76,6 +77,8 @@ class Command(BaseCommand):
         sub("explain", "Say what is known of one run, and what would be done with it.", run, as_json)
         sub("fail", "Fail an unfinished run and kill its task.", run, user)
         sub("requeue", "Give an unfinished run a new task; one that is running is killed before.", run, user)
+        gone = option("--remove", action="store_true", help="delete them, before the reaper is uninstalled")
+        sub("schedules", "List the schedules by which Beat starts the sweeps.", gone)
         sub("finalize", "Give a parent whose children have all ended its outcome.", parent, user)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -164,6 +167,22 @@ class Command(BaseCommand):
                 return NOT_WELL
         sentence = f"{parent} was not finalized: no parent of this id waits for its outcome, or a child has not ended."
         raise CommandError(sentence, returncode=NOT_WELL)
+
+    def do_schedules(self, remove: bool, **_: Any) -> int:
+        """List the schedules, or delete them. Exits with 1 when a task is not scheduled, or its schedule is off."""
+        if not apps.is_installed("django_celery_beat"):
+            raise CommandError("django_celery_beat is not installed: there are no schedules.", returncode=NOT_WELL)
+        from reaper import schedules  # whose models exist only then
+
+        if remove:
+            self.page.say(f"{schedules.remove()} schedules were deleted. A migrate with the reaper makes them again.")
+            return WELL
+        rows = {row.task: row for row in schedules.existing()}
+        for task in schedules.TASKS:
+            row = rows.get(task)
+            state = "missing: migrate makes it" if row is None else "on" if row.enabled else "off"
+            self.page.say(f"{task}: {state}" + (f", {row.scheduler}" if row else ""))
+        return WELL if all(task in rows and rows[task].enabled for task in schedules.TASKS) else NOT_WELL
 
     def act(self, target: str, action: Action, user: str | None) -> int:
         """Fail or requeue one run by hand, if it is still unfinished."""

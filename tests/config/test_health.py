@@ -1,0 +1,130 @@
+"""The two probes: what they say when all is well, and when a server is not there, hangs or lacks migrations."""
+
+import socket
+import time
+
+import pytest
+from django.db import connection
+
+from config import health
+from tests import processes
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(
+        connection.vendor != "postgresql", reason="a second connection to SQLite's test database is empty"
+    ),
+]
+WELL = {"database": "", "broker": ""}
+# Nobody's name, and no address that anybody answers for.
+PROBER = {"HTTP_HOST": "10.0.0.7:8000"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_asked_before(monkeypatch):
+    monkeypatch.setattr(health.Question, "asked", {})
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with processes.redis_server() as server, processes.broker_at(server.url):
+        yield server
+
+
+@pytest.fixture
+def black_hole():
+    """The port of a server that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def database(monkeypatch):
+    """A function that changes where the probe's own connection goes to."""
+
+    def change(**values):
+        monkeypatch.setitem(connection.settings_dict, "OPTIONS", {"connect_timeout": 5})
+        for name, value in values.items():
+            monkeypatch.setitem(connection.settings_dict, name, value)
+
+    return change
+
+
+def readyz(client):
+    answer = client.get("/readyz", **PROBER)
+    return answer.status_code, answer.content.decode()
+
+
+def test_a_prober_needs_neither_a_known_host_nor_tls(client, broker, settings):
+    settings.SECURE_SSL_REDIRECT = True
+    settings.ALLOWED_HOSTS = ["crawler.example"]
+    assert readyz(client) == (200, "ready\n")
+    answer = client.get("/healthz", **PROBER)
+    assert (answer.status_code, answer.content, answer["Cache-Control"]) == (200, b"ok\n", "no-store")
+    assert client.get("/", **PROBER).status_code == 400
+
+
+def test_up_is_not_ready(client, database, settings):
+    database(HOST="127.0.0.1", PORT=processes.free_port())
+    with processes.broker_at(f"redis://:s3cret@127.0.0.1:{processes.free_port()}/0"):
+        assert readyz(client) == (503, "The database cannot be reached.\nThe broker cannot be reached.\n")
+        assert client.get("/healthz", **PROBER).status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_servers_that_hang_do_not_hang_the_probe(client, database, black_hole, scheme):
+    database(HOST="127.0.0.1", PORT=black_hole)
+    with processes.broker_at(f"{scheme}://u:s3cret@127.0.0.1:{black_hole}/0"):
+        began = time.monotonic()
+        status, text = readyz(client)
+        took = time.monotonic() - began
+        again = readyz(client)
+    assert (status, text.count("\n"), "s3cret" in text) == (503, 2, False), text
+    assert took < health.SECONDS + 2
+    assert "The database does not answer within 3 s.\n" in again[1]
+
+
+def test_what_still_hangs_is_not_asked_a_second_time(broker):
+    release, asked = processes.threading.Event(), []
+
+    def hang():
+        asked.append(1)
+        release.wait(20)
+        return ""
+
+    health.SECONDS, seconds = 0.05, health.SECONDS
+    try:
+        answers = {health.Question("slow", hang).get() for _ in range(3)}
+    finally:
+        health.SECONDS = seconds
+        release.set()
+    assert answers == {"The slow does not answer within 0.05 s."}
+    assert len(asked) == 1
+    health.Question.asked["slow"].join(5)
+    assert health.Question("slow", hang).get() == ""
+
+
+def test_a_database_without_a_migration_is_not_ready(client, broker):
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'reaper' RETURNING name, applied")
+        rows = cursor.fetchall()
+        try:
+            sentence = f"The database lacks {len(rows)} migrations: run manage.py migrate.\n"
+            assert readyz(client) == (503, sentence)
+        finally:
+            for name, applied in rows:
+                values = ["reaper", name, applied]
+                cursor.execute("INSERT INTO django_migrations (app, name, applied) VALUES (%s, %s, %s)", values)
+    assert readyz(client) == (200, "ready\n")
+
+
+def test_a_probe_leaves_no_connection(client, broker):
+    def sessions():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+            return {pid for (pid,) in cursor.fetchall()}
+
+    before = sessions()
+    for _ in range(3):
+        assert readyz(client)[0] == 200
+    processes.wait_until(lambda: sessions() <= before, what="the probes' sessions have gone")
