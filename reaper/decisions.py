@@ -43,7 +43,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from reaper.facts import AHEAD, Evidence, History, Phase, Presence, RunFacts, Vital
+from reaper.facts import AHEAD, Evidence, History, Phase, Presence, RunFacts, Vital, hostname
 
 # A sweep publishes right after its commit, and the broker's answer is bounded (broker.BOUNDS). Within this time it may
 # be about to publish, and another sweep would send a second copy.
@@ -175,7 +175,8 @@ def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> 
 
 def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime, age: timedelta) -> Decision:
     """The rules of a run that has started."""
-    quiet = run.quiet(now) or age
+    quiet = run.quiet(now)
+    quiet = age if quiet is None else quiet
     executing = evidence.active_since is not None
     if age > policy.run_timeout:
         return end(run, policy.on_timeout, policy, Reason.TIMED_OUT, terminate=executing)
@@ -194,12 +195,15 @@ def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datet
 
 def was_let_go(run: RunFacts, evidence: Evidence) -> bool:
     """True when the worker that began the run cannot be working on it any more."""
-    if evidence.claimant is Vital.DEAD or evidence.last_holder:
+    if evidence.claimant is Vital.DEAD:
         return True
     if evidence.claimant is Vital.ALIVE:
         # Its report, taken after the run's last sign of life and by the same clock, is without the task.
         listed, sign = evidence.claimant_listed_at, run.last_sign
         return listed is not None and sign is not None and listed > sign
+    # A dead worker that had a copy of the message tells nothing of another one that the row names.
+    if evidence.last_holder and run.worker in ("", hostname(evidence.last_holder)):
+        return True
     if run.worker:
         return False
     # Nobody knows who began it; but whoever is alive was watched since before, and does not have it.

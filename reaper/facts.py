@@ -10,6 +10,11 @@ from enum import StrEnum
 AHEAD = timedelta(hours=1)
 
 
+def hostname(worker: str) -> str:
+    """Return the name by which Celery knows a worker, of "hostname/incarnation" or of the hostname alone."""
+    return worker.rpartition("/")[0] or worker
+
+
 class Phase(StrEnum):
     """Where a run is in its life; the adapter maps its own statuses to these."""
 

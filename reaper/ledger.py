@@ -1,10 +1,12 @@
 """The ledger: what was done to a run before, and what of it the broker has not taken yet."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from django.db.models import F, QuerySet
 
@@ -15,6 +17,7 @@ from reaper.models import Reaping, RefusedWrite, Sweep
 
 # A task that was to be revoked this long ago has started, ended or been refused by its fence since.
 REVOKE_WITHIN = timedelta(hours=1)
+Data = TypeVar("Data", RunFacts, Evidence, History)
 
 
 def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts]:
@@ -77,6 +80,49 @@ def record(
 def as_json(known: RunFacts | Evidence) -> dict[str, Any]:
     """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
     return json.loads(json.dumps(asdict(known), default=plain))
+
+
+def facts_of(kept: Any) -> RunFacts:
+    """Return a run's facts from a row's `facts`, as they were."""
+    return revived(RunFacts, kept, kind="", pk="", phase=Phase.UNKNOWN)
+
+
+def evidence_of(kept: Any) -> Evidence:
+    """Return the evidence from a row's `evidence`, as it was."""
+    return revived(Evidence, kept)
+
+
+def revived(cls: type[Data], kept: Any, **defaults: Any) -> Data:
+    """Return a dataclass from its JSON. What an older row lacks, or what cannot be read, is the default."""
+    values, hints = dict(defaults), get_type_hints(cls)
+    kept = kept if isinstance(kept, Mapping) else {}
+    for name in hints.keys() & kept.keys():
+        try:
+            values[name] = read(hints[name], kept[name])
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return cls(**values)
+
+
+def read(hint: Any, value: Any) -> Any:
+    """Return one value of a dataclass from its JSON, by its type. Raises what the type's own reading raises."""
+    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and NoneType in hints:
+        return None
+    hint = next(each for each in hints if each is not NoneType)
+    if hint is datetime:
+        return datetime.fromisoformat(value)
+    if hint is timedelta:
+        return timedelta(seconds=value)
+    if is_dataclass(hint):
+        return revived(cast("type", hint), value)
+    if get_origin(hint) is Sequence:
+        return tuple(value)
+    if issubclass(hint, Enum):
+        return hint(value)
+    if not isinstance(value, hint):
+        raise TypeError
+    return value
 
 
 def plain(value: Any) -> Any:

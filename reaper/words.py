@@ -4,19 +4,31 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from reaper.decisions import Action, Decision
-from reaper.facts import Evidence, History, Phase, Presence, RunFacts, Vital
+from reaper.facts import Evidence, History, Phase, Presence, RunFacts, Vital, hostname
+
+VERBS = {
+    Action.LEAVE: "Left alone",
+    Action.REQUEUE: "Requeued",
+    Action.REPUBLISH: "Sent again",
+    Action.FAIL: "Failed",
+    Action.CLOSE: "Closed",
+}
 
 
 def describe(run: RunFacts, decision: Decision, now: datetime, *, by: str = "") -> str:
     """Return the sentence that is written into the run: what happened, how long it was stuck, by which rule."""
-    verb = {Action.REQUEUE: "Requeued", Action.CLOSE: "Closed"}.get(decision.action, "Failed")
     age = run.age(now)
-    stuck = f" It had been {run.status} for {duration(age)}." if age is not None else ""
-    spent = ""
-    if decision.exhausted:
-        spent = f" Given up after {sum_of(run.history)} requeues."
+    stuck = f" It had been {run.status or run.phase} for {duration(age)}." if age is not None else ""
     who = f"by {by}" if by else f"by the reaper because {decision.reason.sentence}"
-    return f"{verb} {who} (rule {decision.reason}).{stuck}{spent}"
+    spent = given_up(sum_of(run.history)) if decision.exhausted else ""
+    return f"{VERBS[decision.action]} {who} (rule {decision.reason}).{stuck}{spent}"
+
+
+def given_up(requeues: int) -> str:
+    """Return that no further requeue is allowed, and after how many."""
+    if not requeues:
+        return " Its kind allows no requeue."
+    return f" Given up after {requeues} {'requeue' if requeues == 1 else 'requeues'}."
 
 
 def duration(value: timedelta) -> str:
@@ -39,9 +51,9 @@ def sum_of(history: History) -> int:
 
 def evidence_in_words(run: RunFacts, evidence: Evidence, now: datetime) -> str:
     """Return what is known of the task behind a run, in one line: who claimed it, who has it, where its message is."""
-    said = [*of_claimant(run, evidence, now), of_task(run, evidence, now)]
-    if run.phase is Phase.QUEUED and not evidence.holder and run.task_id:
-        said += of_message(evidence, now)
+    said = [*of_claimant(run, evidence, now), *of_task(run, evidence, now)]
+    if run.task_id and not evidence.holder:
+        said += of_retry(evidence) if run.phase is Phase.RUNNING else of_message(evidence, now)
     return "; ".join([*said, *evidence.doubts])
 
 
@@ -52,42 +64,68 @@ def of_claimant(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[st
     if not run.worker:
         yield "its row names no worker"
         return
-    heard = evidence.claimant_seen_at
-    state = {Vital.ALIVE: "alive", Vital.DEAD: "dead", Vital.UNKNOWN: "not known"}[evidence.claimant]
-    when = f"last heard of {ago(now, heard)}" if heard else "which never reported"
-    end = ", which had announced its end" if evidence.announced else ""
-    yield f"claimed by {run.worker} ({state}, {when}{end})"
+    state = {
+        Vital.ALIVE: "is alive",
+        Vital.DEAD: dead(evidence),
+        Vital.UNKNOWN: "left no report",
+    }[evidence.claimant]
+    heard = f", last heard of {ago(now, evidence.claimant_seen_at)}" if evidence.claimant_seen_at else ""
+    yield f"claimed by {hostname(run.worker)}, which {state}{heard}"
 
 
-def of_task(run: RunFacts, evidence: Evidence, now: datetime) -> str:
-    """Return who has the task."""
+def of_task(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
+    """Yield who has the task."""
+    holder = hostname(evidence.holder)
     if not run.task_id:
-        return "it has no task"
-    if evidence.active_since:
-        return f"{evidence.holder} is executing the task since {duration(now - evidence.active_since)}"
-    if evidence.holder:
-        return f"{evidence.holder} has the task"
-    if not evidence.absent:
-        return "whether a worker has the task is not known"
-    named = f"; the last report of {evidence.last_holder}, which is dead, names it" if evidence.last_holder else ""
-    seen = f" (as {evidence.witness} can tell)" if evidence.witness else ", but no worker was there all along to tell"
-    return f"no live worker has the task{seen}{named}"
+        yield "it has no task"
+    elif evidence.holder and evidence.active_since:
+        yield f"{holder} has been working on the task for {duration(now - evidence.active_since)}"
+    elif evidence.holder:
+        yield f"{holder} holds the task and is not working on it yet"
+    elif not evidence.absent:
+        yield "whether a live worker holds the task is not known"
+    elif not evidence.witness:
+        yield "no live worker says that it holds the task, but none has been reporting for long enough to be sure"
+    else:
+        yield "no live worker holds the task"
+        if not run.worker and run.phase is Phase.RUNNING and evidence.watched_since:
+            yield f"all live workers have been reporting for {duration(now - evidence.watched_since)}"
+    if evidence.last_holder and not evidence.holder and evidence.last_holder != run.worker:
+        yield f"{hostname(evidence.last_holder)}, which {dead(evidence)}, had the task when it last reported"
+
+
+def dead(evidence: Evidence) -> str:
+    """Return that the worker is dead, and whether it was meant to end."""
+    return "had announced its end and is dead" if evidence.announced else "is dead"
+
+
+def of_retry(evidence: Evidence) -> Iterator[str]:
+    """Yield that a running run's next attempt waits."""
+    if evidence.returns:
+        yield f"its own retry is waiting in {of_queue(evidence)}"
 
 
 def of_message(evidence: Evidence, now: datetime) -> Iterator[str]:
-    """Yield where a queued run's message is."""
-    depth = "" if evidence.waiting is None else f" ({evidence.waiting} waiting)"
-    queue = f"queue {evidence.queue or '?'}{depth}"
+    """Yield where a queued run's message is, and what else tells of the queue."""
+    queue, depth = of_queue(evidence), "" if evidence.waiting is None else f" ({evidence.waiting} waiting)"
     yield {
-        Presence.WAITING: f"its message waits in {queue}",
-        Presence.DELIVERED: f"its message was delivered and is not acknowledged; {queue}",
-        Presence.ABSENT: f"its message is not in {queue}",
-        Presence.UNKNOWN: f"whether its message is in {queue} is not known",
+        Presence.WAITING: f"its message is waiting in {queue}{depth}",
+        Presence.DELIVERED: f"its message was taken from {queue}{depth} and is not acknowledged",
+        Presence.ABSENT: f"its message is not in {queue}{depth}",
+        Presence.UNKNOWN: f"whether its message is in {queue}{depth} is not known",
     }[evidence.presence]
     if evidence.first_look:
-        yield f"that was so {ago(now, evidence.first_look)} already"
+        heard = "every live worker has" if evidence.heard_since else "not every live worker has"
+        yield f"the same was seen {ago(now, evidence.first_look)}, and {heard} reported since"
+    if evidence.overtaken:
+        yield "runs that were sent much later have started"
+
+
+def of_queue(evidence: Evidence) -> str:
+    """Return the queue's name, as part of a sentence."""
+    return f"queue {evidence.queue}" if evidence.queue else "its queue"
 
 
 def ago(now: datetime, then: datetime) -> str:
     """Return how long ago something was."""
-    return f"{duration(now - then)} ago"
+    return f"{duration(now - then)} ago" if now - then >= timedelta(seconds=1) else "just now"

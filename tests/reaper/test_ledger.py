@@ -1,21 +1,28 @@
 """The ledger: what it keeps, and what it makes of a run's past."""
 
+import json
 from dataclasses import asdict, replace
 from datetime import timedelta
 
 import pytest
+from freezegun import freeze_time
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import ledger
+from reaper import conf, ledger, sweeps
 from reaper.adapters import Change
-from reaper.decisions import Action, Decision, History, Phase, Policy, Reason, RunFacts, decide
-from reaper.models import Reaping, RefusedWrite, Sweep
-from tests.reaper.test_decisions import revived
+from reaper.decisions import Action, Decision, Reason, decide
+from reaper.facts import NOTHING, Evidence, History, Phase, RunFacts
+from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.workers import SILENCE
+from tests.reaper.test_decisions import DEAD, POLICIES, REPEATS, always, evidences, queued, running
+from tests.reaper.test_decisions import runs as any_runs
 from tests.worlds import NOW, SECOND, queued_job, running_job
 
-HOUR = timedelta(hours=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 ADAPTER = CrawlJobs()
 RUN = RunFacts(kind="crawl_job", pk="7", phase=Phase.QUEUED, status="pending", task_id="t1", queued_at=NOW)
 
@@ -24,7 +31,7 @@ pytestmark = pytest.mark.django_db
 
 def entry(action="requeue", phase="queued", new="", sent=False, by="", at=NOW, run="7", **fields):
     """One row of the ledger."""
-    values = {"at": at, "kind": "crawl_job", "run_id": run, "phase": phase, "action": action, "reason": "overdue"}
+    values = {"at": at, "kind": "crawl_job", "run_id": run, "phase": phase, "action": action, "reason": "lost"}
     values |= {"new_task_id": new, "published_at": at if sent else None, "actor": by}
     return Reaping.objects.create(**values | fields)
 
@@ -44,9 +51,30 @@ LATER = NOW + SECOND
         pytest.param([SENT], History(redispatches=1, last_action_at=NOW), id="a redispatch"),
         pytest.param([{**SENT, "phase": "running"}], History(requeues=1, last_action_at=NOW), id="a requeue"),
         pytest.param(
-            [SENT, {**SENT, "phase": "running"}, {**SENT, "at": LATER}],
-            History(requeues=1, redispatches=2, last_action_at=LATER),
+            [{**SENT, "phase": "running", "interrupted": True}],
+            History(interruptions=1, last_action_at=NOW),
+            id="an interruption is no requeue",
+        ),
+        pytest.param(
+            [{**SENT, "interrupted": True}], History(redispatches=1, last_action_at=NOW), id="it had not even started"
+        ),
+        pytest.param(
+            [
+                SENT,
+                {**SENT, "phase": "running"},
+                {**SENT, "phase": "running", "interrupted": True},
+                {**SENT, "at": LATER},
+            ],
+            History(requeues=1, redispatches=2, interruptions=1, last_action_at=LATER),
             id="several",
+        ),
+        pytest.param(
+            [{"action": "fail", "phase": "running", "interrupted": True}], History(), id="a fail is no interruption"
+        ),
+        pytest.param(
+            [{**SENT, "phase": "running", "interrupted": True}, {**SENT, "by": "ada"}],
+            History(),
+            id="interrupted, then by hand",
         ),
         pytest.param(
             [{"new": "t2"}],
@@ -101,30 +129,98 @@ def test_the_past_of_many_runs_is_one_query(django_assert_num_queries):
     assert sum(run.history.redispatches for run in found) == 20
 
 
-def test_a_row_keeps_enough_to_decide_again():
-    for run, policy in (
-        (ADAPTER.get(str(running_job(2 * HOUR, heartbeat_at=NOW).pk)), Policy()),
-        (ADAPTER.get(str(queued_job(HOUR, task_id="").pk)), Policy(max_redispatches=0)),
-        (replace(RUN, task_id=None, history=History(redispatches=1, last_action_at=NOW)), Policy()),
-    ):
-        decision = decide(run, None, policy, NOW + HOUR)
-        ledger.record(ADAPTER, [Change(run, decision, "Because.", "t2")], NOW, None, "")
-        kept = Reaping.objects.get(run_id=run.pk)
-        assert revived(kept.facts) == run
-        assert decide(revived(kept.facts), None, policy, NOW + HOUR) == decision
-        assert (kept.action, kept.reason) == (decision.action, decision.reason)
-        assert (kept.terminate, kept.exhausted) == (decision.terminate, decision.exhausted)
+@pytest.mark.parametrize(
+    ("phase", "interrupted", "most"), [("running", False, 3), ("running", True, 10), ("queued", False, 5)]
+)
+def test_a_run_is_requeued_as_often_as_its_budget_allows_and_then_it_is_poison(phase, interrupted, most):
+    run = running(HOUR, started_at=NOW) if phase == "running" else queued(HOUR, task_id="", queued_at=None)
+    evidence, policy = replace(DEAD, announced=interrupted), replace(REPEATS, backoff=())
+    past, fates = History(), []
+    while len(fates) < 20 and (not fates or fates[-1].action is Action.REQUEUE):
+        fates.append(decide(replace(run, history=past), evidence, policy, NOW + MINUTE))
+        row = {"action": fates[-1].action, "phase": run.phase, "interrupted": fates[-1].interrupted}
+        past = ledger.fold(past, {"at": NOW, "actor": "", "new_task_id": "t2", "published_at": NOW, **row})
+    assert [fate.action for fate in fates] == [Action.REQUEUE] * most + [Action.FAIL]
+    assert fates[-1].code == "poison"
+
+
+@given(any_runs(skew=st.timedeltas(-HOUR, HOUR)), evidences(), POLICIES)
+@always
+def test_what_a_row_keeps_is_enough_to_decide_again(run, evidence, policy):
+    facts, found = (json.loads(json.dumps(ledger.as_json(each))) for each in (run, evidence))
+    assert ledger.facts_of(facts) == run
+    assert ledger.evidence_of(found) == evidence
+    assert decide(ledger.facts_of(facts), ledger.evidence_of(found), policy, NOW) == decide(run, evidence, policy, NOW)
 
 
 def test_a_row_says_everything():
     sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
-    decision = Decision(Action.REQUEUE, Reason.OVERDUE)
+    decision = Decision(Action.REQUEUE, Reason.LOST)
     (row,) = ledger.record(ADAPTER, [Change(replace(RUN, task_id=None), decision, "Because.", "t2")], NOW, sweep, "ada")
     row.refresh_from_db()
     assert (row.sweep, row.at, row.kind, row.run_id, row.phase) == (sweep, NOW, "crawl_job", "7", "queued")
     assert (row.task_id, row.new_task_id, row.message, row.actor) == ("", "t2", "Because.", "ada")
     assert (row.revoked_at, row.published_at) == (None, None)
     assert set(row.facts) == set(asdict(RUN))
+
+
+def report(hostname, silent=timedelta(0), **fields):
+    """The last report of a worker that has been silent for this long."""
+    at = NOW - silent
+    values = {"seen_at": at, "listed_at": at, "since": NOW - HOUR, "queues": ["crawl", "default"]}
+    return WorkerReport.objects.create(hostname=hostname, incarnation="abc", **values | fields)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("broker", "limits")
+def test_what_a_sweep_wrote_replays():
+    report("celery@w1", silent=SILENCE + SECOND, draining=True)
+    report("celery@w2", active={"t2": NOW.timestamp()})
+    running_job(MINUTE, heartbeat_at=NOW - 30 * SECOND)
+    running_job(2 * HOUR, worker="celery@w2/abc", task_id="t2")
+    queued_job(HOUR, task_id="", queued_at=None)
+    # The workers are waited for, so time has to pass.
+    with freeze_time(NOW, tick=True):
+        swept = [sweeps.sweep(ADAPTER, phase) for phase in (Phase.RUNNING, Phase.QUEUED)]
+    assert [row.errors for row in swept] == [[], []]
+    rows = list(Reaping.objects.order_by("reason"))
+    assert [row.reason for row in rows] == ["never_sent", "orphaned", "timed_out"]
+    for row in rows:
+        run, evidence = ledger.facts_of(row.facts), ledger.evidence_of(row.evidence)
+        assert (ledger.as_json(run), ledger.as_json(evidence)) == (row.facts, row.evidence)
+        again = decide(run, evidence, conf.policy(ADAPTER), row.at)
+        assert (again.action, again.reason) == (row.action, row.reason)
+        assert (again.terminate, again.exhausted, again.interrupted) == (row.terminate, row.exhausted, row.interrupted)
+    assert [row.terminate for row in rows] == [False, False, True]
+    assert [row.evidence["claimant"] for row in rows] == ["unknown", "dead", "alive"]
+
+
+def test_an_older_row_is_read_as_far_as_it_goes():
+    run = replace(RUN, history=History(requeues=1, last_action_at=NOW), skew=SECOND)
+    facts = ledger.as_json(run)
+    del facts["skew"], facts["history"]["interruptions"]
+    assert ledger.facts_of(facts) == replace(run, skew=timedelta(0))
+    assert ledger.facts_of({**facts, "colour": "red", "skew": 1}) == run
+    assert ledger.evidence_of({"colour": "red", "holder": "celery@w1/abc"}) == Evidence(holder="celery@w1/abc")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"phase": "asleep", "queued_at": "yesterday", "skew": "long"},
+        {"phase": None, "queued_at": 5, "skew": None, "worker": None, "parent_ended": None, "history": None},
+        {"phase": 1, "queued_at": {}, "skew": 1e300, "worker": 5, "parent_ended": "no", "history": [1]},
+    ],
+)
+def test_what_cannot_be_read_is_not_known(odd):
+    unknown = replace(RUN, phase=Phase.UNKNOWN, queued_at=None)
+    assert ledger.facts_of(ledger.as_json(RUN) | odd) == unknown
+
+
+@pytest.mark.parametrize("kept", [{}, None, [], "", 5])
+def test_a_row_that_keeps_nothing_says_nothing(kept):
+    assert ledger.facts_of(kept) == RunFacts(kind="", pk="", phase=Phase.UNKNOWN)
+    assert ledger.evidence_of(kept) == NOTHING
 
 
 def test_what_is_still_to_be_revoked():

@@ -1,0 +1,140 @@
+"""How old a run is, how long it has been quiet, and what evidence amounts to. No database."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reaper.facts import AHEAD, NOTHING, Evidence, History, Phase, RunFacts, hostname
+from tests.worlds import NOW, SECOND
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+YEAR_ONE, END_OF_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+FAR = AHEAD + SECOND
+BY = ("started_at", "progress_at", "queued_at", "created_at")
+
+
+def run(phase=Phase.RUNNING, *, acted=None, skew=timedelta(0), **ago):
+    """A run whose stamps lie this far back; `started=MINUTE` is one that was started a minute ago."""
+    stamps = {f"{name}_at": NOW - value for name, value in ago.items()}
+    history = History() if acted is None else History(requeues=1, last_action_at=NOW - acted)
+    return RunFacts(kind="order", pk="7", phase=phase, history=history, skew=skew, **stamps)
+
+
+@pytest.mark.parametrize(
+    ("facts", "age"),
+    [
+        ({}, None),
+        ({"started": MINUTE, "progress": SECOND, "queued": HOUR, "created": DAY}, MINUTE),
+        ({"progress": MINUTE, "queued": HOUR, "created": DAY}, MINUTE),
+        ({"queued": HOUR, "created": DAY}, HOUR),
+        ({"created": DAY}, DAY),
+        ({"acted": MINUTE, "created": DAY}, MINUTE),
+        ({"queued": HOUR, "acted": MINUTE, "created": DAY}, HOUR),
+        # ahead: within an hour it is now, beyond it is no time at all
+        ({"started": -SECOND, "queued": DAY}, timedelta(0)),
+        ({"started": -AHEAD, "queued": DAY}, timedelta(0)),
+        ({"started": -FAR, "queued": DAY}, DAY),
+        ({"started": -FAR, "progress": -FAR, "queued": -FAR, "acted": -FAR, "created": -FAR}, None),
+        # skew puts the worker's stamps right, and only those
+        ({"started": HOUR, "queued": HOUR, "skew": MINUTE}, HOUR - MINUTE),
+        ({"started": HOUR, "skew": -MINUTE}, HOUR + MINUTE),
+        ({"started": -FAR, "queued": DAY, "skew": -2 * HOUR}, HOUR - SECOND),
+        ({"progress": HOUR, "queued": DAY, "skew": -MINUTE}, HOUR + MINUTE),
+        ({"queued": HOUR, "skew": MINUTE}, HOUR),
+        ({"started": HOUR, "skew": timedelta.max}, HOUR),
+    ],
+)
+def test_the_age_of_a_running_run(facts, age):
+    assert run(**facts).age(NOW) == age
+    assert run(**facts).since(NOW) == (None if age is None else NOW - age)
+
+
+@pytest.mark.parametrize(
+    ("facts", "age"),
+    [
+        ({}, None),
+        ({"started": DAY, "progress": DAY}, None),
+        ({"started": DAY, "progress": DAY, "queued": MINUTE, "created": DAY}, MINUTE),
+        ({"acted": MINUTE, "created": DAY}, MINUTE),
+        ({"created": DAY, "skew": HOUR}, DAY),
+        ({"queued": -SECOND, "created": DAY}, timedelta(0)),
+        ({"queued": -FAR, "created": DAY}, DAY),
+    ],
+)
+def test_the_age_of_a_queued_run(facts, age):
+    assert run(Phase.QUEUED, **facts).age(NOW) == age
+
+
+@pytest.mark.parametrize(
+    ("facts", "quiet"),
+    [
+        ({}, None),
+        ({"started": HOUR, "queued": DAY}, HOUR),
+        ({"started": HOUR, "progress": MINUTE}, MINUTE),
+        ({"started": MINUTE, "progress": HOUR}, MINUTE),
+        ({"progress": MINUTE, "queued": DAY}, MINUTE),
+        ({"queued": DAY}, DAY),
+        ({"created": DAY}, DAY),
+        ({"started": HOUR, "progress": timedelta(0)}, timedelta(0)),
+        ({"started": HOUR, "progress": -AHEAD}, timedelta(0)),
+        # Progress that nobody can believe is none.
+        ({"started": HOUR, "progress": -FAR}, HOUR),
+        ({"started": -FAR, "queued": DAY}, DAY),
+        ({"started": HOUR, "progress": MINUTE, "skew": -MINUTE}, 2 * MINUTE),
+        ({"started": HOUR, "progress": -FAR, "skew": -2 * HOUR}, HOUR - SECOND),
+        ({"started": HOUR, "skew": timedelta.min}, HOUR),
+    ],
+)
+def test_how_long_a_run_has_been_quiet(facts, quiet):
+    assert run(**facts).quiet(NOW) == quiet
+
+
+@pytest.mark.parametrize("name", BY)
+@pytest.mark.parametrize("skew", [timedelta.min, timedelta(0), timedelta.max])
+@pytest.mark.parametrize("edge", [YEAR_ONE, END_OF_TIME])
+def test_no_time_is_too_odd_to_be_judged(name, skew, edge):
+    odd = replace(run(skew=skew), **{name: edge})
+    long_ago = edge is YEAR_ONE
+    assert (odd.age(NOW) is not None) == long_ago
+    assert (odd.quiet(NOW) is not None) == long_ago
+
+
+def test_the_last_sign_of_life_is_by_the_workers_own_clock():
+    """It is compared with the worker's own listing of its tasks, by the same clock."""
+    assert run(started=HOUR, progress=MINUTE, skew=DAY).last_sign == NOW - MINUTE
+    assert run(started=MINUTE, progress=HOUR).last_sign == NOW - MINUTE
+    assert run(queued=HOUR).last_sign is None
+
+
+GONE = Evidence(absent=True, witness="celery@w2/def")
+TWICE = Evidence(first_look=NOW, heard_since=True)
+
+
+def test_a_task_is_gone_only_when_its_absence_is_certain_and_somebody_can_tell():
+    assert GONE.gone
+    assert not replace(GONE, absent=False).gone
+    assert not replace(GONE, witness="").gone
+    assert not replace(GONE, holder="celery@w1/abc").gone
+    assert not NOTHING.gone
+
+
+def test_two_looks_count_only_when_everybody_was_heard_in_between():
+    assert TWICE.twice
+    assert not replace(TWICE, first_look=None).twice
+    assert not replace(TWICE, heard_since=False).twice
+    assert not NOTHING.twice
+
+
+@pytest.mark.parametrize(
+    ("worker", "name"),
+    [
+        ("celery@w1/abc", "celery@w1"),
+        ("celery@w1", "celery@w1"),
+        ("celery@a/b/abc", "celery@a/b"),
+        ("", ""),
+        ("/", "/"),
+    ],
+)
+def test_the_name_by_which_celery_knows_a_worker(worker, name):
+    assert hostname(worker) == name

@@ -1,0 +1,235 @@
+"""What a person reads: the sentence in the run, and what is known of its task. No database."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+
+from reaper.decisions import Action, Decision, Reason, decide
+from reaper.facts import NOTHING, Evidence, Presence, Vital
+from reaper.words import describe, duration, evidence_in_words
+from tests.reaper.test_decisions import (
+    DAY,
+    HOUR,
+    MINUTE,
+    POLICIES,
+    W1,
+    W2,
+    acted,
+    always,
+    evidences,
+    queued,
+    running,
+    runs,
+    timeless,
+)
+from tests.worlds import NOW, SECOND
+
+
+@pytest.mark.parametrize(
+    ("run", "decision", "by", "sentence"),
+    [
+        (
+            running(2 * HOUR),
+            Decision(Action.FAIL, Reason.TIMED_OUT, terminate=True),
+            "",
+            "Failed by the reaper because it was running for longer than its run timeout (rule timed_out)."
+            " It had been running for 2 h.",
+        ),
+        (
+            queued(16 * MINUTE + 5 * SECOND),
+            Decision(Action.REQUEUE, Reason.LOST),
+            "",
+            "Requeued by the reaper because its message was gone and no worker had its task (rule lost)."
+            " It had been pending for 16 min 5 s.",
+        ),
+        (
+            queued(DAY, history=acted(requeues=1, redispatches=5, interruptions=2)),
+            Decision(Action.FAIL, Reason.NEVER_SENT, exhausted=True),
+            "",
+            "Failed by the reaper because no task was ever sent for it (rule never_sent)."
+            " It had been pending for 1 d. Given up after 8 requeues.",
+        ),
+        (
+            running(MINUTE, history=acted(requeues=1)),
+            Decision(Action.FAIL, Reason.ORPHANED, exhausted=True),
+            "",
+            "Failed by the reaper because no worker was working on it any more (rule orphaned)."
+            " It had been running for 1 min. Given up after 1 requeue.",
+        ),
+        (
+            running(MINUTE),
+            Decision(Action.FAIL, Reason.ORPHANED, exhausted=True),
+            "",
+            "Failed by the reaper because no worker was working on it any more (rule orphaned)."
+            " It had been running for 1 min. Its kind allows no requeue.",
+        ),
+        (
+            running(MINUTE, parent_ended=True),
+            Decision(Action.CLOSE, Reason.PARENT_ENDED),
+            "",
+            "Closed by the reaper because its parent had ended (rule parent_ended). It had been running for 1 min.",
+        ),
+        (
+            queued(MINUTE),
+            Decision(Action.REPUBLISH, Reason.UNPUBLISHED),
+            "",
+            "Sent again by the reaper because its last dispatch was never confirmed by the broker (rule unpublished)."
+            " It had been pending for 1 min.",
+        ),
+        (
+            running(MINUTE),
+            Decision(Action.FAIL, Reason.BY_HAND),
+            "ada",
+            "Failed by ada (rule by_hand). It had been running for 1 min.",
+        ),
+        (
+            running(MINUTE, status=""),
+            Decision(Action.REQUEUE, Reason.BY_HAND),
+            "ada",
+            "Requeued by ada (rule by_hand). It had been running for 1 min.",
+        ),
+        (timeless(running()), Decision(Action.FAIL, Reason.BY_HAND), "ada", "Failed by ada (rule by_hand)."),
+    ],
+)
+def test_the_sentence_says_what_happened_how_long_it_was_stuck_and_by_which_rule(run, decision, by, sentence):
+    assert describe(run, decision, NOW, by=by) == sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (timedelta(0), "0 s"),
+        (timedelta(milliseconds=999), "0 s"),
+        (-HOUR, "0 s"),
+        (59 * SECOND, "59 s"),
+        (MINUTE, "1 min"),
+        (HOUR + SECOND, "1 h"),
+        (HOUR + MINUTE + SECOND, "1 h 1 min"),
+        (MINUTE + SECOND, "1 min 1 s"),
+        (DAY + HOUR + MINUTE, "1 d 1 h"),
+        (400 * DAY, "400 d"),
+    ],
+)
+def test_a_duration_as_a_person_says_it(value, said):
+    assert duration(value) == said
+
+
+GONE = Evidence(absent=True, witness=W2, queue="crawl", waiting=0)
+DEAD = replace(GONE, claimant=Vital.DEAD, claimant_seen_at=NOW - 48 * SECOND)
+ABSENT = replace(GONE, presence=Presence.ABSENT)
+LOOKED = replace(ABSENT, first_look=NOW - 31 * SECOND, heard_since=True)
+CLAIMED = "claimed by celery@w1, which is dead, last heard of 48 s ago; "
+NOBODY = "no live worker holds the task"
+UNSURE = "no live worker says that it holds the task, but none has been reporting for long enough to be sure"
+UNKNOWN = "whether a live worker holds the task is not known"
+
+
+@pytest.mark.parametrize(
+    ("run", "evidence", "words"),
+    [
+        # who claimed it
+        (running(), DEAD, CLAIMED + NOBODY),
+        (
+            running(),
+            replace(DEAD, announced=True),
+            "claimed by celery@w1, which had announced its end and is dead, last heard of 48 s ago; " + NOBODY,
+        ),
+        (
+            running(),
+            replace(DEAD, claimant=Vital.ALIVE, claimant_seen_at=NOW - 2 * SECOND),
+            "claimed by celery@w1, which is alive, last heard of 2 s ago; " + NOBODY,
+        ),
+        (
+            running(),
+            replace(DEAD, claimant=Vital.ALIVE, claimant_seen_at=NOW + SECOND),
+            "claimed by celery@w1, which is alive, last heard of just now; " + NOBODY,
+        ),
+        (running(), GONE, "claimed by celery@w1, which left no report; " + NOBODY),
+        (running(worker=""), GONE, "its row names no worker; " + NOBODY),
+        (
+            running(worker=""),
+            replace(GONE, watched_since=NOW - HOUR),
+            "its row names no worker; no live worker holds the task; all live workers have been reporting for 1 h",
+        ),
+        (
+            running(worker=""),
+            replace(GONE, last_holder=W1),
+            "its row names no worker; no live worker holds the task;"
+            " celery@w1, which is dead, had the task when it last reported",
+        ),
+        (
+            running(worker=""),
+            replace(GONE, last_holder=W1, announced=True),
+            "its row names no worker; no live worker holds the task;"
+            " celery@w1, which had announced its end and is dead, had the task when it last reported",
+        ),
+        # that the claimant had it is not said twice
+        (running(), replace(DEAD, last_holder=W1), CLAIMED + NOBODY),
+        # who has the task
+        (
+            running(),
+            replace(DEAD, holder=W2, active_since=NOW - 3 * MINUTE),
+            CLAIMED + "celery@w2 has been working on the task for 3 min",
+        ),
+        (queued(), Evidence(holder="celery@w2"), "celery@w2 holds the task and is not working on it yet"),
+        (running(), replace(DEAD, witness=""), CLAIMED + UNSURE),
+        (running(), replace(DEAD, absent=False), CLAIMED + UNKNOWN),
+        (
+            running(),
+            replace(DEAD, absent=False, doubts=("celery@w3 answers but does not report",)),
+            CLAIMED + UNKNOWN + "; celery@w3 answers but does not report",
+        ),
+        (running(task_id=None), replace(DEAD, absent=False), CLAIMED + "it has no task"),
+        (queued(task_id=""), NOTHING, "it has no task"),
+        # where its message is
+        (running(), replace(DEAD, returns=True), CLAIMED + NOBODY + "; its own retry is waiting in queue crawl"),
+        (queued(), ABSENT, NOBODY + "; its message is not in queue crawl (0 waiting)"),
+        (queued(), replace(ABSENT, waiting=None), NOBODY + "; its message is not in queue crawl"),
+        (queued(), replace(ABSENT, queue="", waiting=None), NOBODY + "; its message is not in its queue"),
+        (
+            queued(),
+            replace(GONE, presence=Presence.WAITING, waiting=12),
+            NOBODY + "; its message is waiting in queue crawl (12 waiting)",
+        ),
+        (
+            queued(),
+            replace(GONE, presence=Presence.DELIVERED),
+            NOBODY + "; its message was taken from queue crawl (0 waiting) and is not acknowledged",
+        ),
+        (
+            queued(),
+            replace(GONE, presence=Presence.DELIVERED, last_holder=W1),
+            NOBODY + "; celery@w1, which is dead, had the task when it last reported"
+            "; its message was taken from queue crawl (0 waiting) and is not acknowledged",
+        ),
+        (
+            queued(),
+            replace(GONE, waiting=3, overtaken=True),
+            NOBODY + "; whether its message is in queue crawl (3 waiting) is not known"
+            "; runs that were sent much later have started",
+        ),
+        (
+            queued(),
+            LOOKED,
+            NOBODY + "; its message is not in queue crawl (0 waiting)"
+            "; the same was seen 31 s ago, and every live worker has reported since",
+        ),
+        (
+            queued(),
+            replace(LOOKED, heard_since=False),
+            NOBODY + "; its message is not in queue crawl (0 waiting)"
+            "; the same was seen 31 s ago, and not every live worker has reported since",
+        ),
+    ],
+)
+def test_what_is_known_in_words(run, evidence, words):
+    assert evidence_in_words(run, evidence, NOW) == words
+
+
+@given(runs(), evidences(), POLICIES)
+@always
+def test_there_are_words_for_everything(run, evidence, policy):
+    assert describe(run, decide(run, evidence, policy, NOW), NOW).endswith(".")
+    assert evidence_in_words(run, evidence, NOW)
