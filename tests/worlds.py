@@ -6,9 +6,13 @@ from uuid import uuid4
 import pytest
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+from reaper import conf
+from reaper.models import FirstLook, WorkerReport
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
 # For what happens at a commit, or in several connections. Two apps only: five times faster to clean up.
 COMMITTED = pytest.mark.django_db(transaction=True, available_apps=["apps.sources", "reaper"])
 
@@ -55,3 +59,62 @@ def fresh(row):
 def sent_child(job=None, **fields):
     """One pending child, of a pending parent of its own unless one is given."""
     return child(job or parent(status="pending", started_at=None), "pending", **fields)
+
+
+# --- what is behind the rows --------------------------------------------------------------------------------------
+
+
+def report(name="celery@w1/abc", now=NOW, silent=timedelta(0), **fields):
+    """What the worker "hostname/incarnation" said `silent` ago; it had been reporting for an hour then."""
+    hostname, _, incarnation = name.partition("/")
+    seen = now - silent
+    said = {"seen_at": seen, "listed_at": seen, "since": seen - HOUR, "queues": ["crawl"], **fields}
+    return WorkerReport.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=said)[0]
+
+
+def witness(queue="crawl", now=NOW):
+    """A live worker of the queue that has reported without a gap for an hour, and has nothing."""
+    return report(f"celery@{queue}-witness/abc", now, queues=[queue])
+
+
+def keep_reporting(now):
+    """Those who live have reported until now, and nothing new."""
+    WorkerReport.objects.exclude(hostname="celery@dead").update(seen_at=now, listed_at=now)
+
+
+def executing(*rows, name="celery@w1/abc", now=NOW, since=MINUTE, **fields):
+    """A live worker that reports these runs' tasks as executing since then."""
+    active = {row.task_id: (now - since).timestamp() for row in rows}
+    return report(name, now, active=active, **fields)
+
+
+def held_job(ago=timedelta(0), now=NOW, **fields):
+    """A job that was claimed `ago`, and that its worker reports as executing, with all the others of that worker."""
+    job = running_job(ago, **fields)
+    others = CrawlJob.objects.filter(worker=job.worker, status="running")
+    executing(*others, name=job.worker, now=now)
+    return job
+
+
+def orphan(ago=MINUTE, **fields):
+    """A job that was claimed `ago`, by a worker that has been silent since; another one is there to tell."""
+    job = running_job(ago, **{"worker": "celery@dead/abc", **fields})
+    report(job.worker, silent=ago, active={job.task_id: (NOW - ago).timestamp()})
+    witness()
+    return job
+
+
+def lost_job(ago=MINUTE, now=NOW, **fields):
+    """A job that was dispatched `ago`, and whose message is in no queue, for the second time."""
+    job = queued_job(ago, **fields)
+    first_look(job, now)
+    witness(now=now)
+    return job
+
+
+def first_look(row, now=NOW, presence="absent", ago=10 * SECOND):
+    """An earlier sweep found the run's message like this."""
+    adapter = next(each for each in conf.adapters().values() if each.model == row._meta.label)
+    run = adapter.get(str(row.pk))
+    found = {"task_id": run.task_id or "", "presence": presence, "at": now - ago}
+    return FirstLook.objects.update_or_create(kind=adapter.kind, run_id=run.pk, defaults=found)[0]

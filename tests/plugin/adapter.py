@@ -6,6 +6,7 @@ from reaper.adapters import Message, ModelRunAdapter
 class Parcels(ModelRunAdapter):
     kind = "parcel"
     task = "tests.plugin.deliver"
+    queue = "parcels"
     model = "plugin.Parcel"
     queued = ("new", "again")
     running = ("underway",)

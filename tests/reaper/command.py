@@ -1,7 +1,6 @@
 """The command as manage.py runs it, and the runs that its tests are about."""
 
 from contextlib import redirect_stderr, redirect_stdout
-from datetime import timedelta
 from io import StringIO
 from typing import NamedTuple
 
@@ -10,9 +9,8 @@ from freezegun import freeze_time
 
 from apps.sources.models import CrawlJob
 from reaper.management.commands.reaper import Command
-from tests.worlds import NOW, SECOND, child, parent, queued_job, running_job
+from tests.worlds import HOUR, MINUTE, NOW, SECOND, child, held_job, lost_job, orphan, parent, queued_job, running_job
 
-HOUR = timedelta(hours=1)
 MISSING = "00000000-0000-0000-0000-000000000000"
 
 
@@ -34,14 +32,15 @@ def reaper(*words, at=NOW):
 
 
 def stuck_runs():
-    """One run of every fate, by the reason that a sweep gives; `young` is left alone."""
+    """One run of every fate, by the reason that a sweep gives; `held` is left alone."""
     return {
         "timed_out": running_job(HOUR + SECOND),
-        "overdue": queued_job(16 * 60 * SECOND),
+        "orphaned": orphan(),
+        "lost": lost_job(),
         "never_sent": queued_job(31 * SECOND, task_id=""),
         "parent_ended": child(parent("completed", status="cancelled", finalized_at=NOW), "pending"),
         "children_ended": parent("completed", "completed"),
-        "young": running_job(31 * 60 * SECOND),
+        "held": held_job(31 * MINUTE),
     }
 
 

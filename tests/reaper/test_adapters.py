@@ -141,7 +141,7 @@ def test_rows_that_vanish_between_pages_hide_none_of_those_behind_them(kind, pha
                 kind.adapter.model_class.objects.filter(pk=run.pk).delete()
             else:
                 action = Action.FAIL if gone == "reaped" else Action.REQUEUE
-                acted = apply(kind, Change(run, Decision(action, Reason.OVERDUE), "", str(uuid4())))
+                acted = apply(kind, Change(run, Decision(action, Reason.LOST), "", str(uuid4())))
                 assert len(acted) == 1
         if len(found) > 20:
             break

@@ -9,8 +9,8 @@ from django_celery_beat.models import PeriodicTask
 
 from apps.sources.models import CrawlJob
 from reaper.models import Reaping, RefusedWrite, Sweep
-from tests.reaper.command import HOUR, everything, named, reaper, stuck_runs
-from tests.worlds import NOW, SECOND, fresh, parent, queued_job, running_job, source
+from tests.reaper.command import everything, named, reaper, stuck_runs
+from tests.worlds import HOUR, MINUTE, NOW, SECOND, fresh, held_job, lost_job, parent, queued_job, running_job, source
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker", "limits")]
 
@@ -28,17 +28,18 @@ def test_sweep_acts_on_everything_that_is_stuck_and_says_so(stuck):
     assert (code, err) == (0, "")
     assert {name: fresh(run).status for name, run in stuck.items()} == {
         "timed_out": "failed",
-        "overdue": "pending",
+        "orphaned": "failed",
+        "lost": "pending",
         "never_sent": "pending",
         "parent_ended": "skipped",
         "children_ended": "completed",
-        "young": "running",
+        "held": "running",
     }
-    for name in ("timed_out", "overdue", "never_sent", "parent_ended"):
+    for name in ("timed_out", "orphaned", "lost", "never_sent", "parent_ended"):
         line = next(line for line in out.splitlines() if named(stuck[name]) in line)
         assert name in line
-    assert named(stuck["young"]) not in out
-    assert "swept crawl_job running: 2 seen, 1 acted on (timed_out 1, young 1)" in out
+    assert named(stuck["held"]) not in out
+    assert "swept crawl_job running: 3 seen, 2 acted on (held 1, orphaned 1, timed_out 1)" in out
 
 
 def test_sweep_of_one_kind_leaves_the_other(stuck):
@@ -63,13 +64,13 @@ def test_a_dry_run_and_the_sweep_after_it_agree(stuck):
         report = json.loads(reaper("sweep", "--json", *words)[1])
         runs[bool(words)] = sorted((run["id"], run["action"], run["reason"], run["age_s"]) for run in report["runs"])
     assert runs[True] == runs[False]
-    assert len(runs[True]) == 5
+    assert len(runs[True]) == 6
 
 
 def test_a_broker_that_is_down_is_told_and_is_not_well(stuck, refusing_broker):
     code, _, err = reaper("sweep")
     assert code == 1
-    assert "crawl_job running: the broker did not take a message" in err
+    assert "crawl_job running: the broker did not answer" in err
     assert "Traceback" not in err
     assert fresh(stuck["timed_out"]).status == "failed"
 
@@ -102,9 +103,9 @@ def test_diagnose_lists_what_is_stuck_and_what_is_worth_a_look_and_writes_nothin
     assert code == 1
     assert everything() == before
     for name, run in stuck.items():
-        name = {"young": "long_running"}.get(name, name)
+        name = {"held": "long_running"}.get(name, name)
         assert any(str(run.pk) in line and name in line for line in out.splitlines()), name
-    assert "stuck runs: 4; stuck parents: 1; overdue sweeps: 5" in out
+    assert "stuck runs: 5; stuck parents: 1; overdue sweeps: 5" in out
 
 
 def test_diagnose_prints_the_first_hundred_only_and_json_has_all():
@@ -130,7 +131,7 @@ def test_diagnose_tells_what_the_last_sweep_complained_of():
 
 
 def test_explain_tells_a_run_in_sentences():
-    job = running_job(HOUR + 3 * 60 * SECOND, heartbeat_at=NOW - 58 * 60 * SECOND)
+    job = held_job(HOUR + 3 * 60 * SECOND, heartbeat_at=NOW - 58 * 60 * SECOND)
     code, out, _ = reaper("explain", named(job))
     assert code == 0
     assert (
@@ -145,13 +146,13 @@ def test_explain_tells_a_run_in_sentences():
 
 
 def test_explain_tells_what_happened_before():
-    job = queued_job(16 * 60 * SECOND)
+    job = lost_job(16 * MINUTE)
     reaper("sweep")
     RefusedWrite.objects.create(
         at=NOW, kind="crawl_job", run_id=str(job.pk), task_id=job.task_id, worker="celery@w1/abc", write="complete"
     )
     _, out, _ = reaper("explain", named(job))
-    assert "Requeued by the reaper because it was waiting" in out
+    assert "Requeued by the reaper because its message was gone and no worker had its task (rule lost)" in out
     assert f"old task {job.task_id}, new task {fresh(job).task_id}" in out
     assert f"Refused a late complete of task {job.task_id} on celery@w1/abc." in out
     report = json.loads(reaper("explain", named(job), "--json")[1])

@@ -1,5 +1,6 @@
 """The command's manners: one line for what is wrong, one shape of JSON, colour on a terminal, whole lines in a pipe."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from freezegun import freeze_time
 
+from reaper.facts import Evidence
 from tests.reaper.command import MISSING, named, reaper, stuck_runs
 from tests.worlds import NOW
 
@@ -86,10 +88,12 @@ def test_the_json_has_one_shape(stuck, words):
     assert report["schema"] == 1
     assert all(isinstance(count, int) for count in report["sweep"].values())
     assert report["sweep"]["timed_out"] == 1
-    shared = {"kind", "id", "phase", "action", "reason", "age_s", "evidence"}
+    shared = {"kind", "id", "phase", "action", "reason", "age_s", "evidence", "known"}
     assert all(set(run) - {"alert"} == shared for run in report["runs"])
     run = next(run for run in report["runs"] if run["id"] == str(stuck["timed_out"].pk))
-    assert (run["phase"], run["action"], run["age_s"], run["evidence"]) == ("running", "fail", 3601, {})
+    assert (run["phase"], run["action"], run["age_s"]) == ("running", "fail", 3601)
+    assert set(run["evidence"]) == {field.name for field in dataclasses.fields(Evidence)}
+    assert (run["evidence"]["claimant"], run["evidence"]["holder"]) == ("alive", "celery@w1/abc")
 
 
 class Terminal(StringIO):

@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import contextmanager
-from datetime import timedelta
 
 import pytest
 from django.core import serializers
@@ -18,23 +17,42 @@ from reaper import rows as reading
 from reaper.adapters import Message
 from reaper.broker import Broker
 from reaper.decisions import PUBLISH_GRACE, Action, Phase
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.evidence import Sources
+from reaper.models import FirstLook, Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import reaped, swept
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
-from tests.servers import Revoke
-from tests.worlds import NOW, SECOND, child, fresh, parent, queued_job, running_job
+from tests.servers import Revoke, killed
+from tests.worlds import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    child,
+    executing,
+    first_look,
+    fresh,
+    held_job,
+    keep_reporting,
+    lost_job,
+    orphan,
+    parent,
+    queued_job,
+    report,
+    running_job,
+    witness,
+)
 
-MINUTE = timedelta(minutes=1)
-HOUR = timedelta(hours=1)
-OVERDUE = 15 * MINUTE + SECOND
+# Beyond the grace that a message has; beyond every backoff.
+LOST, LATER = 31 * SECOND, 10 * MINUTE
 on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="needs connections that do not wait")
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 
 
 def sweep(kind="crawl_job", phase=Phase.RUNNING, at=NOW, tick=False):
-    """One sweep at this time; `kind` may be an adapter of the test's own."""
+    """One sweep at this time, until which the workers have reported; `kind` may be an adapter of the test's own."""
+    keep_reporting(at)
     adapter = conf.adapters()[kind] if isinstance(kind, str) else kind
     with freeze_time(at, tick=tick):
         return sweeps.sweep(adapter, phase)
@@ -52,6 +70,18 @@ def finalize_parents(at=NOW):
 def start(row, at):
     """A worker takes a queued run."""
     type(row).objects.filter(pk=row.pk).update(status="running", started_at=at, worker="celery@w1/abc")
+
+
+def lose(broker, *rows, at, queue="crawl"):
+    """All messages of the queue are lost, and a sweep shortly before this time noticed that of these rows."""
+    broker.client.delete(queue)
+    for row in rows:
+        first_look(row, at)
+
+
+def unsent_job(ago=LOST, **fields):
+    """A job that was never sent."""
+    return queued_job(ago, task_id="", **fields)
 
 
 def requeues(row):
@@ -80,7 +110,7 @@ def connected(signal, receiver):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_run_beyond_its_run_timeout_is_failed_with_a_ledger_row(broker):
-    stuck, young = running_job(HOUR + SECOND), running_job(HOUR)
+    stuck, young = held_job(HOUR + SECOND), held_job(HOUR)
     row = sweep()
     stuck, young = fresh(stuck), fresh(young)
     assert (stuck.status, stuck.error_code, stuck.completed_at) == ("failed", "timed_out", NOW)
@@ -92,14 +122,56 @@ def test_a_run_beyond_its_run_timeout_is_failed_with_a_ledger_row(broker):
     reaping = Reaping.objects.get()
     assert (reaping.run_id, reaping.action, reaping.task_id) == (str(stuck.pk), "fail", stuck.task_id)
     assert reaping.revoked_at is not None
-    assert (row.seen, row.acted, row.errors) == (2, 1, [])
-    assert broker.revokes() == [Revoke([stuck.task_id], True, "SIGKILL")]
+    assert (row.seen, row.acted, row.errors, row.counts) == (2, 1, [], {"timed_out": 1, "held": 1})
+    assert broker.revokes() == [killed([stuck.task_id], "celery@w1")]
     assert broker.ids() == []
 
 
+def test_a_task_is_killed_only_where_a_worker_reports_it_as_executing(broker):
+    reported = [held_job(2 * HOUR, worker=f"celery@w{number}/abc") for number in (1, 2, 2)]
+    kept = running_job(2 * HOUR)
+    report("celery@w3/abc", held=[kept.task_id])
+    unreported = running_job(2 * HOUR)
+    sweep()
+    revokes = sorted(broker.revokes(), key=lambda revoke: revoke.to or [])
+    assert [sorted(revoke.ids) for revoke in revokes] == [
+        sorted([kept.task_id, unreported.task_id]),
+        [reported[0].task_id],
+        sorted(job.task_id for job in reported[1:]),
+    ]
+    assert [revoke[1:] for revoke in revokes] == [
+        (False, None, None),
+        *((True, "SIGKILL", [node]) for node in ("celery@w1", "celery@w2")),
+    ]
+    assert Reaping.objects.filter(terminate=True).count() == 3
+    assert not Reaping.objects.filter(revoked_at=None).exists()
+
+
 @pytest.mark.django_db(transaction=True)
-def test_an_overdue_run_is_requeued_under_a_new_id(broker):
-    stuck, waiting = queued_job(OVERDUE), queued_job(15 * MINUTE)
+def test_a_run_whose_worker_is_dead_is_failed_at_once(broker):
+    stuck, young, healthy = orphan(13 * SECOND), orphan(4 * SECOND, worker="celery@dead/def"), held_job(MINUTE)
+    row = sweep()
+    assert (fresh(stuck).status, fresh(stuck).error_code) == ("failed", "orphaned")
+    assert (fresh(young).status, fresh(healthy).status) == ("running", "running")
+    assert (row.counts, row.errors) == ({"orphaned": 1, "held": 2}, [])
+    reaping = Reaping.objects.get()
+    assert (reaping.reason, reaping.evidence["claimant"]) == ("orphaned", "dead")
+    assert broker.revokes() == [Revoke([stuck.task_id])]
+
+
+def test_without_a_witness_nothing_is_orphaned_or_lost(broker):
+    orphan()
+    lost_job()
+    WorkerReport.objects.filter(hostname="celery@crawl-witness").delete()
+    before = everything()
+    assert sweep().counts == {"unknown": 1}
+    assert sweep_queued().counts == {"unknown": 1}
+    assert (everything()[:3], broker.ids(), broker.revokes()) == (before[:3], [], [])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_run_is_requeued_under_a_new_id(broker):
+    stuck, waiting = lost_job(LOST), lost_job(30 * SECOND)
     row = sweep_queued()
     after = fresh(stuck)
     assert after.status == "pending"
@@ -126,8 +198,7 @@ def test_a_second_sweep_right_after_is_a_no_op(broker):
 
 
 def test_a_run_that_was_never_sent_is_sent(broker):
-    lost = queued_job(31 * SECOND, task_id="", queued_at=None)
-    waits = queued_job(30 * SECOND, task_id="", queued_at=None)
+    lost, waits = (unsent_job(seconds * SECOND, queued_at=None) for seconds in (31, 30))
     row = sweep_queued()
     assert broker.ids() == [fresh(lost).task_id]
     assert fresh(waits).task_id == ""
@@ -255,17 +326,25 @@ def test_one_parent_that_cannot_be_finalized_does_not_stop_the_others():
 
 
 def test_the_ledger_tells_what_was_decided_and_on_what():
-    stuck = queued_job(OVERDUE)
+    stuck = lost_job(LOST)
     row = sweep_queued()
     reaping = Reaping.objects.get()
     assert (reaping.sweep, reaping.at, reaping.kind, reaping.phase) == (row, NOW, "crawl_job", "queued")
-    assert (reaping.action, reaping.reason, reaping.actor) == ("requeue", "overdue", "")
+    assert (reaping.action, reaping.reason, reaping.actor) == ("requeue", "lost", "")
     assert (reaping.exhausted, reaping.terminate) == (False, False)
     assert (reaping.task_id, reaping.new_task_id) == (stuck.task_id, fresh(stuck).task_id)
     assert (reaping.revoked_at, reaping.published_at) == (NOW, NOW)
-    assert "rule overdue" in reaping.message
-    assert reaping.facts["queued_at"] == str(NOW - OVERDUE)
+    assert "rule lost" in reaping.message
+    assert reaping.facts["queued_at"] == (NOW - LOST).isoformat()
     assert reaping.facts["history"]["redispatches"] == 0
+    known = {name: reaping.evidence[name] for name in ("presence", "witness", "first_look", "queue", "waiting")}
+    assert known == {
+        "presence": "absent",
+        "witness": "celery@crawl-witness/abc",
+        "first_look": (NOW - 10 * SECOND).isoformat(),
+        "queue": "crawl",
+        "waiting": 0,
+    }
 
 
 def refuse_ledger_rows(of=""):
@@ -290,7 +369,7 @@ def refuse_ledger_rows(of=""):
 
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.QUEUED])
 def test_without_its_ledger_row_a_run_is_not_changed(broker, phase):
-    stuck = running_job(2 * HOUR) if phase is Phase.RUNNING else queued_job(OVERDUE)
+    stuck = running_job(2 * HOUR) if phase is Phase.RUNNING else lost_job(LOST)
     before = CrawlJob.objects.values().get()
     refuse_ledger_rows()
     row = sweep(phase=phase)
@@ -343,24 +422,26 @@ def test_a_run_that_is_lost_again_and_again_is_poison(limits):
     assert requeues(job) == 3
 
 
-def test_a_run_that_never_starts_is_given_up_after_its_own_budget():
-    job, at = queued_job(OVERDUE), NOW
+def test_a_run_that_never_starts_is_given_up_after_its_own_budget(broker):
+    job, at = lost_job(LOST), NOW
     for count in (1, 2, 3, 4, 5):
         assert sweep_queued(at=at).acted == 1
         assert (fresh(job).status, requeues(job)) == ("pending", count)
-        at += OVERDUE
+        at += LATER
+        lose(broker, job, at=at)
     assert sweep_queued(at=at).acted == 1
     assert (fresh(job).status, fresh(job).error_code) == ("failed", "poison")
     assert "Given up after 5 requeues." in fresh(job).error_message
     assert sweep_queued(at=at + HOUR).acted == 0
 
 
-def test_a_run_is_not_acted_on_again_before_its_backoff_is_over(limits):
-    limits(QUEUE_TIMEOUT=1, MAX_REDISPATCHES=9)
-    job, at = queued_job(2 * SECOND), NOW
+def test_a_run_is_not_acted_on_again_before_its_backoff_is_over(broker, limits):
+    limits(LOST_GRACE=1, MAX_REDISPATCHES=9)
+    job, at = lost_job(6 * SECOND), NOW
     sweep_queued(at=at)
     for count, wait in ((2, 30 * SECOND), (3, 2 * MINUTE), (4, 8 * MINUTE), (5, 8 * MINUTE)):
         at += wait
+        lose(broker, job, at=at)
         row = sweep_queued(at=at)
         assert (row.acted, row.counts) == (0, {"backoff": 1})
         at += SECOND
@@ -369,33 +450,39 @@ def test_a_run_is_not_acted_on_again_before_its_backoff_is_over(limits):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_dispatch_by_hand_starts_the_budget_anew(limits):
+def test_a_dispatch_by_hand_starts_the_budget_anew(broker, limits):
     limits(MAX_REDISPATCHES=1)
-    job = queued_job(OVERDUE)
+    job = lost_job(LOST)
     sweep_queued()
     at = NOW + 30 * MINUTE
     with freeze_time(at):
         runs.dispatch(CrawlJob, job.pk, by_hand=True)
-    assert sweep_queued(at=at + 15 * MINUTE).acted == 0
-    assert sweep_queued(at=at + OVERDUE).acted == 1
+    lose(broker, job, at=at + 30 * SECOND)
+    assert sweep_queued(at=at + 30 * SECOND).acted == 0
+    assert sweep_queued(at=at + LOST).acted == 1
     assert (fresh(job).status, requeues(job)) == ("pending", 2)
-    sweep_queued(at=at + 2 * OVERDUE)
+    lose(broker, job, at=at + LATER)
+    sweep_queued(at=at + LATER)
     assert (fresh(job).status, fresh(job).error_code) == ("failed", "poison")
 
 
-def test_a_kind_without_a_time_of_dispatch_is_not_poison_within_minutes(parcels):
-    parcel = parcels.create(stage="new", job="t1", made=NOW - OVERDUE)
+def test_a_kind_without_a_time_of_dispatch_is_not_poison_within_minutes(parcels, broker, limits):
+    limits(BACKOFF=[])
+    parcel = parcels.create(stage="new", job="t1", made=NOW - HOUR)
+    lose(broker, parcel, at=NOW, queue="parcels")
+    witness("parcels")
     assert sweep_queued("parcel").acted == 1
     sent = fresh(parcel).job
-    for minutes in (1, 5, 10, 15):
-        sweep_queued("parcel", at=NOW + minutes * MINUTE)
+    lose(broker, parcel, at=NOW + 6 * SECOND, queue="parcels")
+    for seconds in (6, 20, 30):
+        assert sweep_queued("parcel", at=NOW + seconds * SECOND).counts == {"young": 1}
         assert fresh(parcel).job == sent
-    assert sweep_queued("parcel", at=NOW + OVERDUE).acted == 1
+    assert sweep_queued("parcel", at=NOW + LOST).acted == 1
 
 
 def test_no_more_runs_are_acted_on_than_allowed_and_the_rest_waits(limits, broker):
     limits(MAX_ACTIONS=2)
-    jobs = [queued_job(OVERDUE + number * SECOND) for number in range(5)]
+    jobs = [lost_job(LOST + number * SECOND) for number in range(5)]
     rows = [sweep_queued() for _ in range(3)]
     assert [(row.acted, row.deferred) for row in rows] == [(2, 3), (2, 1), (1, 0)]
     assert all(not row.idle for row in rows)
@@ -404,7 +491,7 @@ def test_no_more_runs_are_acted_on_than_allowed_and_the_rest_waits(limits, broke
 
 
 def test_what_is_published_late_counts_as_an_act_too(limits, broker, monkeypatch, tmp_path):
-    jobs = [queued_job(OVERDUE + number * SECOND) for number in range(3)]
+    jobs = [unsent_job(LOST + number * SECOND) for number in range(3)]
     with monkeypatch.context() as patch:
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         assert sweep_queued().acted == 3
@@ -424,9 +511,9 @@ def test_the_oldest_are_acted_on_first(limits):
 def test_a_sweep_of_many_batches_and_pages_reaches_all_of_them_once(monkeypatch, broker):
     monkeypatch.setattr(reading, "PAGE", 3)
     monkeypatch.setattr(sweeps, "BATCH", 2)
-    jobs = [queued_job(OVERDUE + number * SECOND) for number in range(8)]
+    jobs = [lost_job(LOST + number * SECOND) for number in range(8)]
     row = sweep_queued()
-    assert (row.seen, row.acted, row.moved_on, row.counts) == (8, 8, 0, {"overdue": 8})
+    assert (row.seen, row.acted, row.moved_on, row.counts) == (8, 8, 0, {"lost": 8})
     assert sorted(broker.ids()) == sorted(fresh(job).task_id for job in jobs)
     assert sorted(task_id for revoke in broker.revokes() for task_id in revoke.ids) == sorted(j.task_id for j in jobs)
 
@@ -436,7 +523,7 @@ def test_a_sweep_of_many_batches_and_pages_reaches_all_of_them_once(monkeypatch,
 
 @pytest.mark.parametrize("what", ["completed", "deleted", "source deleted"])
 def test_a_run_that_moves_on_while_it_is_judged_is_left_alone(what, broker):
-    job, stuck = running_job(2 * HOUR), running_job(2 * HOUR)
+    job, stuck = held_job(2 * HOUR), held_job(2 * HOUR)
 
     class Slow(CrawlJobs):
         def apply(self, changes, now):
@@ -451,7 +538,7 @@ def test_a_run_that_moves_on_while_it_is_judged_is_left_alone(what, broker):
     row = sweep(Slow())
     assert (row.acted, row.moved_on, row.errors, row.idle) == (1, 1, [], False)
     assert Reaping.objects.get().run_id == str(stuck.pk)
-    assert broker.revokes() == [Revoke([stuck.task_id], True, "SIGKILL")]
+    assert broker.revokes() == [killed([stuck.task_id], "celery@w1")]
     if what == "completed":
         assert (fresh(job).status, fresh(job).error_message) == ("completed", "")
 
@@ -459,7 +546,7 @@ def test_a_run_that_moves_on_while_it_is_judged_is_left_alone(what, broker):
 @on_postgresql
 @pytest.mark.django_db(transaction=True)
 def test_sweeps_that_overlap_act_on_every_run_once(broker):
-    jobs = [queued_job(OVERDUE) for _ in range(30)]
+    jobs = [lost_job(LOST) for _ in range(30)]
     barrier, found = threading.Barrier(3), []
 
     class Together(CrawlJobs):
@@ -492,7 +579,7 @@ def test_sweeps_that_overlap_act_on_every_run_once(broker):
 @pytest.mark.django_db(transaction=True)
 def test_a_sweep_inside_an_open_transaction_is_refused(broker):
     """Its messages would go out before the commit, and stay out after a rollback."""
-    job = queued_job(OVERDUE)
+    job = lost_job(LOST)
     with transaction.atomic():
         row = sweep_queued()
     assert "RuntimeError" in row.errors[0]
@@ -530,7 +617,7 @@ def test_a_hook_that_raises_in_the_middle_is_told_and_what_was_done_stays():
 
 @pytest.mark.parametrize("how", ["raises", "lacks it", "cannot be sent", "cannot be read"])
 def test_one_run_without_a_usable_message_does_not_stop_the_others(broker, how):
-    bad, *good = [queued_job(OVERDUE + (9 - number) * SECOND) for number in range(4)]
+    bad, *good = [lost_job(LOST + (9 - number) * SECOND) for number in range(4)]
 
     class Fragile(CrawlJobs):
         def messages(self, of):
@@ -554,7 +641,7 @@ def test_one_run_without_a_usable_message_does_not_stop_the_others(broker, how):
 
 
 def test_messages_of_runs_that_nobody_asked_for_are_not_sent(broker):
-    job, other = queued_job(OVERDUE), queued_job()
+    job, other = lost_job(LOST), queued_job()
 
     class Generous(CrawlJobs):
         def messages(self, of):
@@ -582,8 +669,10 @@ def test_messages_of_runs_that_nobody_asked_for_are_not_sent(broker):
 @pytest.mark.parametrize("stage", ["new", "again", "underway"])
 def test_a_row_with_odd_facts_raises_nothing_and_stops_nothing(parcels, broker, stage, facts):
     stuck = {"stage": stage, "made": NOW - 9 * HOUR, "picked": NOW - 9 * HOUR}
-    parcels.create(**{**stuck, "job": "odd", **facts})
+    odd = parcels.create(**{**stuck, "job": "odd", **facts})
     plain = parcels.create(**stuck, job="same" if facts.get("job") == "same" else "plain")
+    lose(broker, odd, plain, at=NOW, queue="parcels")
+    witness("parcels")
     phase = Phase.RUNNING if stage == "underway" else Phase.QUEUED
     row = sweep("parcel", phase)
     assert (row.seen, row.errors, sum(row.counts.values())) == (2, [], 2)
@@ -617,7 +706,7 @@ def test_a_run_in_an_unknown_status_is_never_touched(parcels):
 @pytest.mark.parametrize("stamp", ["20000-01-01 00:00+00", "0044-03-15 00:00+00 BC", "infinity"])
 def test_a_timestamp_that_python_cannot_hold_spoils_nothing(stamp):
     odd, odd_progress, stuck = (running_job(2 * HOUR) for _ in range(3))
-    waits = queued_job(OVERDUE)
+    waits = lost_job(LOST)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE crawl_jobs SET started_at = %s, queued_at = %s WHERE id = %s", [stamp, stamp, odd.pk])
         cursor.execute("UPDATE crawl_jobs SET heartbeat_at = %s WHERE id = %s", [stamp, odd_progress.pk])
@@ -690,7 +779,7 @@ def test_a_sweep_that_dies_between_commit_and_publish_is_made_good_by_the_next_o
         def messages(self, of):
             raise SystemExit("killed")
 
-    job = queued_job(OVERDUE)
+    job = lost_job(LOST)
     with pytest.raises(SystemExit):
         sweep_queued(Dying())
     cut_off, requeued = Sweep.objects.get(), fresh(job)
@@ -710,32 +799,33 @@ def test_a_sweep_that_dies_between_commit_and_publish_is_made_good_by_the_next_o
 
 @pytest.mark.django_db(transaction=True)
 def test_a_sweep_that_dies_between_commit_and_revoke_is_made_good_by_the_next_one(broker, monkeypatch):
-    job = running_job(2 * HOUR)
+    job = held_job(2 * HOUR)
 
-    def killed(*_args, **_more):
+    def dies(*_args, **_more):
         raise SystemExit("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Broker, "revoke", killed)
+        patch.setattr(Broker, "revoke", dies)
         with pytest.raises(SystemExit):
             sweep()
     assert (fresh(job).status, Reaping.objects.get().revoked_at) == ("failed", None)
     sweep(at=NOW + SECOND)
-    assert broker.revokes() == [Revoke([job.task_id], True, "SIGKILL")]
+    assert broker.revokes() == [killed([job.task_id], "celery@w1")]
     assert Reaping.objects.get().revoked_at == NOW + SECOND
     sweep(at=NOW + 2 * SECOND)
     assert broker.revokes() == []
 
 
 def test_a_revoke_that_is_an_hour_late_is_not_sent_any_more(broker, monkeypatch, tmp_path):
-    job = running_job(2 * HOUR)
+    job = held_job(2 * HOUR)
     with monkeypatch.context() as patch:
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         sweep()
+    executing(name=job.worker)
     sweep(at=NOW + HOUR)
     assert broker.revokes() == []
     sweep(at=NOW + HOUR - SECOND)
-    assert broker.revokes() == [Revoke([job.task_id], True, "SIGKILL")]
+    assert broker.revokes() == [killed([job.task_id], "celery@w1")]
 
 
 def test_a_run_that_was_requeued_and_sent_by_hand_meanwhile_is_not_sent_again(broker):
@@ -743,7 +833,7 @@ def test_a_run_that_was_requeued_and_sent_by_hand_meanwhile_is_not_sent_again(br
         def messages(self, of):
             raise SystemExit("killed")
 
-    job = queued_job(OVERDUE)
+    job = lost_job(LOST)
     with pytest.raises(SystemExit):
         sweep_queued(Dying())
     with freeze_time(NOW):
@@ -757,10 +847,11 @@ def test_a_run_that_was_requeued_and_sent_by_hand_meanwhile_is_not_sent_again(br
 
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.QUEUED])
 def test_a_refusing_broker_loses_nothing_and_spends_nothing(broker, monkeypatch, tmp_path, phase):
-    job = running_job(2 * HOUR) if phase is Phase.RUNNING else queued_job(OVERDUE)
+    job = held_job(2 * HOUR) if phase is Phase.RUNNING else unsent_job()
     with monkeypatch.context() as patch, within(10):
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         row = sweep(phase=phase)
+        executing(name="celery@w1/abc")
         again = sweep(phase=phase, at=NOW + HOUR / 2)
     assert row.acted == 1
     assert [error for error in row.errors if "the broker did not take a message" in error] == row.errors != []
@@ -768,17 +859,28 @@ def test_a_refusing_broker_loses_nothing_and_spends_nothing(broker, monkeypatch,
     assert (broker.ids(), broker.revokes()) == ([], [])
     row = sweep(phase=phase, at=NOW + HOUR / 2 + SECOND)
     assert row.errors == []
-    assert broker.revokes() == [
-        Revoke([job.task_id], phase is Phase.RUNNING, "SIGKILL" if row.phase == "running" else None)
-    ]
+    assert broker.revokes() == ([killed([job.task_id], "celery@w1")] if phase is Phase.RUNNING else [])
     assert broker.ids() == ([fresh(job).task_id] if phase is Phase.QUEUED else [])
     assert requeues(job) == (phase is Phase.QUEUED)
     assert Reaping.objects.count() == 1
 
 
+def test_while_the_broker_is_down_no_message_is_taken_for_lost(broker, refusing_broker, monkeypatch, redis_server):
+    jobs = [lost_job(ago) for ago in (LOST, HOUR, 24 * HOUR)]
+    unsent = unsent_job()
+    row = sweep_queued()
+    assert (row.acted, row.deferred, row.counts) == (0, 1, {"unknown": 3, "never_sent": 1})
+    assert not Reaping.objects.exists()
+    assert [fresh(job).task_id for job in (*jobs, unsent)] == [*(job.task_id for job in jobs), ""]
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", redis_server.url)
+    row = sweep_queued(at=NOW + SECOND)
+    assert (row.acted, row.counts, row.errors) == (4, {"lost": 3, "never_sent": 1}, [])
+    assert {requeues(job) for job in (*jobs, unsent)} == {1}
+
+
 def test_a_refusing_broker_is_no_reason_to_requeue_more_runs(monkeypatch, refusing_broker):
     monkeypatch.setattr(sweeps, "BATCH", 2)
-    jobs = [queued_job(OVERDUE + (9 - number) * SECOND) for number in range(5)]
+    jobs = [unsent_job(LOST + (9 - number) * SECOND) for number in range(5)]
     row = sweep_queued()
     assert (row.acted, row.deferred) == (2, 3)
     assert [requeues(job) for job in jobs] == [1, 1, 0, 0, 0]
@@ -799,7 +901,7 @@ def test_a_refusing_broker_does_not_keep_runs_from_being_failed(monkeypatch, ref
 @pytest.mark.timeout(40)
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.QUEUED])
 def test_a_hanging_broker_does_not_hold_a_sweep(hanging_broker, phase):
-    jobs = [running_job(2 * HOUR) if phase is Phase.RUNNING else queued_job(OVERDUE) for _ in range(3)]
+    jobs = [held_job(2 * HOUR) if phase is Phase.RUNNING else unsent_job() for _ in range(3)]
     with within(10):
         row = sweep(phase=phase, tick=True)
     assert row.acted == 3
@@ -807,6 +909,7 @@ def test_a_hanging_broker_does_not_hold_a_sweep(hanging_broker, phase):
     hanging_broker.go_on()
     row = sweep(phase=phase, at=NOW + MINUTE, tick=True)
     assert row.errors == []
+    assert not Reaping.objects.filter(revoked_at=None).exclude(task_id="").exists()
     if phase is Phase.QUEUED:
         assert sorted(hanging_broker.ids()) == sorted(fresh(job).task_id for job in jobs)
         assert [requeues(job) for job in jobs] == [1, 1, 1]
@@ -818,7 +921,7 @@ def test_a_hanging_broker_does_not_hold_a_sweep(hanging_broker, phase):
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.QUEUED])
 def test_a_broker_that_goes_in_mid_sweep_does_not_hold_it(hanging_broker, monkeypatch, phase, end):
     monkeypatch.setattr(sweeps, "BATCH", 1)
-    jobs = [running_job(2 * HOUR) if phase is Phase.RUNNING else queued_job(OVERDUE) for _ in range(3)]
+    jobs = [held_job(2 * HOUR) if phase is Phase.RUNNING else lost_job(LOST) for _ in range(3)]
     hanging_broker.go_on()
 
     def goes(**_):
@@ -886,36 +989,46 @@ def test_signals_tell_what_was_done():
 
 
 def everything():
-    models = (Source, CrawlJob, CrawlJobSourceResult, Sweep, Reaping, RefusedWrite)
+    models = (Source, CrawlJob, CrawlJobSourceResult, Sweep, Reaping, RefusedWrite, FirstLook, WorkerReport)
     return [serializers.serialize("json", model.objects.order_by("pk")) for model in models]
+
+
+def plan(kind, phase):
+    """What a sweep would do now, in pages."""
+    adapter = conf.adapters()[kind]
+    with freeze_time(NOW), Broker() as link:
+        return list(sweeps.plan(adapter, phase, Sources(adapter, link, conf.policy(adapter), NOW)))
 
 
 def test_planning_writes_nothing_and_sends_nothing(broker):
     running_job(2 * HOUR)
-    queued_job(OVERDUE)
-    queued_job(MINUTE, task_id="", queued_at=None)
+    lost_job(LOST)
+    unsent_job(MINUTE)
+    queued_job(MINUTE)
+    orphan()
     child(parent("completed", status="cancelled"), "running")
     sweep("source_result")
     broker.revokes()
     child(parent("completed", status="cancelled"), "running")
-    before, actions = everything(), set()
-    for adapter in conf.adapters().values():
+    before, reasons = everything(), set()
+    for kind in conf.adapters():
         for phase in (Phase.RUNNING, Phase.QUEUED):
-            for page in sweeps.plan(adapter, phase, NOW):
-                actions |= {verdict.decision.action for verdict in page}
-    assert actions == {Action.FAIL, Action.REQUEUE, Action.CLOSE}
+            for page in plan(kind, phase):
+                reasons |= {str(verdict.decision.reason) for verdict in page}
+    assert reasons == {"timed_out", "orphaned", "lost", "never_sent", "parent_ended", "unknown"}
     assert everything() == before
     assert (broker.ids(), broker.revokes()) == ([], [])
 
 
 def test_a_plan_is_what_the_sweep_then_does():
     stuck, young = running_job(2 * HOUR), running_job()
-    (page,) = sweeps.plan(conf.adapters()["crawl_job"], Phase.RUNNING, NOW)
+    (page,) = plan("crawl_job", Phase.RUNNING)
     assert {(each.run.pk, each.decision.action) for each in page} == {
         (str(stuck.pk), Action.FAIL),
         (str(young.pk), Action.LEAVE),
     }
-    assert sweeps.verdict(conf.adapters()["crawl_job"], str(stuck.pk), NOW) in page
+    with freeze_time(NOW):
+        assert sweeps.verdict(conf.adapters()["crawl_job"], str(stuck.pk), NOW) in page
     assert sweeps.verdict(conf.adapters()["crawl_job"], "7", NOW) is None
 
 
@@ -930,25 +1043,26 @@ def by_hand(kind, row, action, actor="ada"):
 
 
 def test_a_run_is_failed_by_hand_through_the_same_ledger(broker):
-    job = running_job(MINUTE)
+    job = held_job(MINUTE)
     done, row = by_hand("crawl_job", job, Action.FAIL)
     assert done is True
     assert (fresh(job).status, fresh(job).error_code) == ("failed", "by_hand")
     assert fresh(job).error_message == "Failed by ada (rule by_hand). It had been running for 1 min."
     reaping = Reaping.objects.get()
     assert (reaping.actor, reaping.reason, reaping.sweep) == ("ada", "by_hand", row)
-    assert broker.revokes() == [Revoke([job.task_id], True, "SIGKILL")]
+    assert broker.revokes() == [killed([job.task_id], "celery@w1")]
 
 
 def test_a_run_is_requeued_by_hand_beyond_every_budget_which_starts_anew(broker, limits):
     limits(MAX_REDISPATCHES=1)
-    job = queued_job(OVERDUE)
+    job = lost_job(LOST)
     sweep_queued()
     done, _ = by_hand("crawl_job", job, Action.REQUEUE)
     assert done is True
     assert broker.ids()[-1] == fresh(job).task_id
     assert broker.revokes()[-1].terminate is False
-    assert sweep_queued(at=NOW + OVERDUE).acted == 1
+    lose(broker, job, at=NOW + LATER)
+    assert sweep_queued(at=NOW + LATER).acted == 1
     assert fresh(job).status == "pending"
 
 
@@ -969,7 +1083,7 @@ def test_a_run_requeued_by_hand_while_the_broker_is_down_is_told_and_sent_later(
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         done, row = by_hand("crawl_job", job, Action.REQUEUE)
     assert done is True
-    assert "the broker did not take a message" in row.errors[0]
+    assert "the broker did not answer" in row.errors[0]
     sweep_queued(at=NOW + PUBLISH_GRACE + SECOND)
     assert broker.ids() == [fresh(job).task_id]
 
@@ -1033,11 +1147,13 @@ def test_the_rows_are_guarded_by_the_database_not_by_the_plan(broker):
 
 
 def test_a_parcel_is_carried_as_well(parcels, broker):
-    overdue = parcels.create(stage="new", job="t1", made=NOW - OVERDUE)
+    lost = parcels.create(stage="new", job="t1", made=NOW - LOST)
+    lose(broker, lost, at=NOW, queue="parcels")
+    witness("parcels")
     stuck = parcels.create(stage="underway", job="t2", made=NOW, picked=NOW - HOUR - SECOND)
     sweep("parcel")
     sweep_queued("parcel")
-    assert broker.waiting("parcels") == [(fresh(overdue).job, "tests.plugin.deliver", [overdue.pk], {})]
+    assert broker.waiting("parcels") == [(fresh(lost).job, "tests.plugin.deliver", [lost.pk], {})]
     assert (fresh(stuck).stage, fresh(stuck).note) == (
         "lost",
         "Failed by the reaper because it was running for longer than its"[:60],

@@ -10,11 +10,9 @@ from reaper import conf, tasks
 from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import alerted
 from tests.plugin.adapter import Parcels
-from tests.worlds import NOW, SECOND, child, fresh, parent, queued_job, running_job
+from tests.worlds import HOUR, MINUTE, NOW, SECOND, child, fresh, lost_job, parent, queued_job, running_job
 
 HERE = "tests.reaper.test_tasks"
-MINUTE = timedelta(minutes=1)
-HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
@@ -41,12 +39,12 @@ def bad_first(limits, settings):
 
 @freeze_time(NOW)
 def test_one_bad_kind_does_not_stop_the_others(bad_first, caplog):
-    running, overdue, job = running_job(2 * HOUR), queued_job(HOUR), parent("completed")
+    running, lost, job = running_job(2 * HOUR), lost_job(HOUR), parent("completed")
     tasks.sweep_running()
     tasks.sweep_pending()
     tasks.finalize_parents()
     assert fresh(running).status == "failed"
-    assert fresh(overdue).task_id != overdue.task_id
+    assert fresh(lost).task_id != lost.task_id
     assert fresh(job).finalized_at == NOW
     assert caplog.text.count("unreachable failed") == 3
 
@@ -58,13 +56,13 @@ def test_every_kind_answers_for_itself(bad_first):
 
 @freeze_time(NOW)
 def test_each_task_sweeps_its_own_phase_of_every_kind():
-    running, overdue = running_job(2 * HOUR), queued_job(HOUR)
+    running, lost = running_job(2 * HOUR), lost_job(HOUR)
     tasks.sweep_pending()
     assert fresh(running).status == "running"
     assert set(Sweep.objects.values_list("kind", "phase")) == {("crawl_job", "queued"), ("source_result", "queued")}
-    before = fresh(overdue).task_id
+    before = fresh(lost).task_id
     tasks.sweep_running()
-    assert (fresh(running).status, fresh(overdue).task_id) == ("failed", before)
+    assert (fresh(running).status, fresh(lost).task_id) == ("failed", before)
     tasks.finalize_parents()
     assert set(Sweep.objects.filter(phase="parents").values_list("kind", flat=True)) == {"crawl_job", "source_result"}
 

@@ -15,7 +15,7 @@ from reaper import conf, sweeps
 from reaper.decisions import Phase
 from reaper.models import Reaping, RefusedWrite
 from tests.processes import Race, broker_at, redis_server, wait_until
-from tests.worlds import COMMITTED, child, fresh, parent, queued_job, running_job, sent_child
+from tests.worlds import COMMITTED, child, fresh, keep_reporting, lost_job, parent, queued_job, running_job, sent_child
 
 pytestmark = [
     COMMITTED,
@@ -50,6 +50,11 @@ def race():
     yield race
     for thread in race.threads:
         thread.join(20)
+
+
+def lost():
+    """A run whose message is lost, by the real clock; its worker is alive and has not got it."""
+    return lost_job(LONG, now=timezone.now())
 
 
 def hold_of(row):
@@ -123,14 +128,14 @@ def sweep(adapter=None, phase=Phase.RUNNING):
 
 
 def test_a_run_that_waited_for_long_and_is_claimed_as_the_sweep_begins_is_left(broker):
-    waiting = queued_job(LONG)
+    waiting = lost()
     row = sweep(adapter_that(first=lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
     assert fresh(waiting).status == "running"
     assert (row.seen, row.acted) == (1, 0)
 
 
 def test_an_old_run_that_is_dispatched_by_hand_as_the_sweep_begins_is_left(broker):
-    waiting = queued_job(LONG)
+    waiting = lost()
     row = sweep(adapter_that(first=lambda: runs.dispatch(CrawlJob, waiting.pk, by_hand=True)), Phase.QUEUED)
     assert broker.ids() == [fresh(waiting).task_id]
     assert (row.seen, row.acted) == (1, 0)
@@ -165,7 +170,7 @@ def test_a_run_that_makes_progress_between_the_sweeps_look_and_its_write_is_left
 
 
 def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(broker, race):
-    waiting = queued_job(LONG)
+    waiting = lost()
 
     def is_claimed():
         race.run(lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc"))
@@ -179,7 +184,7 @@ def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(bro
 
 
 def test_a_run_that_is_dispatched_anew_between_the_sweeps_look_and_its_write_is_left(broker, race):
-    waiting = queued_job(LONG)
+    waiting = lost()
 
     def is_dispatched():
         if not race.threads:
@@ -207,7 +212,7 @@ def test_a_worker_that_waits_for_the_reapers_write_is_refused_after_it(broker, r
 
 
 def test_a_claim_that_waits_for_the_reapers_requeue_is_refused_after_it(broker, race):
-    waiting = queued_job(LONG)
+    waiting = lost()
 
     def claims_too_late():
         race.run(refused(lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
@@ -222,7 +227,7 @@ def test_a_claim_that_waits_for_the_reapers_requeue_is_refused_after_it(broker, 
 
 def test_a_dispatch_by_hand_that_waits_for_the_reapers_fail_is_told(broker, race, settings):
     settings.REAPER = {**settings.REAPER, "MAX_REDISPATCHES": 0}
-    waiting = queued_job(LONG)
+    waiting = lost()
 
     def dispatches_too_late():
         def attempt():
@@ -313,7 +318,7 @@ def test_two_sweeps_at_once_fail_a_run_once(broker, race):
 
 
 def test_two_sweeps_at_once_requeue_a_run_once(broker, race):
-    waiting = [queued_job(LONG) for _ in range(5)]
+    waiting = [lost() for _ in range(5)]
     rows = both_at_once(race, "crawl_job", Phase.QUEUED)
     ids = sorted(fresh(each).task_id for each in waiting)
     assert sorted(Reaping.objects.values_list("new_task_id", flat=True)) == ids
@@ -323,7 +328,7 @@ def test_two_sweeps_at_once_requeue_a_run_once(broker, race):
 
 
 def test_a_sweep_between_anothers_commit_and_its_publish_leaves_the_publish_to_it(broker, race):
-    waiting = queued_job(LONG)
+    waiting = lost()
 
     def second_sweep():
         race.run(lambda: sweep(phase=Phase.QUEUED))
@@ -335,7 +340,7 @@ def test_a_sweep_between_anothers_commit_and_its_publish_leaves_the_publish_to_i
 
 
 def test_what_a_sweep_that_died_never_published_is_published_by_a_later_one(broker):
-    waiting = queued_job(LONG)
+    waiting = lost()
 
     def dies():
         raise SystemExit
@@ -343,7 +348,9 @@ def test_what_a_sweep_that_died_never_published_is_published_by_a_later_one(brok
     with pytest.raises(SystemExit):
         sweep(adapter_that(committed=dies), Phase.QUEUED)
     assert broker.ids() == []
-    with freeze_time(timezone.now() + timedelta(minutes=1)):
+    later = timezone.now() + timedelta(minutes=1)
+    keep_reporting(later)
+    with freeze_time(later):
         sweep(phase=Phase.QUEUED)
     assert broker.ids() == [fresh(waiting).task_id]
     assert Reaping.objects.count() == 1

@@ -16,7 +16,7 @@ from reaper import conf, sweeps
 from reaper.decisions import Phase
 from reaper.models import Reaping, RefusedWrite
 from tests.processes import Sent, broker_at, free_port, redis_server, site
-from tests.worlds import COMMITTED, NOW, SECOND, fresh, parent, queued_job, sent_child
+from tests.worlds import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
 
 pytestmark = COMMITTED
 
@@ -409,9 +409,13 @@ def test_a_run_that_is_not_waiting_is_not_sent_by_hand(broker, of_site):
 def test_a_delay_by_hand_gives_a_run_all_its_requeues_anew(broker, of_site, settings):
     settings.REAPER = {**settings.REAPER, "MAX_REDISPATCHES": 1, "BACKOFF": []}
     job = queued_job(source=of_site)
-    beyond = conf.Policy().queue_timeout + SECOND
+    beyond = conf.Policy().lost_grace + SECOND
 
     def sweep(at):
+        """Its message is lost, and no worker has it."""
+        broker.flush()
+        first_look(job, at)
+        witness(now=at)
         with freeze_time(at):
             sweeps.sweep(conf.adapters()["crawl_job"], Phase.QUEUED)
         return fresh(job).status
