@@ -39,7 +39,7 @@ up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C
 	@$(BIN)/python -m config.up
 
 test: $(STAMP) ## run the tests on throwaway servers; ARGS="-k name" chooses
-	@$(RUN) $(BIN)/python -m pytest --numprocesses 4 --maxschedchunk 4 $(ARGS)
+	@$(RUN) $(BIN)/python -m pytest --numprocesses 4 --dist loadgroup $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from amqp.exceptions import FrameSyntaxError
 from celery import Celery, current_app
 from kombu import Connection, Producer
-from kombu.exceptions import SerializationError, SerializerNotInstalled
+from kombu.exceptions import OperationalError, SerializationError, SerializerNotInstalled
 from kombu.pidbox import Mailbox
 
 from reaper.adapters import Message
@@ -29,6 +29,11 @@ UNSENDABLE = (
 )
 
 Answer = TypeVar("Answer")
+
+
+def told(error: Exception) -> str:
+    """Return an error as words; the time-outs of sockets have none of their own."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 class BrokerDown(Exception):
@@ -104,14 +109,16 @@ class Broker:
             raise self._down(failure, error) from error
         try:
             return what()
-        except UNSENDABLE as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
         # What a broken broker raises varies: kombu's errors, the client library's own, RuntimeError.
         except Exception as error:
+            # On Redis, kombu takes any KeyError for a broken connection and says so.
+            cause = error.__cause__ if isinstance(error, OperationalError) else error
+            if isinstance(cause, UNSENDABLE):
+                raise ValueError(told(cause)) from error
             raise self._down(failure, error) from error
 
     def _down(self, failure: str, error: Exception) -> BrokerDown:
-        self.error = f"the broker {failure}: {type(error).__name__}: {error}"
+        self.error = f"the broker {failure}: {told(error)}"
         return BrokerDown(self.error)
 
     def _connect(self) -> None:

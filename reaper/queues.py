@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from kombu import Connection
 
-from reaper.broker import Broker, BrokerDown
+from reaper.broker import Broker, BrokerDown, told
 
 # Messages read at a time, at first and at most; fewer where they are large: Redis serves nobody else meanwhile.
 FIRST_PAGE, PAGE, PAGE_BYTES = 10, 1_000, 2_000_000
@@ -102,7 +102,7 @@ class Sight:
             self.fault(str(why))
         # Not what a broker that has gone raises: permissions, a key of another type.
         except connection.channel_errors as error:
-            self.fault(f"the broker refused the look: {type(error).__name__}: {error}")
+            self.fault(f"the broker refused the look: {told(error)}")
 
     def fault(self, sentence: str) -> None:
         """Note why something is unclear; the first reason is the one that is told."""
@@ -111,7 +111,7 @@ class Sight:
     def in_time(self) -> None:
         """Raise `Unseen` when the time is up."""
         if monotonic() > self.deadline:
-            raise Unseen("the broker holds more messages than could be read in time")
+            raise Unseen("the time was up before everything was seen")
 
     def note(self, found: set[str], raws: Sequence[bytes]) -> bool:
         """Add the messages' tasks to those found; False when some name none."""
@@ -236,7 +236,7 @@ def look_into_amqp(sight: Sight, connection: Connection) -> None:
         except connection.channel_errors as error:
             # The same code is given for a queue whose node is down: only a queue that is not there is empty.
             if "no queue" not in str(error):
-                sight.fault(f"{queue} cannot be looked into: {type(error).__name__}: {error}")
+                sight.fault(f"{queue} cannot be looked into: {told(error)}")
                 continue
             sight.depth[queue] = sight.consumers[queue] = 0
         finally:

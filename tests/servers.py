@@ -30,6 +30,7 @@ class Revoke(NamedTuple):
     ids: list
     terminate: bool
     signal: str | None
+    destination: list | None = None
 
 
 class RedisServer:
@@ -87,7 +88,7 @@ class RedisServer:
             assert body["method"] == "revoke", body
             said = body["arguments"]
             kill = said.get("terminate", False)
-            heard.append(Revoke(said["task_id"], kill, said["signal"] if kill else None))
+            heard.append(Revoke(said["task_id"], kill, said["signal"] if kill else None, body["destination"]))
 
     def waiting(self, queue="crawl"):
         """The tasks that wait in a queue, oldest first, as (id, task, args, kwargs)."""

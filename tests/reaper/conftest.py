@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
+from tests import rabbit as rabbits
 from tests.plugin.models import Parcel
 from tests.servers import RedisServer
 
@@ -42,6 +43,15 @@ def hanging_broker(monkeypatch):
     server.go_on()
     server.deafen()
     server.end()
+
+
+@pytest.fixture(scope="session")
+def rabbit():
+    """A RabbitMQ; mark its tests `on_rabbit`, so that one worker of the test run has them all and starts only one."""
+    if not rabbits.is_installed():
+        pytest.skip("RabbitMQ is not installed")
+    with rabbits.rabbit_server() as server:
+        yield server
 
 
 @pytest.fixture

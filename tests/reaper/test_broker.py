@@ -49,6 +49,69 @@ def test_many_revokes_are_one_broadcast(broker):
     assert broker.revokes() == [Revoke(["t1", "t2"], False, None), Revoke(["t3"], True, "SIGKILL")]
 
 
+def test_a_revoke_goes_to_the_workers_that_it_names(broker):
+    with Broker() as asked:
+        asked.revoke(["t1"], destination=["one@host", "two@host"])
+        asked.revoke(["t2"], terminate=True, destination=("one@host",))
+    assert broker.revokes() == [
+        Revoke(["t1"], False, None, ["one@host", "two@host"]),
+        Revoke(["t2"], True, "SIGKILL", ["one@host"]),
+    ]
+
+
+class Mute:
+    """An argument that no serializer knows."""
+
+
+# What is wrong, and how: as an argument, or as an option.
+UNSENDABLE = {
+    "an argument": Message([Mute()]),
+    "a keyword argument": Message([], {"x": Mute()}),
+    "arguments that are none": Message("abc"),
+    "a header": Message(options={"headers": {"x": Mute()}}),
+    "a serializer": Message(options={"serializer": "nope"}),
+    "a compression": Message(options={"compression": "nope"}),
+    "a countdown": Message(options={"countdown": "soon"}),
+    "an expiry": Message(options={"expires": Mute()}),
+}
+
+
+@pytest.mark.parametrize("message", UNSENDABLE.values(), ids=UNSENDABLE)
+def test_a_message_that_no_broker_could_take_is_its_own_fault_only(broker, message):
+    with Broker() as asked:
+        with pytest.raises(ValueError, match=r"\w+: .+"):
+            asked.publish(TASK, message, "t1")
+        assert asked.error == ""
+        asked.publish(TASK, Message(), "t2")
+    assert broker.ids() == ["t2"]
+
+
+@pytest.mark.parametrize("url", ["nobody-knows://host", "redis://127.0.0.1/no number"])
+def test_an_address_that_makes_no_sense_is_the_brokers_fault(url, monkeypatch):
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", url)
+    with Broker() as asked:
+        with pytest.raises(BrokerDown):
+            asked.publish(TASK, Message(), "t1")
+        with pytest.raises(BrokerDown):
+            asked.revoke(["t1"])
+
+
+def test_a_question_is_answered_over_the_sweeps_connection(broker):
+    with Broker() as asked:
+        assert asked.ask(lambda connection: connection.transport.driver_type) == "redis"
+        with pytest.raises(ValueError, match="KeyError"):
+            asked.ask(lambda connection: {}["nothing"])
+        assert asked.error == ""
+
+
+def test_a_broker_that_did_not_answer_is_not_given_messages_either(refusing_broker):
+    with within(3), Broker() as asked:
+        with pytest.raises(BrokerDown, match="the broker did not answer: "):
+            asked.ask(lambda connection: connection.channel())
+        with within(0.1), pytest.raises(BrokerDown, match="the broker did not answer: "):
+            asked.publish(TASK, Message(), "t1")
+
+
 def test_one_connection_serves_the_whole_sweep_and_is_closed_after_it(broker):
     def connections():
         return int(broker.client.info("clients")["connected_clients"])
@@ -165,3 +228,33 @@ def test_a_real_worker_discards_what_was_revoked_and_does_what_was_published(bro
     finally:
         worker.kill()
         worker.wait()
+
+
+@pytest.mark.live
+@pytest.mark.xdist_group("rabbit")
+@pytest.mark.timeout(180)
+class TestRabbit:
+    @pytest.fixture
+    def app(self, rabbit, monkeypatch):
+        monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
+        return celery_on(rabbit)
+
+    @pytest.mark.parametrize("message", [*UNSENDABLE.values(), Message(options={"priority": "high"})])
+    def test_a_message_that_no_broker_could_take_is_its_own_fault_only(self, app, message):
+        queue = str(uuid4())
+        with Broker(app) as asked:
+            with pytest.raises(ValueError, match=r"\w+: .+"):
+                asked.publish("little.hold", message, "t1")
+            asked.publish("little.hold", Message(options={"queue": queue}), "t2")
+            found = asked.ask(lambda connection: connection.channel().queue_declare(queue, passive=True))
+        assert found.message_count == 1
+
+    @pytest.mark.parametrize("then", ["publish", "revoke"])
+    def test_a_broker_that_goes_in_mid_sweep_is_given_up_within_seconds(self, app, rabbit, then):
+        asked = Broker(app)
+        asked.publish("little.hold", Message(), "t1")
+        with rabbit.stopped(), within(8), asked:
+            with within(4), pytest.raises(BrokerDown):
+                asked.publish("little.hold", Message(), "t2") if then == "publish" else asked.revoke(["t1"])
+            with within(0.1), pytest.raises(BrokerDown):
+                asked.publish("little.hold", Message(), "t3")
