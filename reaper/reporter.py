@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -35,6 +36,10 @@ GAP = timedelta(seconds=2 * INTERVAL + DEADLINE)
 MOST_IDS = 10_000
 # Between two looks at the lists: longer than Python lets a thread wait for its turn (5 ms).
 PAUSE = 0.01
+
+# Troubles, as they and their ends are logged.
+MUTE = "cannot report to the reaper", "reports to the reaper again"
+BLIND = "cannot see which tasks it holds", "sees again which tasks it holds"
 
 # Options of the connection; on a unix socket libpq passes over those of TCP.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -108,10 +113,8 @@ def locked() -> Any:
 
 def release(lock: Any) -> None:
     """Release the lock; twice is once."""
-    try:
+    with suppress(RuntimeError):
         lock.release()
-    except RuntimeError:
-        pass
 
 
 class Holding(NamedTuple):
@@ -126,7 +129,8 @@ class Reporter:
 
     def __init__(self, consumer: Any) -> None:
         self.consumer, self.controller = consumer, consumer.controller
-        self.draining = self.leaving = self.failing = False
+        self.draining = self.leaving = False
+        self.troubles: set[tuple[str, str]] = set()
         self.wake, self.reported, self.gone = locked(), locked(), locked()
         self.recent: deque[Holding] = deque(maxlen=2)
         self.session: tuple[int | None, datetime | None] | None = None
@@ -147,7 +151,8 @@ class Reporter:
         last = False
         while not last:
             began, last = time.monotonic(), self.leaving
-            self.report(last)
+            with suppress(Exception):  # the log's own: everything else is told there
+                self.report(last)
             release(self.reported)
             if not last:
                 self.wake.acquire(timeout=max(0, began + INTERVAL - time.monotonic()))
@@ -157,21 +162,25 @@ class Reporter:
     def report(self, last: bool = False) -> None:
         """Write one report; a write that failed is tried again at once, over a new connection."""
         try:
-            said = self.look()
             try:
-                self.write(said, last)
+                self.write(last)
             except Exception:
                 self.disconnect()
-                self.write(said, last)
+                self.write(last)
         except Exception as error:
             self.disconnect()
-            if not self.failing:
-                logger.warning("%s cannot report to the reaper, and goes on trying: %s", identity(), error)
-            self.failing = True
+            self.tell(MUTE, error)
         else:
-            if self.failing:
-                logger.warning("%s reports to the reaper again", identity())
-            self.failing = False
+            self.tell(MUTE, None)
+
+    def tell(self, trouble: tuple[str, str], error: Exception | None) -> None:
+        """Log a trouble when it begins and when it is over, not with every report."""
+        if error and trouble not in self.troubles:
+            self.troubles.add(trouble)
+            logger.warning("%s %s: %s: %s", identity(), trouble[0], type(error).__name__, str(error).strip())
+        elif not error and trouble in self.troubles:
+            self.troubles.discard(trouble)
+            logger.warning("%s %s", identity(), trouble[1])
 
     def look(self) -> dict[str, Any]:
         """Return what is to be reported now."""
@@ -180,8 +189,9 @@ class Reporter:
         try:
             holding, complete = cut(self.holding())
             queues = [] if draining else sorted(copied(self.consumer.app.amqp.queues.consume_from))
+            self.tell(BLIND, None)
         except Exception as error:  # Celery's insides are not promised: it lives, and what it holds is unknown
-            logger.warning("%s cannot tell the reaper which tasks it holds: %r", identity(), error)
+            self.tell(BLIND, error)
             holding, complete, queues = Holding({}, set()), False, []
         return {
             "listed_at": listed_at,
@@ -203,8 +213,8 @@ class Reporter:
         self.recent.append(found)
         return found
 
-    def write(self, said: dict[str, Any], last: bool) -> None:
-        """Update this worker's row, or make it."""
+    def write(self, last: bool) -> None:
+        """Update this worker's row, or make it. The look comes last: its stamp and the database's are then close."""
         using = router.db_for_write(WorkerReport)
         connection = self.connect(using)
         with transaction.atomic(using):
@@ -212,10 +222,8 @@ class Reporter:
                 bound(connection)
             # Asked once per connection, and only now that it is bounded.
             self.session = self.session or session_of(connection)
-            pid, backend_start = self.session
-            values = {"seen_at": Now(), **said, "backend_pid": pid, "backend_start": backend_start}
-            if last:
-                values["ended_at"] = Now()
+            values = {**self.look(), **dict(zip(("backend_pid", "backend_start"), self.session, strict=True))}
+            values |= {"seen_at": Now(), "ended_at": Now()} if last else {"seen_at": Now()}
             rows = WorkerReport.objects.using(using).filter(hostname=hostname, incarnation=incarnation)
             since = Case(When(seen_at__lt=Now() - GAP, then=Now()), default=F("since"))
             if not rows.update(**values, since=since):

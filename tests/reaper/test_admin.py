@@ -8,11 +8,11 @@ from freezegun import freeze_time
 
 from reaper import conf, sweeps
 from reaper.decisions import Phase
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from tests.worlds import NOW, parent, queued_job, running_job
 
 HOUR = timedelta(hours=1)
-MODELS = (Sweep, Reaping, RefusedWrite)
+MODELS = (Sweep, Reaping, RefusedWrite, WorkerReport)
 
 pytestmark = [
     pytest.mark.django_db,
@@ -34,6 +34,10 @@ def records():
     RefusedWrite.objects.create(
         at=NOW, kind="crawl_job", run_id=str(failed.pk), task_id=failed.task_id, worker="celery@w1", write="complete"
     )
+    WorkerReport.objects.create(
+        hostname="celery@w1", incarnation="abc", seen_at=NOW, listed_at=NOW, since=NOW, queues=["crawl", "mail"],
+        active={failed.task_id: NOW.timestamp()}, held=[requeued.task_id], complete=False,
+    )  # fmt: skip
     return failed, requeued, job
 
 
@@ -89,6 +93,16 @@ def test_a_kind_that_is_gone_and_an_unknown_reason_still_have_a_page(admin_clien
         assert "of old" in shown
 
 
+def test_a_worker_is_listed_with_what_it_consumes_and_shown_with_what_it_holds(admin_client, records):
+    listed = text_of(admin_client, page(WorkerReport))
+    for text in ("celery@w1", "abc", f"{NOW:%Y-%m-%d %H:%M:%S}", "2 or more", "crawl, mail"):
+        assert text in listed
+    ids = [records[0].task_id, Reaping.objects.get(run_id=records[1].pk).task_id]
+    assert not any(task_id in listed for task_id in ids)
+    shown = text_of(admin_client, page(WorkerReport, "change", WorkerReport.objects.get().pk))
+    assert all(task_id in shown for task_id in ids)
+
+
 @pytest.mark.parametrize("term", ["{run.pk}", "{run.task_id}", "crawl_job:{run.pk}", " crawl_job:{run.pk} "])
 @pytest.mark.parametrize("model", [Reaping, RefusedWrite])
 def test_a_run_is_found_by_its_id_or_its_tasks(admin_client, records, model, term):
@@ -129,6 +143,7 @@ def test_nothing_is_added_changed_or_deleted(admin_client, records, model):
 def test_a_page_of_many_rows_asks_no_more_than_one_of_few(admin_client, records, model, django_assert_max_num_queries):
     row = model.objects.order_by("idle" if model is Sweep else "pk").values().first()
     row.pop("id")
-    model.objects.bulk_create(model(**row) for _ in range(60))
+    many = ({**row, "incarnation": str(n)} if model is WorkerReport else row for n in range(60))
+    model.objects.bulk_create(model(**fields) for fields in many)
     with django_assert_max_num_queries(6):
         text_of(admin_client, page(model))

@@ -7,7 +7,7 @@ from celery import current_app
 from freezegun import freeze_time
 
 from reaper import conf, tasks
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import alerted
 from tests.plugin.adapter import Parcels
 from tests.worlds import NOW, SECOND, child, fresh, parent, queued_job, running_job
@@ -220,6 +220,26 @@ def test_a_reaping_outlives_its_sweep():
     tasks.prune_history()
     assert Reaping.objects.get() == kept
     assert Reaping.objects.get().sweep is None
+
+
+@freeze_time(NOW)
+def test_the_report_of_a_worker_that_is_long_gone_is_kept_while_a_running_run_names_it(parcels):
+    gone = {"hostname": "celery@w1", "listed_at": NOW, "since": NOW, "seen_at": NOW - DAY - SECOND}
+    for name in ("forgotten", "of a job", "of a child", "of a job that has ended"):
+        WorkerReport.objects.create(incarnation=name, **gone)
+    running_job(worker="celery@w1/of a job")
+    child(parent(), "running", worker="celery@w1/of a child")
+    running_job(worker="celery@w1/of a job that has ended", status="failed")
+    tasks.prune_history()
+    assert set(WorkerReport.objects.values_list("incarnation", flat=True)) == {"of a job", "of a child"}
+
+
+@freeze_time(NOW)
+def test_no_report_is_deleted_while_a_kind_cannot_say_whom_its_runs_name(bad_first):
+    old = WorkerReport.objects.create(hostname="celery@w1", listed_at=NOW, since=NOW, seen_at=NOW - 2 * DAY)
+    with pytest.raises(OSError, match="boom"):
+        tasks.prune_reports()
+    assert WorkerReport.objects.get() == old
 
 
 @freeze_time(NOW)

@@ -10,7 +10,7 @@ from apps.sources import runs
 from apps.sources.models import CrawlJob, Source
 from reaper import conf, sweeps
 from reaper.decisions import Phase
-from reaper.models import Reaping
+from reaper.models import Reaping, WorkerReport
 from tests import processes
 from tests.processes import wait_until
 from tests.worlds import fresh
@@ -93,6 +93,7 @@ def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once
     slow.go.set()
     left = fresh(job)
     assert (left.status, left.task_id, left.worker.startswith("victim@test/")) == ("running", task_id, True)
+    assert left.worker == str(WorkerReport.objects.get()), "the run names the worker whose reports vouch for it"
     assert broker.ids() == []
     assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
     assert fresh(job).status == "running"

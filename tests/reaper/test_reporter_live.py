@@ -1,0 +1,290 @@
+"""Real workers on every pool: each way in which what Celery says it holds can be wrong, and each way to die.
+
+The tests share one worker per pool, which lives through all of them; those who are to die are twins of the prefork
+one: they have its hostname.
+"""
+
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from django.db import connection, transaction
+
+from reaper import clock, workers
+from reaper.models import WorkerReport
+from tests import processes
+from tests.processes import wait_until
+from tests.reaper import workload
+from tests.worlds import COMMITTED, SECOND
+
+pytestmark = [
+    pytest.mark.live,
+    COMMITTED,
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="a worker cannot share SQLite's test database"),
+    # The workers take seconds to start: one process runs all of it.
+    pytest.mark.xdist_group("reporter"),
+]
+
+POOLS = ("prefork", "solo", "threads", "gevent")
+HOST = "shared@test"
+
+
+class Stage:
+    """The broker, and the workers that are started on it."""
+
+    def __init__(self, folder, broker):
+        self.folder, self.broker, self.stack, self.processes = folder, broker, ExitStack(), {}
+
+    def start(self, name, pool, *options, queue=None):
+        """Start a worker that consumes the queue of its name; return its process."""
+        words = [sys.executable, "-m", "celery", "-A", "tests.reaper.workload", "worker", "-n", HOST, "-P", pool]
+        words += ["-Q", queue or name, "-l", "info", "--without-mingle", "--without-gossip", *options]
+        environment = {
+            "DATABASE_URL": processes.database_url(), "CELERY_BROKER_URL": self.broker.url, "DEBUG": "1",
+            "WORKLOAD_FOLDER": str(self.folder), "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+        process = self.processes[name] = processes.start(*words, log=self.log(name), environment=environment)
+        self.stack.callback(processes.end, process)
+        self.stack.callback(process.kill)
+        return process
+
+    def log(self, name):
+        return self.folder / f"{name}.log"
+
+    def await_ready(self, *names):
+        wait_until(lambda: all("ready." in self.log(name).read_text() for name in names), 60, "they are ready")
+
+    @contextmanager
+    def listening(self, name):
+        """Yields a function that returns what the worker has logged since."""
+        start = len(self.log(name).read_text())
+        yield lambda: self.log(name).read_text()[start:]
+
+    def send(self, task, queue, **options):
+        """Send a task under a name of its own; return the name and the task's id."""
+        name = str(uuid4())
+        return name, task.apply_async(args=[name], queue=queue, **options).id
+
+    def said(self, name, what="began"):
+        """What the task said, once it did."""
+        file = self.folder / f"{name}.{what}"
+        wait_until(file.exists, 20, f"{what} of the task, see {self.folder}")
+        return file.read_text()
+
+    def let_go(self, *names):
+        for name in names:
+            (self.folder / f"{name}.go").touch()
+
+
+@pytest.fixture(scope="module")
+def stage(django_db_setup):
+    """One worker per pool, of one hostname; the queues have the pools' names."""
+    with processes.redis_server() as server, processes.broker_at(server.url), tempfile.TemporaryDirectory() as folder:
+        stage = Stage(Path(folder), server)
+        with stage.stack:
+            # A new child for every task: they are forked after the reporter has begun.
+            prefork = ("-c", "2", "--prefetch-multiplier", "4", "--max-tasks-per-child", "1")
+            for pool in POOLS:
+                stage.start(pool, pool, *(prefork if pool == "prefork" else ("-c", "4")))
+            stage.await_ready(*POOLS)
+            yield stage
+
+
+def census():
+    """The workers by the queue that they consume, or by their incarnation when they consume none."""
+    found = workers.census("default", clock.now("default"))
+    return {next(iter(worker.queues), worker.incarnation): worker for worker in found}
+
+
+def report_of(queue):
+    """The last report of the worker that consumes the queue, or None."""
+    return census().get(queue)
+
+
+def next_report(queue, what=lambda worker: True):
+    """The first report of which this is true and whose lists were taken after this call."""
+    now = clock.now("default")
+
+    def later():
+        worker = report_of(queue)
+        return worker if worker and worker.listed_at > now and what(worker) else None
+
+    return wait_until(later, 20, f"a report of {queue}")
+
+
+def holds(*ids):
+    return lambda worker: worker.held >= set(ids)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_running_task_is_reported_and_knows_who_reports_it(stage, pool):
+    name, task_id = stage.send(workload.wait, pool)
+    identity, reported, _ = stage.said(name).split()
+    worker = next_report(pool)
+    assert (worker.name, worker.hostname, worker.complete, worker.alive) == (identity, HOST, True, True)
+    assert task_id in worker.held
+    began = worker.active[task_id] - worker.listed_at.timestamp()
+    assert -20 < began <= 0
+    assert timedelta(0) < worker.skew < 5 * SECOND
+    assert reported == "True", "its first report is written before it takes its first task"
+    stage.let_go(name)
+    assert next_report(pool, lambda worker: task_id not in worker.held).active == {}
+
+
+@pytest.mark.parametrize("pool", ["solo", "gevent"])
+def test_a_task_that_does_not_let_go_of_the_processor_silences_nothing(stage, pool):
+    name, task_id = stage.send(workload.compute, pool)
+    stage.said(name)
+    for _ in range(3):
+        assert set(next_report(pool).active) == {task_id}
+    stage.let_go(name)
+    stage.said(name, "ended")
+
+
+def test_a_task_whose_own_retry_has_ended_is_still_held(stage):
+    name, task_id = stage.send(workload.again, "prefork")
+    stage.said(name)
+    stage.said(name, "again")
+    next_report("prefork")
+    assert set(next_report("prefork").active) == {task_id}
+    stage.let_go(name)
+
+
+def test_a_task_of_which_a_second_copy_has_ended_is_still_held(stage):
+    name, task_id = stage.send(workload.wait, "prefork")
+    stage.said(name)
+    quick = str(uuid4())
+    stage.let_go(quick)
+    workload.wait.apply_async(args=[quick], queue="prefork", task_id=task_id)
+    stage.said(quick, "ended")
+    next_report("prefork")
+    assert set(next_report("prefork").active) == {task_id}
+    stage.let_go(name)
+
+
+def test_what_waits_for_a_child_for_its_eta_or_for_its_rate_is_held(stage):
+    busy = [stage.send(workload.wait, "prefork") for _ in range(2)]
+    for name, _ in busy:
+        stage.said(name)
+    reserved = stage.send(workload.wait, "prefork")
+    limited = [stage.send(workload.limited, "prefork") for _ in range(2)]
+    scheduled = stage.send(workload.wait, "prefork", countdown=3600)
+    ids = {task_id for _, task_id in (*busy, reserved, limited[1], scheduled)}
+    worker = next_report("prefork", holds(*ids))
+    assert set(worker.active) == {task_id for _, task_id in busy}
+    stage.let_go(*(name for name, _ in (*busy, reserved, scheduled)))
+    next_report("prefork", lambda worker: reserved[1] not in worker.held)
+
+
+# --- its end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mortal(stage):
+    """A worker of the same hostname that is to die, and a task that it runs: process, name in the reports, task, id."""
+    queue = str(uuid4())
+    name, task_id = stage.send(workload.wait, queue)
+    process = stage.start(queue, "prefork", "-c", "1", "--prefetch-multiplier", "2")
+    identity, reported, _ = stage.said(name).split()
+    assert reported == "True", (
+        "its task waited before it did: the first report is written before the first task is taken"
+    )
+    next_report(queue, holds(task_id))
+    yield process, identity, name, task_id
+    process.kill()
+
+
+def named(identity, now=None):
+    """The worker of that name, at a time that may not have come yet."""
+    found = workers.census("default", now or clock.now("default"))
+    return next(worker for worker in found if worker.name == identity)
+
+
+def test_a_warm_shutdown_is_announced_and_the_task_is_named_until_it_has_ended(stage, mortal):
+    process, identity, name, task_id = mortal
+    process.send_signal(signal.SIGTERM)
+    first = wait_until(lambda: (worker := named(identity)).draining and worker, 5, "it drains")
+    later = wait_until(lambda: (worker := named(identity)).listed_at > first.listed_at and worker, 5, "it reports on")
+    for worker in (first, later):
+        assert (worker.queues, set(worker.active), worker.ended_at, worker.alive) == (set(), {task_id}, None, True)
+    stage.let_go(name)
+    assert process.wait(15) == 0
+    last = named(identity)
+    assert (last.alive, last.draining, last.held) == (False, True, frozenset())
+    assert last.ended_at == last.seen_at
+    assert report_of("prefork").alive, "the twin of that hostname lives"
+
+
+def test_after_a_cold_shutdown_the_last_report_names_what_was_cut_off(stage, mortal):
+    process, identity, _, task_id = mortal
+    _, waiting_id = stage.send(workload.wait, next(iter(named(identity).queues)))
+    wait_until(lambda: waiting_id in named(identity).held, 15, "the second task is reserved")
+    process.send_signal(signal.SIGQUIT)
+    process.wait(15)
+    last = named(identity)
+    assert (last.alive, last.draining, last.held) == (False, True, {task_id, waiting_id})
+    assert last.ended_at == last.seen_at
+
+
+def test_a_killed_worker_is_dead_as_soon_as_its_session_is_gone_and_it_cannot_have_reconnected(mortal):
+    process, identity, _, task_id = mortal
+    process.kill()
+    process.wait()
+    last = named(identity)
+    wait_until(lambda: not named(identity, last.seen_at + 9 * SECOND).alive, 5, "its session is gone")
+    dead = named(identity, last.seen_at + 9 * SECOND)
+    assert named(identity, last.seen_at + 8 * SECOND).alive
+    assert (dead.draining, dead.ended_at, set(dead.active)) == (False, None, {task_id})
+
+
+def test_a_stopped_worker_is_dead_by_its_silence_and_lives_again_when_it_goes_on(stage):
+    identity = next_report("solo").name
+    stage.processes["solo"].send_signal(signal.SIGSTOP)
+    try:
+        last = named(identity)
+        assert named(identity, last.seen_at + 12 * SECOND).alive, "its session is there"
+        assert not named(identity, last.seen_at + 13 * SECOND).alive
+    finally:
+        stage.processes["solo"].send_signal(signal.SIGCONT)
+    assert wait_until(lambda: (worker := named(identity)).seen_at > last.seen_at and worker, 10, "it goes on").alive
+
+
+# --- its database -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_whose_session_was_ended_reports_again_over_a_new_one_and_is_never_dead(stage):
+    worker = next_report("threads")
+    row = WorkerReport.objects.filter(incarnation=worker.incarnation)
+    pid = row.get().backend_pid
+
+    def has_a_new_one():
+        assert report_of("threads").alive
+        return row.get().backend_pid not in (None, pid)
+
+    with stage.listening("threads") as log:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+        wait_until(has_a_new_one, 10, "a new session")
+        assert report_of("threads").since == worker.since
+        assert "cannot report" not in log()
+
+
+def test_a_database_that_hangs_stops_only_the_reports_and_they_return_by_themselves(stage):
+    before = next_report("prefork")
+    with stage.listening("prefork") as log:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE reaper_workerreport IN ACCESS EXCLUSIVE MODE")
+            wait_until(lambda: "cannot report to the reaper" in log(), 20, "it gives up")
+            name, _ = stage.send(workload.touch, "prefork")
+            stage.said(name, "ended")
+        after = next_report("prefork")
+        wait_until(lambda: "reports to the reaper again" in log(), 10, "it says so")
+        assert log().count("cannot report") == 1
+    assert after.seen_at - before.seen_at > SECOND
+    assert (after.name, after.alive, after.complete) == (before.name, True, True)
