@@ -106,12 +106,13 @@ class RedisServer:
     """A Redis of the tests' own."""
 
     def __init__(self, folder: str) -> None:
-        self.socket = f"{folder}/redis.sock"
+        self.folder, self.socket = folder, f"{folder}/redis.sock"
         self.url = f"redis+socket://{self.socket}?virtual_host=0"
-        self.process = start(
-            _redis_program(), "--port", 0, "--unixsocket", self.socket, "--save", "", "--dir", folder,
-            log=Path(folder) / "redis.log",
-        )  # fmt: skip
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen:
+        words = ["--port", 0, "--unixsocket", self.socket, "--save", "", "--dir", self.folder]
+        return start(_redis_program(), *words, log=Path(self.folder) / "redis.log")
 
     def client(self) -> redis.Redis:
         """A connection; close it."""
@@ -158,6 +159,14 @@ class RedisServer:
 
             wait_until(client.pubsub_numpat, what="Redis knows the listener")
             yield next_revoked
+
+    @contextmanager
+    def restarted(self) -> Iterator[None]:
+        """It is killed, with all that it holds, and comes back at the end."""
+        end(self.process, patience=0)
+        yield
+        self.process = self._start()
+        wait_until(self.answers, what="redis-server answers again")
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

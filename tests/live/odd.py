@@ -1,0 +1,84 @@
+"""What may be odd about a worker: its clock, its age, its pace. Each function changes the process that it runs in."""
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from celery import current_app, current_task
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.worker import request
+from django.utils import timezone
+
+from apps.sources import crawler, tasks
+from reaper import reporter
+
+HOUR = timedelta(hours=1)
+
+
+def ahead() -> None:
+    """The host's clock is an hour fast."""
+    shift_clock(HOUR)
+
+
+def behind() -> None:
+    """The host's clock is an hour slow."""
+    shift_clock(-HOUR)
+
+
+def shift_clock(by: timedelta) -> None:
+    """Shift whatever stamps a run, a report or a request."""
+    utc_now, seconds = timezone.now, request.time
+
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + by
+
+    timezone.now = lambda: utc_now() + by
+    reporter.datetime = Shifted
+    request.time = lambda: seconds() + by.total_seconds()
+
+
+def mute() -> None:
+    """It is of a release that did not have the reaper: nothing reports, and runs name no incarnation."""
+    worker_init.disconnect(reporter.begin)
+    worker_ready.disconnect(reporter.start)
+    worker_shutting_down.disconnect(reporter.drain)
+    worker_shutdown.disconnect(reporter.leave)
+
+
+def computing() -> None:
+    """Its crawls use the processor without a pause, until the journal's folder has a file of their site's name."""
+
+    def crawl(url: str, _limits: Any) -> Iterator[crawler.Totals]:
+        os.nice(10)
+        yield crawler.Totals(pages=1)
+        gate = Path(os.environ["CRAWL_JOURNAL"]).parent / url.strip("/").rpartition("/")[2]
+        while not gate.exists():
+            sum(range(50_000))
+
+    crawler.crawl = crawl
+
+
+def forgetful() -> None:
+    """It acknowledges late, on a broker that takes it for dead after 2 s."""
+    current_app.conf.task_acks_late = True
+    often = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    current_app.conf.broker_transport_options = {"visibility_timeout": 2, **often}
+    for task in current_app.tasks.values():
+        task.acks_late = True
+
+
+def retrying() -> None:
+    """Its tasks retry as Celery does: the id stays, the row says `running`, and the message waits in queue `later`."""
+    instead(
+        tasks, "end", lambda _hold, write, *_: write == "release" and current_task.retry(countdown=0, queue="later")
+    )
+
+
+def instead(module: Any, name: str, do: Callable) -> None:
+    """Put a function before another one, which is called when that returned nothing."""
+    original = getattr(module, name)
+    setattr(module, name, lambda *args: do(*args) or original(*args))

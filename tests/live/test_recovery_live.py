@@ -1,0 +1,91 @@
+"""What leaves runs behind, for real and with the default thresholds: each is recovered within seconds, nothing else."""
+
+import os
+import signal
+import time
+
+import pytest
+from django.db import connection
+
+from reaper.models import Reaping, RefusedWrite, WorkerReport
+from tests.worlds import COMMITTED
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.long,
+    pytest.mark.timeout(240),
+    COMMITTED,
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="a worker cannot share SQLite's test database"),
+]
+
+# A dead session is known after 8 s, silence after 12 s; a sweep a second, and a machine that is busy otherwise.
+SOON = 25
+
+
+def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(stage):
+    """Nine workers, each with a run under way, and then each in trouble of its own; a tenth one stays and is idle."""
+    lost = ("killed", "out_of_memory", "quit", "group", "evicted", "stopped")
+    workers = ("stays", *lost, "deployed")
+    for name in workers:
+        stage.start(name, "-c", "2" if name == "out_of_memory" else "1")
+    stage.await_ready(*workers)
+    for name in (*lost, "deployed"):
+        stage.crawl(name)
+    stage.crawl("over_limit", "out_of_memory", time_limit=20)
+    stage.await_under_way(*lost, "deployed")
+    stage.until(stage.has_witness, "somebody has been reporting for long enough")
+    assert stage.reaped() == {}
+
+    began = time.monotonic()
+    stage.signal("killed", signal.SIGKILL)
+    os.kill(stage.child_of("out_of_memory"), signal.SIGKILL)
+    stage.signal("quit", signal.SIGQUIT)
+    stage.signal("group", signal.SIGTERM, group=True)
+    stage.signal("stopped", signal.SIGSTOP)
+    # A deploy: both drain beside a successor that has their name. One of them is given no time to.
+    for name in ("deployed", "evicted"):
+        stage.signal(name, signal.SIGTERM)
+        stage.start(f"{name}_anew", node=name)
+    stage.until(
+        lambda: WorkerReport.objects.filter(hostname="evicted@test", draining=True).exists(), "the old one drains"
+    )
+    stage.signal("evicted", signal.SIGKILL)
+    stage.until(lambda: set(stage.acted) == {*lost, "over_limit"}, "all that was lost is found")
+    assert all(stage.acted[name] - began < SOON for name in lost), stage.acted
+    ended = {name for name in workers if stage.has_ended(name)}
+    assert ended == {"killed", "quit", "group", "evicted"}
+    assert stage.is_stopped("stopped")
+
+    # Whoever was stopped comes back to a run that is no longer its own; whoever drains completes its run.
+    stage.let_go(*stage.runs)
+    stage.signal("stopped", signal.SIGCONT)
+    stage.until(lambda: RefusedWrite.objects.exists(), "the late write is refused")
+    stage.until(lambda: stage.row("deployed").status == "completed", "the deploy cut nothing off")
+    refused = RefusedWrite.objects.get()
+    assert (refused.run_id, refused.write) == (stage.key("stopped"), "progress")
+    assert stage.statuses() == {**dict.fromkeys([*lost, "over_limit"], "failed"), "deployed": "completed"}
+    assert stage.reaped() == dict.fromkeys([*lost, "over_limit"], "orphaned")
+    announced = Reaping.objects.filter(evidence__announced=True).values_list("run_id", flat=True)
+    assert set(announced) == {stage.key(name) for name in ("evicted", "group", "quit")}, "a deploy is no poison"
+    assert stage.wrongly_reaped() == {"stopped"}, "its process lived, but nobody could have known"
+
+
+def test_the_run_of_a_worker_that_was_alone_waits_until_it_is_back(stage):
+    """Alone on its queue, its silence might be the network's; one silence limit after its return it is not."""
+    stage.start("reaper", queues="reaper")
+    stage.start("alone")
+    stage.await_ready("reaper", "alone")
+    stage.crawl("alone")
+    stage.await_under_way("alone")
+    stage.signal("alone", signal.SIGKILL)
+    stage.until(stage.has_witness, "the reaper's own worker would be a witness, if it consumed the queue")
+    stage.go_on(3)
+    assert stage.statuses() == {"alone": "running"}
+
+    stage.start("anew", node="alone")
+    stage.await_ready("anew")
+    back = time.monotonic()
+    stage.until(lambda: stage.acted, "it is recovered once its successor is a witness", SOON)
+    assert stage.acted["alone"] - back > 9, "a worker that has only just come back proves nothing"
+    assert (stage.statuses(), stage.reaped()) == ({"alone": "failed"}, {"alone": "orphaned"})
+    assert stage.wrongly_reaped() == set()
