@@ -78,9 +78,9 @@ class Crowd:
         """Return why a task that no report names may be held all the same."""
         return [f"the report of {worker.name} is not complete" for worker in self.live if not worker.complete]
 
-    def consuming(self, queue: str) -> int:
-        """Return how many live workers consume a queue."""
-        return sum(queue in worker.queues for worker in self.live)
+    def consumers(self, queue: str) -> set[str]:
+        """Return the node names of the live workers that consume a queue."""
+        return {worker.hostname for worker in self.live if queue in worker.queues}
 
     def heard_since(self, moment: datetime) -> bool:
         """True when there are live workers and each was heard after the moment."""
@@ -160,8 +160,9 @@ class Sources:
             seen, listed = claimant.seen_at, claimant.listed_at
             evidence = replace(evidence, claimant=vital, claimant_seen_at=seen, claimant_listed_at=listed)
             run = replace(run, skew=claimant.skew)
-        dead = claimant if claimant is not None and not claimant.alive else self.crowd.by_name.get(evidence.last_holder)
-        evidence = replace(evidence, announced=dead is not None and dead.draining)
+        # Also of one that is still there: its tasks are cut off before it has ended.
+        last = claimant or self.crowd.by_name.get(evidence.last_holder)
+        evidence = replace(evidence, announced=last is not None and last.draining)
         if self.adapter.retries_in_place and run.task_id and not evidence.holder:
             evidence = replace(evidence, returns=run.task_id in self.look[0].waiting)
         return Found(run, evidence)
@@ -199,7 +200,7 @@ class Sources:
             return Presence.UNKNOWN, [seen.error] if seen.error else []
         for queue, consumers in seen.consumers.items():
             # One that does not report may have been handed the message.
-            if consumers is not None and consumers > self.crowd.consuming(queue):
+            if consumers is not None and consumers > len(self.crowd.consumers(queue)):
                 return Presence.UNKNOWN, [f"queue {queue} has {consumers} consumers, not all of which report"]
         return Presence.ABSENT, []
 
@@ -231,6 +232,10 @@ class Sources:
         run, evidence = found
         node = answer.holding.get(run.task_id or "", "")
         doubts = self.doubts_of(answer)
+        if run.phase is Phase.QUEUED and self.look[0].consumers.get(self.queue) is not None:
+            # RabbitMQ does not show what it has delivered, and a worker too busy to answer may not have read it.
+            silent = self.crowd.consumers(self.queue) - answer.answered
+            doubts += [f"{node} did not answer, and may have been sent the message" for node in sorted(silent)]
         return Found(
             run,
             replace(
