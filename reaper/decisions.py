@@ -30,7 +30,8 @@ The first rule that matches wins:
 Evidence buys speed, only time replaces it, and what cannot be known is left alone. So the verdicts orphaned, lost and
 stranded want two things besides what they say. The task's absence from every live worker is known: all their reports
 are whole, and none that answered an inspect contradicts. And there is a witness: a worker that consumes the run's queue
-has reported without a gap for a whole silence limit. Without one it may be the database or the network that was silent.
+has reported without a gap for a whole silence limit, and lately. Without one it may be the database or the network that
+was silent.
 
 A task is killed only where a worker reports it as executing. Strict everywhere: exactly at a limit is left alone, the
 next moment is not. A requeue beyond its budget becomes a fail: a run that was started and lost again and again is

@@ -7,7 +7,7 @@ first looks.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -22,10 +22,13 @@ from reaper.facts import NOTHING, Evidence, Phase, Presence, RunFacts, Vital
 from reaper.inspection import Inquiry, inquire
 from reaper.models import FirstLook, WorkerReport
 from reaper.queues import Look, look
+from reaper.reporter import DEADLINE, INTERVAL
 from reaper.workers import SILENCE, Worker, census
 
 # Seconds for each of the two that ask the broker: with everything hanging, together below five.
 LOOK_SECONDS, INQUIRY_SECONDS = 2.0, 1.5
+# A worker reports at least this often, its write's own time included.
+FRESH = timedelta(seconds=INTERVAL + DEADLINE)
 # Only its second look acts, so the first may come early.
 LOOKED_FOR = (Presence.ABSENT, Presence.DELIVERED)
 
@@ -54,6 +57,8 @@ class Crowd:
         self.live = [worker for worker in workers if worker.alive]
         self.by_name = {worker.name: worker for worker in workers}
         self.holder = {task_id: worker for worker in self.live for task_id in worker.held}
+        # A second copy of the message may be with another worker: the one that executes the task is its holder.
+        self.holder |= {task_id: worker for worker in self.live for task_id in worker.active}
         # Of several dead workers the one that was heard of last.
         dead = sorted((worker for worker in workers if not worker.alive), key=lambda worker: worker.seen_at)
         self.last_holder = {task_id: worker for worker in dead for task_id in worker.held}
@@ -69,10 +74,11 @@ class Crowd:
         """Return a worker of the queue that has reported without a gap for a whole silence limit.
 
         When all were silent it may have been the database or the network, and one that has just come back proves
-        nothing of the others: they may be about to.
+        nothing of the others: they may be about to. Nor does one that misses a report itself: when all fall silent
+        together, the first of them is taken for dead some seconds before the last.
         """
         able = (worker for worker in self.live if queue in worker.queues and self.now - worker.since >= SILENCE)
-        return next((worker.name for worker in able), "")
+        return next((worker.name for worker in able if self.now - worker.seen_at <= FRESH), "")
 
     def doubts(self) -> list[str]:
         """Return why a task that no report names may be held all the same."""
@@ -149,7 +155,10 @@ class Sources:
 
     def needs_second_opinion(self, found: Found) -> bool:
         """True when the verdict would rest on the task's absence."""
-        return decide(*found, self.policy, self.now).reason in BY_ABSENCE
+        try:
+            return decide(*found, self.policy, self.now).reason in BY_ABSENCE
+        except Exception:  # judged again, and told, where it stops no other run
+            return False
 
     def of_running(self, run: RunFacts) -> Found:
         """Return the evidence on a run that has started."""

@@ -1,0 +1,482 @@
+"""What is gathered on a run: every source, how fresh it has to be, and what contradicts it."""
+
+from datetime import timedelta
+from time import monotonic
+
+import pytest
+from django.db import connection
+from freezegun import freeze_time
+
+from apps.sources.models import CrawlJob
+from reaper import conf, evidence, reporter, sweeps, tasks, workers
+from reaper.broker import Broker
+from reaper.evidence import Sources
+from reaper.facts import NOTHING, Phase, Presence, Vital
+from reaper.inspection import Inquiry
+from reaper.models import FirstLook, Reaping, WorkerReport
+from reaper.queues import Look
+from reaper.workers import SILENCE
+from tests.reaper.command import reaper
+from tests.servers import killed
+from tests.worlds import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    executing,
+    first_look,
+    fresh,
+    held_job,
+    keep_reporting,
+    lost_job,
+    orphan,
+    queued_job,
+    report,
+    running_job,
+    witness,
+)
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
+
+WITNESS = "celery@crawl-witness/abc"
+MARGIN = timedelta(milliseconds=1)
+
+
+def sweep(phase, at=NOW):
+    with freeze_time(at):
+        return sweeps.sweep(conf.adapters()["crawl_job"], phase)
+
+
+def gather(*rows, at=NOW):
+    """The evidence on each of the rows."""
+    adapter = conf.adapters()["crawl_job"]
+    with freeze_time(at), Broker() as link:
+        sources = Sources(adapter, link, conf.policy(adapter), at)
+        return [found.evidence for found in sources.gather([adapter.get(str(row.pk)) for row in rows])]
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """A function by which the workers' answers to an inquiry are set; those who are asked are noted in `asked`."""
+
+    def answer(**said):
+        def inquire(link, task_ids, expected, seconds):
+            answer.asked.append((list(task_ids), expected))
+            return Inquiry(**said)
+
+        monkeypatch.setattr(evidence, "inquire", inquire)
+
+    answer.asked = []
+    answer()
+    return answer
+
+
+# --- only when there are suspects, and never for long -------------------------------------------------------------
+
+
+def test_nobody_is_asked_about_runs_that_cannot_be_lost(refusing_broker, django_assert_num_queries):
+    adapter = conf.adapters()["crawl_job"]
+    rows = [queued_job(5 * SECOND), queued_job(HOUR, task_id=""), queued_job(created_at=NOW + 9 * HOUR, queued_at=None)]
+    runs = [adapter.get(str(row.pk)) for row in rows]
+    with Broker() as link, django_assert_num_queries(0):
+        found = Sources(adapter, link, conf.policy(adapter), NOW).gather(runs)
+        assert link.error == ""
+    assert [each.evidence for each in found] == [NOTHING] * 3
+
+
+def test_the_reports_are_read_once_for_all_pages_of_running_runs(answers, django_assert_num_queries):
+    adapter = conf.adapters()["crawl_job"]
+    held_job()
+    runs = [adapter.get(str(running_job(MINUTE, worker="celery@unheard/abc").pk)) for _ in range(3)]
+    with Broker() as link, freeze_time(NOW):
+        sources = Sources(adapter, link, conf.policy(adapter), NOW)
+        with django_assert_num_queries(1):
+            for _ in range(2):
+                sources.gather(runs)
+    assert answers.asked == []
+
+
+def test_the_workers_are_asked_only_before_a_verdict_by_absence_and_for_all_runs_at_once(answers):
+    gone, timed_out, young, held = orphan(), running_job(2 * HOUR), running_job(4 * SECOND), held_job(MINUTE)
+    report("celery@draining/abc", draining=True, queues=[])
+    gather(gone, timed_out, young, held)
+    # The witness and the worker of the held run; one that drains does not answer.
+    assert answers.asked == [([gone.task_id], 2)]
+
+
+@pytest.mark.live
+def test_with_everything_hanging_it_ends_within_five_seconds(hanging_broker):
+    rows = [lost_job(), orphan()]
+    begin = monotonic()
+    found = gather(*rows)
+    assert monotonic() - begin < 5
+    assert [each.presence for each in found] == [Presence.UNKNOWN] * 2
+    assert not any(each.absent for each in found[1:])
+    assert "could not be asked" in found[1].doubts[0]
+
+
+@pytest.mark.live
+def test_a_silent_worker_does_not_keep_a_sweep_waiting_and_does_not_protect():
+    begin = monotonic()
+    (found,) = gather(orphan())
+    assert 1 < monotonic() - begin < 4
+    assert (found.absent, found.doubts) == (True, ())
+
+
+def test_a_run_that_the_rules_cannot_judge_stops_no_other(monkeypatch):
+    bad, good = orphan(), orphan(worker="celery@dead/def")
+    decide = evidence.decide
+
+    def fragile(run, *more):
+        if run.pk == str(bad.pk):
+            raise OverflowError("boom")
+        return decide(run, *more)
+
+    monkeypatch.setattr(evidence, "decide", fragile)
+    monkeypatch.setattr(sweeps, "decide", fragile)
+    row = sweep(Phase.RUNNING)
+    assert (row.counts, row.errors) == ({"unjudged": 1, "orphaned": 1}, [])
+    assert (fresh(bad).status, fresh(good).status) == ("running", "failed")
+
+
+# --- the reports --------------------------------------------------------------------------------------------------
+
+
+def test_a_healthy_run_is_held_by_the_worker_that_reports_it():
+    (found,) = gather(held_job(MINUTE))
+    assert (found.holder, found.active_since) == ("celery@w1/abc", NOW - MINUTE)
+    assert (found.claimant, found.claimant_seen_at, found.absent) == (Vital.ALIVE, NOW, False)
+
+
+def test_the_worker_that_executes_a_task_is_its_holder_wherever_a_second_copy_is():
+    job = running_job(MINUTE)
+    for name in ("celery@a/abc", "celery@z/abc"):
+        report(name, held=[job.task_id])
+    executing(job, name="celery@m/abc")
+    report("celery@n/abc", held=[job.task_id])
+    (found,) = gather(job)
+    assert (found.holder, found.active_since) == ("celery@m/abc", NOW - MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("silent", "claimant", "reaped"),
+    [(SILENCE, Vital.ALIVE, False), (SILENCE + SECOND, Vital.DEAD, True)],
+    ids=["at the limit", "beyond"],
+)
+def test_a_worker_is_dead_when_it_has_been_silent_for_longer_than_the_limit(silent, claimant, reaped):
+    job = running_job(MINUTE)
+    executing(job, silent=silent)
+    witness()
+    (found,) = gather(job)
+    assert found.claimant is claimant
+    assert bool(sweep(Phase.RUNNING).acted) is reaped
+
+
+def test_a_run_of_a_worker_that_never_reported_is_not_known():
+    job = running_job(MINUTE)
+    witness()
+    assert gather(job)[0].claimant is Vital.UNKNOWN
+    assert sweep(Phase.RUNNING).counts == {"unknown": 1}
+
+
+@pytest.mark.parametrize(
+    ("watching", "heard", "able"),
+    [
+        (SILENCE, 0, True),
+        (SILENCE - SECOND, 0, False),
+        (HOUR, 5, True),
+        (HOUR, 6, False),
+    ],
+)
+def test_a_witness_has_reported_for_a_whole_silence_limit_and_has_not_missed_a_report(watching, heard, able):
+    job = orphan()
+    WorkerReport.objects.filter(hostname="celery@crawl-witness").update(
+        since=NOW - watching, seen_at=NOW - heard * SECOND
+    )
+    assert gather(job)[0].witness == (WITNESS if able else "")
+    assert bool(sweep(Phase.RUNNING).acted) is able
+
+
+def test_when_all_workers_fall_silent_together_none_is_taken_for_dead():
+    """A partition: their last reports lie up to an interval and a write's deadline apart."""
+    job = running_job(MINUTE)
+    last = timedelta(seconds=reporter.INTERVAL + reporter.DEADLINE)
+    executing(job, since=MINUTE)
+    witness(now=NOW + last)
+    for seconds in range(12, 19):
+        assert sweep(Phase.RUNNING, NOW + seconds * SECOND).acted == 0
+    assert fresh(job).status == "running"
+
+
+@pytest.mark.parametrize("queues", [["default"], ["reaper"], []])
+def test_a_worker_of_another_queue_is_no_witness(queues):
+    job = orphan()
+    WorkerReport.objects.filter(hostname="celery@crawl-witness").update(queues=queues)
+    assert gather(job)[0].witness == ""
+    assert sweep(Phase.RUNNING).acted == 0
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"complete": False}, {"active": ["no", "dict"]}, {"held": [7]}, {"active": {"t1": None}}], ids=str
+)
+def test_a_live_report_that_is_not_whole_protects_every_run(spoilt, answers):
+    jobs = orphan(), lost_job()
+    report("celery@other/abc", **spoilt)
+    for found in gather(*jobs):
+        assert (found.absent, found.doubts) == (False, ("the report of celery@other/abc is not complete",))
+    assert sweep(Phase.RUNNING).acted == sweep(Phase.QUEUED).acted == 0
+    assert answers.asked == []
+
+
+def test_the_report_of_a_dead_worker_need_not_be_whole(answers):
+    job = orphan()
+    report("celery@dead/def", silent=MINUTE, complete=False)
+    assert gather(job)[0].absent is True
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR], ids=["behind", "ahead"])
+def test_a_workers_clock_that_is_an_hour_off_changes_no_verdict(limits, by):
+    limits(RUN_TIMEOUT=10 * MINUTE, ALERT_AFTER=5 * MINUTE)
+    there = NOW - by
+    healthy = running_job(MINUTE, started_at=there - MINUTE, worker="celery@off/abc")
+    report("celery@off/abc", listed_at=there, active={healthy.task_id: (there - MINUTE).timestamp()})
+    let_go = running_job(MINUTE, started_at=there - MINUTE, worker="celery@off/abc")
+    report("celery@dead/abc", silent=MINUTE, listed_at=there - MINUTE)
+    dead = running_job(MINUTE, started_at=there - MINUTE, worker="celery@dead/abc")
+    witness()
+    assert gather(healthy)[0].active_since == NOW - MINUTE
+    assert sweep(Phase.RUNNING).counts == {"held": 1, "orphaned": 2}
+    assert {fresh(each).status for each in (let_go, dead)} == {"failed"}
+
+
+# --- what the workers say themselves ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [orphan, lost_job])
+def test_a_worker_that_says_that_it_has_the_task_is_believed(make, answers):
+    job = make()
+    answers(holding={job.task_id: "celery@w7"}, answered=frozenset({"celery@crawl-witness"}))
+    (found,) = gather(job)
+    assert (found.holder, found.active_since, found.absent) == ("celery@w7", None, False)
+    phase = Phase.RUNNING if make is orphan else Phase.QUEUED
+    assert sweep(phase).counts == {"held" if make is orphan else "reserved": 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "doubt"),
+    [
+        ({"doubled": frozenset({"celery@w1"})}, "several workers answer to the name celery@w1"),
+        ({"answered": frozenset({"celery@stranger"})}, "celery@stranger answers but does not report"),
+        ({"answered": frozenset({"celery@dead"})}, "celery@dead answers but does not report"),
+        ({"unread": 2}, "2 answers of workers made no sense"),
+        ({"error": "no way"}, "the workers could not be asked: no way"),
+    ],
+)
+@pytest.mark.parametrize("make", [orphan, lost_job])
+def test_an_answer_that_cannot_be_relied_on_protects_every_run(make, answers, said, doubt):
+    job = make()
+    answers(**said)
+    (found,) = gather(job)
+    assert (found.absent, found.doubts) == (False, (doubt,))
+    assert sweep(Phase.RUNNING if make is orphan else Phase.QUEUED).counts == {"unknown": 1}
+
+
+# --- the queues ---------------------------------------------------------------------------------------------------
+
+
+def look_finds(monkeypatch, **found):
+    monkeypatch.setattr(evidence, "look", lambda link, queues, seconds: Look(**found))
+
+
+@pytest.mark.parametrize(("consumers", "presence"), [(1, Presence.ABSENT), (2, Presence.UNKNOWN)])
+def test_where_more_consume_a_queue_than_report_absence_is_not_known(monkeypatch, answers, consumers, presence):
+    """RabbitMQ does not show what it has delivered; it says only how many consume."""
+    job = lost_job()
+    look_finds(monkeypatch, depth={"crawl": 0}, consumers={"crawl": consumers})
+    (found,) = gather(job)
+    assert found.presence is presence
+    assert bool(sweep(Phase.QUEUED).acted) is (presence is Presence.ABSENT)
+
+
+def test_a_queue_that_was_not_read_to_its_end_makes_absence_unknown(monkeypatch, answers):
+    job = lost_job()
+    look_finds(monkeypatch, depth={"crawl": 9}, unclear=frozenset({"crawl"}), error="too long")
+    (found,) = gather(job)
+    assert (found.presence, found.waiting, found.doubts) == (Presence.UNKNOWN, 9, ("too long",))
+    assert sweep(Phase.QUEUED).acted == 0
+
+
+def test_the_queues_of_all_reports_are_searched_but_not_the_reapers_own(monkeypatch):
+    seen = []
+
+    def note(link, queues, seconds):
+        seen.append(set(queues))
+        return Look()
+
+    monkeypatch.setattr(evidence, "look", note)
+    report("celery@other/abc", queues=["elsewhere", "reaper"])
+    gather(queued_job(MINUTE))
+    assert seen == [{"crawl", "elsewhere"}]
+
+
+def test_the_reports_are_read_anew_after_the_look(monkeypatch, answers):
+    """A message that travelled on to a worker during the look would be in neither."""
+    job = lost_job()
+
+    def travels(link, queues, seconds):
+        report(WITNESS, held=[job.task_id])
+        return Look(depth={"crawl": 0})
+
+    monkeypatch.setattr(evidence, "look", travels)
+    assert gather(job)[0].holder == WITNESS
+
+
+# --- two looks ----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_look_is_stored_and_the_second_decides():
+    job = queued_job(MINUTE)
+    witness()
+    assert sweep(Phase.QUEUED).counts == {"unknown": 1}
+    look = FirstLook.objects.get()
+    assert (look.kind, look.run_id, look.task_id) == ("crawl_job", str(job.pk), job.task_id)
+    assert (look.presence, look.at) == ("absent", NOW)
+    # Nobody was heard since.
+    assert sweep(Phase.QUEUED, NOW + 5 * SECOND).counts == {"unknown": 1}
+    assert FirstLook.objects.get().at == NOW
+    keep_reporting(NOW + 6 * SECOND)
+    assert sweep(Phase.QUEUED, NOW + 6 * SECOND).counts == {"lost": 1}
+
+
+def test_every_live_worker_has_to_be_heard_between_the_looks():
+    job = lost_job()
+    report("celery@slow/abc", silent=10 * SECOND)
+    assert gather(job)[0].heard_since is False
+    report("celery@slow/abc", silent=10 * SECOND - MARGIN)
+    assert gather(job)[0].heard_since is True
+
+
+@pytest.mark.parametrize("change", ["another task", "another presence"])
+def test_a_first_look_at_something_else_is_replaced(change):
+    job = queued_job(MINUTE)
+    witness()
+    first_look(job, presence="delivered" if change == "another presence" else "absent")
+    if change == "another task":
+        FirstLook.objects.update(task_id="another")
+    (found,) = gather(job)
+    assert (found.first_look, found.heard_since) == (None, False)
+    assert sweep(Phase.QUEUED).acted == 0
+    look = FirstLook.objects.get()
+    assert (look.task_id, look.presence, look.at) == (job.task_id, "absent", NOW)
+
+
+@pytest.mark.parametrize("where", ["waiting", "held"])
+def test_a_first_look_is_forgotten_when_the_task_is_found_again(broker, where, monkeypatch, answers):
+    job = lost_job()
+    if where == "waiting":
+        look_finds(monkeypatch, waiting=frozenset({job.task_id}), depth={"crawl": 1})
+    else:
+        report("celery@w1/abc", held=[job.task_id])
+    assert sweep(Phase.QUEUED).counts == {"backlog" if where == "waiting" else "reserved": 1}
+    assert not FirstLook.objects.exists()
+
+
+def test_a_message_of_which_nothing_is_known_changes_no_look(monkeypatch, answers):
+    job = lost_job()
+    before = FirstLook.objects.values().get()
+    look_finds(monkeypatch, depth={"crawl": None}, unclear=frozenset({"crawl"}), error="down")
+    assert sweep(Phase.QUEUED).acted == 0
+    assert FirstLook.objects.values().get() == before
+    assert fresh(job).task_id == job.task_id
+
+
+def test_what_was_delivered_to_a_dead_worker_is_stranded_at_once(monkeypatch, answers):
+    jobs = [queued_job(MINUTE) for _ in range(2)]
+    look_finds(monkeypatch, unacked=frozenset(job.task_id for job in jobs), depth={"crawl": 0})
+    report("celery@dead/abc", silent=MINUTE, held=[jobs[0].task_id])
+    witness()
+    assert sweep(Phase.QUEUED).counts == {"stranded": 1, "unknown": 1}
+    assert fresh(jobs[1]).task_id == jobs[1].task_id
+    assert FirstLook.objects.get(run_id=str(jobs[1].pk)).presence == "delivered"
+    keep_reporting(NOW + SECOND)
+    assert sweep(Phase.QUEUED, NOW + SECOND).counts["stranded"] == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dry_run_and_a_diagnosis_take_no_first_look():
+    queued_job(MINUTE)
+    witness()
+    reaper("sweep", "--dry-run")
+    reaper("diagnose")
+    assert not FirstLook.objects.exists()
+    reaper("sweep")
+    assert FirstLook.objects.count() == 1
+
+
+def test_sweeps_that_overlap_share_one_first_look():
+    """The second has read that there is none, before the first stores its own."""
+    adapter = conf.adapters()["crawl_job"]
+    queued_job(MINUTE)
+    witness()
+    with freeze_time(NOW), Broker() as one, Broker() as other:
+        both = [Sources(adapter, link, conf.policy(adapter), NOW) for link in (one, other)]
+        pages = [next(sweeps.plan(adapter, Phase.QUEUED, sources)) for sources in both]
+        for page, sources in zip(pages, both, strict=True):
+            evidence.remember(adapter, page, sources)
+    assert FirstLook.objects.get().at == NOW
+    assert not Reaping.objects.exists()
+
+
+@freeze_time(NOW)
+def test_old_first_looks_are_pruned():
+    old, kept = queued_job(HOUR), queued_job(HOUR)
+    first_look(old, ago=workers.KEEP + SECOND)
+    first_look(kept, ago=workers.KEEP)
+    tasks.prune_history()
+    assert FirstLook.objects.get().run_id == str(kept.pk)
+
+
+# --- a task that outlives its run ---------------------------------------------------------------------------------
+
+
+def test_a_reaped_task_that_a_worker_still_executes_is_killed_there_after_ten_seconds(broker):
+    job = running_job(2 * HOUR)
+    sweep(Phase.RUNNING)
+    broker.revokes()
+    for seconds, revokes in ((10, []), (11, [killed([job.task_id], "celery@w4")])):
+        at = NOW + seconds * SECOND
+        executing(job, name="celery@w4/abc", now=at)
+        sweep(Phase.RUNNING, at)
+        assert broker.revokes() == revokes
+    executing(name="celery@w4/abc", now=NOW + 12 * SECOND)
+    sweep(Phase.RUNNING, NOW + 12 * SECOND)
+    assert broker.revokes() == []
+
+
+def test_a_task_that_never_lost_a_run_is_not_killed(broker):
+    completed = running_job(2 * HOUR, status="completed")
+    executing(completed)
+    report("celery@w2/abc", active={"somebody else's": NOW.timestamp()})
+    sweep(Phase.RUNNING)
+    assert broker.revokes() == []
+
+
+@pytest.mark.parametrize("status", ["pending", "running"])
+def test_a_task_that_a_run_carries_again_is_not_killed(broker, status):
+    job = running_job(2 * HOUR)
+    sweep(Phase.RUNNING)
+    broker.revokes()
+    later = NOW + MINUTE
+    CrawlJob.objects.filter(pk=job.pk).update(status=status, started_at=later, queued_at=later)
+    executing(job, now=later)
+    sweep(Phase.RUNNING, later)
+    assert broker.revokes() == []
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="other databases show no sessions")
+def test_a_worker_whose_session_is_gone_is_dead_before_the_silence_limit():
+    job = running_job(MINUTE)
+    executing(job, silent=9 * SECOND, backend_pid=2**31 - 1)
+    witness()
+    assert gather(job)[0].claimant is Vital.DEAD
+    assert sweep(Phase.RUNNING).counts == {"orphaned": 1}
