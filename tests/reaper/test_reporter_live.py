@@ -13,13 +13,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from celery import current_app
 from django.db import connection, transaction
 
 from reaper import clock, workers
 from reaper.models import WorkerReport
 from tests import processes
 from tests.processes import wait_until
-from tests.reaper import workload
 from tests.worlds import COMMITTED, SECOND
 
 pytestmark = [
@@ -70,7 +70,12 @@ class Stage:
         """Send a task under a name of its own; return the name and the task's id."""
         name = str(uuid4())
         self.sent.append(name)
-        return name, task.apply_async(args=[name], queue=queue, **options).id
+        return name, self.publish(task, name, queue, **options)
+
+    def publish(self, task, name, queue, **options):
+        # By name: to import the workload's app is to make it this process's own.
+        sent = current_app.send_task(f"tests.reaper.workload.{task}", args=[name], queue=queue, **options)
+        return sent.id
 
     def said(self, name, what="began"):
         """What the task said, once it did."""
@@ -131,7 +136,7 @@ def holds(*ids):
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_running_task_is_reported_and_knows_who_reports_it(stage, pool):
-    name, task_id = stage.send(workload.wait, pool)
+    name, task_id = stage.send("wait", pool)
     identity, *_ = stage.said(name).split()
     worker = next_report(pool)
     assert (worker.name, worker.hostname, worker.complete, worker.alive) == (identity, HOST, True, True)
@@ -145,7 +150,7 @@ def test_a_running_task_is_reported_and_knows_who_reports_it(stage, pool):
 
 @pytest.mark.parametrize("pool", ["solo", "gevent"])
 def test_a_task_that_does_not_let_go_of_the_processor_silences_nothing(stage, pool):
-    name, task_id = stage.send(workload.compute, pool)
+    name, task_id = stage.send("compute", pool)
     stage.said(name)
     for _ in range(3):
         assert set(next_report(pool).active) == {task_id}
@@ -154,7 +159,7 @@ def test_a_task_that_does_not_let_go_of_the_processor_silences_nothing(stage, po
 
 
 def test_a_task_whose_own_retry_has_ended_is_still_held(stage):
-    name, task_id = stage.send(workload.again, "prefork")
+    name, task_id = stage.send("again", "prefork")
     stage.said(name)
     stage.said(name, "again")
     next_report("prefork")
@@ -162,23 +167,23 @@ def test_a_task_whose_own_retry_has_ended_is_still_held(stage):
 
 
 def test_a_task_of_which_a_second_copy_has_ended_is_still_held(stage):
-    name, task_id = stage.send(workload.wait, "prefork")
+    name, task_id = stage.send("wait", "prefork")
     stage.said(name)
     quick = str(uuid4())
     stage.let_go(quick)
-    workload.wait.apply_async(args=[quick], queue="prefork", task_id=task_id)
+    stage.publish("wait", quick, "prefork", task_id=task_id)
     stage.said(quick, "ended")
     next_report("prefork")
     assert set(next_report("prefork").active) == {task_id}
 
 
 def test_what_waits_for_a_child_for_its_eta_or_for_its_rate_is_held(stage):
-    busy = [stage.send(workload.wait, "prefork") for _ in range(2)]
+    busy = [stage.send("wait", "prefork") for _ in range(2)]
     for name, _ in busy:
         stage.said(name)
-    reserved = stage.send(workload.wait, "prefork")
-    limited = [stage.send(workload.limited, "prefork") for _ in range(2)]
-    scheduled = stage.send(workload.wait, "prefork", countdown=3600)
+    reserved = stage.send("wait", "prefork")
+    limited = [stage.send("limited", "prefork") for _ in range(2)]
+    scheduled = stage.send("wait", "prefork", countdown=3600)
     ids = {task_id for _, task_id in (*busy, reserved, limited[1], scheduled)}
     worker = next_report("prefork", holds(*ids))
     assert set(worker.active) == {task_id for _, task_id in busy}
@@ -191,7 +196,7 @@ def test_what_waits_for_a_child_for_its_eta_or_for_its_rate_is_held(stage):
 def mortal(stage):
     """A worker of the same hostname that is to die, and a task that it runs: process, name in the reports, task, id."""
     queue = str(uuid4())
-    name, task_id = stage.send(workload.wait, queue)
+    name, task_id = stage.send("wait", queue)
     process = stage.start(queue, "prefork", "-c", "1", "--prefetch-multiplier", "2")
     identity, reported, _ = stage.said(name).split()
     assert reported == "True", (
@@ -225,7 +230,7 @@ def test_a_warm_shutdown_is_announced_and_the_task_is_named_until_it_has_ended(s
 
 def test_after_a_cold_shutdown_the_last_report_names_what_was_cut_off(stage, mortal):
     process, identity, _, task_id = mortal
-    _, waiting_id = stage.send(workload.wait, next(iter(named(identity).queues)))
+    _, waiting_id = stage.send("wait", next(iter(named(identity).queues)))
     wait_until(lambda: waiting_id in named(identity).held, 15, "the second task is reserved")
     process.send_signal(signal.SIGQUIT)
     process.wait(15)
@@ -284,7 +289,7 @@ def test_a_database_that_hangs_stops_only_the_reports_and_they_return_by_themsel
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE reaper_workerreport IN ACCESS EXCLUSIVE MODE")
             wait_until(lambda: "cannot report to the reaper" in log(), 20, "it gives up")
-            name, _ = stage.send(workload.touch, "prefork")
+            name, _ = stage.send("touch", "prefork")
             stage.said(name, "ended")
         after = next_report("prefork")
         wait_until(lambda: "reports to the reaper again" in log(), 10, "it says so")
