@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from celery import current_app
-from django.db import router
+from django.db import connections, router
 
 from reaper import clock, conf
 from reaper.adapters import RunAdapter
@@ -90,7 +90,8 @@ class Crowd:
 
     def heard_since(self, moment: datetime) -> bool:
         """True when there are live workers and each was heard after the moment."""
-        return bool(self.live) and all(worker.seen_at > moment for worker in self.live)
+        # A report's lists are older than its writing by no more than its deadline.
+        return bool(self.live) and all(worker.seen_at - timedelta(seconds=DEADLINE) > moment for worker in self.live)
 
 
 class Sources:
@@ -260,7 +261,7 @@ class Sources:
         """Return why a task that nobody named may be held all the same."""
         doubts = [f"the workers could not be asked: {answer.error}"] if answer.error else []
         doubts += [f"several workers answer to the name {node}" for node in sorted(answer.doubled)]
-        strangers = sorted(answer.answered - self.crowd.hostnames)
+        strangers = sorted(answer.heard - self.crowd.hostnames)
         doubts += [f"{node} answers but does not report" for node in strangers]
         return doubts + [f"{answer.unread} answers of workers made no sense"] * bool(answer.unread)
 
@@ -298,8 +299,10 @@ def remember(adapter: RunAdapter, judged: Iterable[Judged], sources: Sources) ->
         for each in looked
         if each.evidence.presence in LOOKED_FOR and not each.evidence.holder and each.evidence.first_look is None
     ]
-    rows.bulk_create(
-        new, update_conflicts=True, unique_fields=["kind", "run_id"], update_fields=["task_id", "presence", "at"]
-    )
+    # MySQL finds out by itself which constraint is in the way, and refuses to be told.
+    targeted = connections[adapter.using].features.supports_update_conflicts_with_target
+    target = ["kind", "run_id"] if targeted else None
+    changes = ["task_id", "presence", "at"]
+    rows.bulk_create(new, update_conflicts=True, unique_fields=target, update_fields=changes)
     found = [each.run.pk for each in looked if each.evidence.holder or each.evidence.presence is Presence.WAITING]
     rows.filter(kind=adapter.kind, run_id__in=found).delete()

@@ -23,6 +23,8 @@ class Inquiry(NamedTuple):
     # The node names that answered every question; and those under which more than one worker answered: what these do
     # not name may be with the other one.
     answered: frozenset[str] = frozenset()
+    # Those that answered any of them.
+    heard: frozenset[str] = frozenset()
     doubled: frozenset[str] = frozenset()
     # Replies that made no sense.
     unread: int = 0
@@ -123,4 +125,5 @@ class Replies:
         answered = frozenset.intersection(*(frozenset(heard) for heard in self.heard.values()))
         doubled = {node for heard in self.heard.values() for node, times in heard.items() if times > 1}
         holding = {**self.holding, **self.active}
-        return Inquiry(holding, self.active, answered, frozenset(doubled), self.unread, error)
+        heard = frozenset().union(*self.heard.values())
+        return Inquiry(holding, self.active, answered, heard, frozenset(doubled), self.unread, error)

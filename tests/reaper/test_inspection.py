@@ -308,7 +308,8 @@ class TestRabbit:
                 asked.revoke([task_id], terminate=True, destination=["another@test"])
                 assert inquire(asked, [task_id], 1).active == {task_id: "prey@test"}
                 asked.revoke([task_id], terminate=True, destination=["prey@test"])
-            wait_until(lambda: ask(app, task_id) == Inquiry(answered=frozenset({"prey@test"})), 30)
+            prey = frozenset({"prey@test"})
+            wait_until(lambda: ask(app, task_id) == Inquiry(answered=prey, heard=prey), 30)
 
     def test_a_broker_that_hangs_is_not_the_same_as_nobody(self, app, rabbit):
         assert ask(app, expected=1, seconds=0.1) == Inquiry()
