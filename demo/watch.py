@@ -32,6 +32,8 @@ class Watch:
     def __init__(self, journal: Path, *, end: float, check: Callable[[], None]) -> None:
         self.journal_file, self.end = journal, end
         self.journal: list[judge.Event] = []
+        # Tasks whose messages were delivered to a worker that has died since: they wait for nobody.
+        self.undeliverable: set[str] = set()
         self.wrong: dict[tuple[str, str], judge.WrongReap] = {}
         self.on_look: Callable[[], None] = lambda: None
         self.on_reaping: Callable[[Reaping], None] = lambda reaping: None
@@ -57,7 +59,7 @@ class Watch:
         """Look once, judge what has changed since the last look, and pass on what the reaper says that it did."""
         before, rows = self.seen, read_rows()
         self.read_journal()
-        self.seen = judge.Look(time.time(), rows, self._alive(), self._broker.waiting())
+        self.seen = judge.Look(time.time(), rows, self._alive(), self._broker.waiting() - self.undeliverable)
         for wrong in judge.taken_alive(before, self.seen, self.journal):
             self._note(wrong)
         for reaping in Reaping.objects.filter(pk__gt=self._last_reaping).order_by("pk"):

@@ -47,6 +47,9 @@ class RunAdapter(ABC):
     queue: str | None = None
     # True where a task that waits for its own retry leaves its row running: such a run is left alone.
     retries_in_place = False
+    # True where all runs go through one queue and start in the order of their dispatch: then one that still waits when
+    # much later ones have started was overtaken. Only asked where the broker cannot be looked into.
+    in_order = False
     # Policy values of this kind, by lower-case name; settings win over them.
     policy: Mapping[str, Any] = {}
 
@@ -192,8 +195,8 @@ class ModelRunAdapter(RunAdapter):
         return found
 
     def newest_started(self) -> datetime | None:
-        """Return when the newest of the runs that have started was dispatched."""
-        if not (self.created_field and self.started_field):
+        """Return when the newest of the runs that have started was dispatched, where their order says something."""
+        if not (self.in_order and self.created_field and self.started_field):
             return None
         started = self.queryset().exclude(**{self.started_field: None}).order_by(f"-{self.created_field}")
         row = next(iter(rows.read(started[:1], self._columns())), None)

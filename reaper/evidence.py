@@ -29,7 +29,9 @@ from reaper.workers import SILENCE, Worker, census
 LOOK_SECONDS, INQUIRY_SECONDS = 2.0, 1.5
 # A worker reports at least this often, its write's own time included.
 FRESH = timedelta(seconds=INTERVAL + DEADLINE)
-# Only its second look acts, so the first may come early.
+# A dispatch commits before it publishes. Only the second look acts, so the first may come early; a later first look
+# would find what is lost a whole interval of the sweeps later.
+PUBLISH_SECONDS = timedelta(seconds=2)
 LOOKED_FOR = (Presence.ABSENT, Presence.DELIVERED)
 
 
@@ -150,9 +152,9 @@ class Sources:
         return [found[run.pk] for run in runs]
 
     def may_be_lost(self, run: RunFacts) -> bool:
-        """True for a run that was dispatched longer ago than a message takes to arrive."""
+        """True for a run that was dispatched longer ago than a message takes to be published."""
         age = run.age(self.now)
-        return bool(run.task_id) and age is not None and age > self.policy.orphan_grace
+        return bool(run.task_id) and age is not None and age > PUBLISH_SECONDS
 
     def needs_second_opinion(self, found: Found) -> bool:
         """True when the verdict would rest on the task's absence."""

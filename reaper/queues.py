@@ -104,6 +104,12 @@ class Sight:
         except connection.channel_errors as error:
             self.fault(f"the broker refused the look: {told(error)}")
 
+    def add(self, queues: Collection[str]) -> None:
+        """Look into these queues as well."""
+        for queue in sorted(set(queues) - {*self.queues}):
+            self.queues.append(queue)
+            self.depth[queue] = self.consumers[queue] = None
+
     def fault(self, sentence: str) -> None:
         """Note why something is unclear; the first reason is the one that is told."""
         self.error = self.error or sentence
@@ -137,6 +143,7 @@ def look_into_redis(sight: Sight, connection: Connection) -> None:
         # Set before the channel makes its pool: a Redis that hangs half-way must not cost more.
         channel.socket_timeout, channel.retry_on_timeout = PATIENCE, None
         with channel.conn_or_acquire() as client:
+            sight.add(declared(channel, client))
             lists = {queue: list_names(channel, queue) for queue in sight.queues}
             sizes, delivered = count(client, lists, channel.unacked_key)
             sight.depth.update({queue: sum(sizes[queue]) for queue in sight.queues})
@@ -150,6 +157,18 @@ def look_into_redis(sight: Sight, connection: Connection) -> None:
                 if all(whole):
                     sight.clear.add(queue)
             sight.delivered_seen = read_delivered(sight, client, channel.global_keyprefix, channel.unacked_key)
+
+
+def declared(channel: Any, client: Any) -> set[str]:
+    """Return the queues that kombu has ever bound: a run may wait in one that no worker of today consumes."""
+    prefix, found = channel.global_keyprefix, set()
+    for key in client.scan_iter(prefix + channel.keyprefix_queue % "*", count=PAGE):
+        name = key.decode().removeprefix(prefix)
+        # The workers' own mail is in no queue of tasks, and its bindings outlive them.
+        if not name.endswith(("pidbox", "celeryev")):
+            # kombu's client prefixes SMEMBERS itself.
+            found |= {member.decode().rpartition(channel.sep)[2] for member in client.smembers(name)}
+    return found
 
 
 def list_names(channel: Any, queue: str) -> list[str]:

@@ -39,7 +39,9 @@ def workers(url: str, folder: Path, **pools: str) -> Iterator[dict[str, Popen]]:
         for name, pool in pools.items():
             words = [sys.executable, "-m", "celery", "-A", "tests.little", "worker", "-n", f"{name}@test", "-Q", name]
             words += ["-P", pool, "-c", "1", "-l", "INFO"]
-            started[name] = processes.start(*words, log=logs[name], environment={"CELERY_BROKER_URL": url})
+            # Without Django's settings it is no worker of the project's, which would wait for a migrated database.
+            environment = {"CELERY_BROKER_URL": url, "DJANGO_SETTINGS_MODULE": ""}
+            started[name] = processes.start(*words, log=logs[name], environment=environment)
         for name in pools:
             processes.wait_until(partial(is_ready, name), 60, f"the worker is ready, see {logs[name]}")
         yield started

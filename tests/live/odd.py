@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from celery import current_app, current_task
+from celery import Task, current_app, current_task
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 from celery.worker import request
 from django.utils import timezone
@@ -73,6 +73,7 @@ def forgetful() -> None:
 
 def retrying() -> None:
     """Its tasks retry as Celery does: the id stays, the row says `running`, and the message waits in queue `later`."""
+    tasks.CrawlTask.apply_async = Task.apply_async
     instead(
         tasks, "end", lambda _hold, write, *_: write == "release" and current_task.retry(countdown=0, queue="later")
     )

@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,6 @@ class Stage:
         self.gates: dict[str, Gate] = {}
         self.acted: dict[str, float] = {}
         self.site = stack.enter_context(processes.site({}))
-        self.watch = Watch(folder / "journal.jsonl", end=time.time() + 600, check=lambda: None)
-        stack.callback(self.watch.close)
-        self.watch.on_look = self.sweep_in_time
         self.last_sweep = 0.0
         self.nursery = subprocess.Popen(
             [sys.executable, "-m", "tests.live.nursery"],
@@ -66,13 +63,20 @@ class Stage:
         )  # fmt: skip
         stack.callback(self.end)
 
+    @cached_property
+    def watch(self) -> Watch:
+        """The eyes, which see into Redis only."""
+        watch = Watch(self.folder / "journal.jsonl", end=time.time() + 600, check=lambda: None)
+        self.stack.callback(watch.close)
+        watch.on_look = self.sweep_in_time
+        return watch
+
     def end(self) -> None:
         """Kill everybody; tasks that wait for a page are let go first, so that the site's threads end."""
         for gate in self.gates.values():
             gate.open.set()
-        self.nursery.stdin.close()
-        self.nursery.wait(10)
-        self.nursery.stdout.close()
+        with self.nursery:  # closes its input, which ends it and all its workers, and waits
+            pass
 
     # --- workers ------------------------------------------------------------------------------------------------
 
@@ -117,13 +121,13 @@ class Stage:
 
     # --- runs ---------------------------------------------------------------------------------------------------
 
-    def crawl(self, name: str, queue: str = "", *, child: bool = False, status: int = 200, **options: Any) -> None:
+    def crawl(self, name: str, queue: str = "", *, child: bool = False, url: str = "", **options: Any) -> None:
         """Dispatch a run whose second page waits for the test, to the worker of its name unless a queue is given."""
         gate = self.gates[name] = Gate()
-        if status == 200:
+        if not url:
             self.site.pages |= {f"/{name}": f"<a href=/{name}/end>on</a>", f"/{name}/end": gate.page}
         source = Source.objects.create(
-            name=name, url=f"{self.site.url}{name}", crawler_config={"page_timeout": 600, "delay": 0}
+            name=name, url=url or f"{self.site.url}{name}", crawler_config={"page_timeout": 600, "delay": 0}
         )
         if child:
             parent = CrawlJob.objects.create(is_multi_source=True)
@@ -193,9 +197,6 @@ class Stage:
 
 @contextmanager
 def stage_at(broker_url: str, folder: Path) -> Iterator[Stage]:
-    """A stage on this broker. A stopped process is continued before it is killed by nobody: SIGKILL needs no help."""
+    """A stage on this broker."""
     with processes.broker_at(broker_url), ExitStack() as stack:
         yield Stage(folder, broker_url, stack)
-
-
-__all__ = ["Stage", "signal", "stage_at"]

@@ -2,11 +2,23 @@
 
 import signal
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
+from celery import current_app
 from django.db import connection
+from django.utils import timezone
 
+from apps.sources import runs
+from apps.sources.models import CrawlJob, Source
+from apps.sources.reaping import SourceResults
+from reaper import conf, sweeps, tasks
+from reaper.facts import Phase
 from reaper.models import Reaping, WorkerReport
+from reaper.signals import alerted
+from tests import processes, rabbit
+from tests.live.stage import stage_at
+from tests.processes import wait_until
 from tests.worlds import COMMITTED
 
 pytestmark = [
@@ -75,3 +87,143 @@ def claims(stage):
 def events(stage, what):
     names = {stage.key(name): name for name in stage.runs}
     return [names[event.run] for event in stage.watch.journal if event.event == what]
+
+
+class Retrying(SourceResults):
+    """A kind whose tasks retry as Celery's do: the row stays `running`, under the same task."""
+
+    retries_in_place = True
+
+
+def test_a_run_whose_own_retry_waits_in_the_queue_is_left_alone_as_long_as_it_does(stage, broker, settings):
+    adapters = ["apps.sources.reaping.CrawlJobs", f"{__name__}.Retrying"]
+    settings.REAPER = {**settings.REAPER, "ADAPTERS": adapters}
+    # Somebody must have consumed the queue for it to be known; then nobody does, so the message stays there.
+    stage.start("gone", queues="later")
+    stage.start("retries", odd="retrying")
+    stage.await_ready("gone", "retries")
+    stage.signal("gone", signal.SIGKILL)
+    stage.crawl("retries", child=True, url=f"http://127.0.0.1:{processes.free_port()}/")
+    wait_until(lambda: broker.ids("later"), 60, "its retry waits")
+    stage.until(stage.has_witness, "somebody has been reporting for long enough")
+    task_id = stage.row("retries").task_id
+    assert (broker.ids("later"), stage.statuses()) == ([task_id], {"retries": "running"})
+    row = sweeps.sweep(conf.adapters()["source_result"], Phase.RUNNING)
+    assert (row.acted, row.counts) == (0, {"returning": 1})
+
+    with broker.client() as client:
+        client.delete("later")
+    stage.until(lambda: stage.acted, "without its message it is an orphan")
+    assert stage.reaped() == {"retries": "orphaned"}
+
+
+BACKLOG, LOST = 5_000, 50
+
+
+def dispatch_long_ago(count):
+    """Dispatch runs an hour ago, which is longer than the queue timeout; return their task ids by run."""
+    source, then = Source.objects.create(name="patient"), timezone.now() - HOUR
+    jobs = [CrawlJob(source=source, task_id=str(uuid4()), created_at=then, queued_at=then) for _ in range(count)]
+    CrawlJob.objects.bulk_create(jobs)
+    ids = {job.pk: job.task_id for job in jobs}
+    with current_app.producer_pool.acquire() as producer:
+        for pk, message in runs.messages(CrawlJob, ids):
+            runs.send(message, ids[pk], producer=producer)
+    return ids
+
+
+def await_backlog(stage):
+    """One slow worker, which has a run under way and a backlog behind it, and has been reporting for long enough."""
+    stage.start("slow")
+    stage.await_ready("slow")
+    stage.crawl("slow", "crawl")
+    wait_until(lambda: stage.row("slow").pages_crawled == 1, 60, "it is busy")
+    CrawlJob.objects.update(created_at=timezone.now() - HOUR, queued_at=timezone.now() - HOUR)
+    ids = dispatch_long_ago(BACKLOG)
+    wait_until(stage.has_witness, 60, "it has been reporting for long enough")
+    return ids
+
+
+def sweep_pending():
+    return sweeps.sweep(conf.adapters()["crawl_job"], Phase.QUEUED)
+
+
+def heard():
+    """When the slow worker was heard last."""
+    return WorkerReport.objects.values_list("seen_at", flat=True).get()
+
+
+def sweep_again():
+    """Sweep, wait for the next report, and sweep again: the second look decides."""
+    sweep_pending()
+    before = heard()
+    wait_until(lambda: heard() > before, 30, "the next report")
+    return sweep_pending()
+
+
+def test_of_5000_waiting_runs_only_those_whose_messages_are_gone_are_sent_again(stage, broker, caplog):
+    ids = await_backlog(stage)
+    assert sweep_again().acted == 0
+    assert told_of_backlog(caplog) == [BACKLOG]
+
+    with broker.client() as client:
+        waiting = client.lrange("crawl", 0, -1)
+        gone = waiting[:: len(waiting) // LOST][:LOST]
+        assert sum(client.lrem("crawl", 1, raw) for raw in gone) == LOST
+    missing = set(ids.values()) - set(broker.ids()) - {worker_holds()}
+    assert len(missing) == LOST
+    assert sweep_again().counts["lost"] == LOST
+    acted = dict(Reaping.objects.values_list("task_id", "action"))
+    assert acted == dict.fromkeys(missing, "requeue")
+    now_waiting = broker.ids()
+    assert len(now_waiting) == len(set(now_waiting))
+    assert {job.task_id for job in CrawlJob.objects.filter(status="pending")} == {*now_waiting, worker_holds()}
+    assert sweep_again().acted == 0
+
+
+@pytest.mark.skipif(not rabbit.is_installed(), reason="RabbitMQ is not installed")
+def test_of_5000_runs_that_wait_in_rabbitmq_none_is_touched(transactional_db, tmp_path, caplog):
+    with rabbit.rabbit_server() as server, stage_at(server.url, tmp_path) as stage:
+        await_backlog(stage)
+        row = sweep_again()
+        assert (row.acted, row.errors, row.counts) == (0, [], {"reserved": 1, "unknown": BACKLOG - 1})
+        assert told_of_backlog(caplog) == [BACKLOG]
+
+
+def told_of_backlog(caplog):
+    """How many runs each warning of a backlog told of; the log has one line for each signal."""
+    told = []
+
+    def hear(reason, runs, **_):
+        told.append((reason, len(runs)))
+
+    caplog.clear()
+    alerted.connect(hear)
+    try:
+        tasks.raise_alerts()
+    finally:
+        alerted.disconnect(hear)
+    assert len([line for line in caplog.messages if line.startswith("backlog")]) == len(told)
+    return [count for reason, count in told if reason == "backlog"]
+
+
+def worker_holds():
+    """The task that the slow worker was given beside the one it executes."""
+    (held,) = WorkerReport.objects.values_list("held", flat=True).get()
+    return held
+
+
+def test_a_redis_at_its_memory_limit_costs_no_run_anything_and_all_goes_out_once_it_can(transactional_db, broker):
+    source, then = Source.objects.create(name="unsent"), timezone.now() - HOUR
+    CrawlJob.objects.bulk_create([CrawlJob(source=source, created_at=then) for _ in range(3)])
+    with processes.broker_at(broker.url), broker.client() as client:
+        client.config_set("maxmemory", 1)
+        tried = [sweep_pending() for _ in range(3)]
+        assert "maxmemory" in tried[0].errors[0]
+        assert client.ping()
+        assert broker.ids() == []
+        client.config_set("maxmemory", 0)
+        # Not before its first attempt, which may still be under way, has had its time.
+        wait_until(lambda: sweep_pending() and broker.ids(), 30, "they go out")
+    assert sorted(broker.ids()) == sorted(CrawlJob.objects.values_list("task_id", flat=True))
+    assert Reaping.objects.count() == 3, "each was requeued once, however often it was tried"

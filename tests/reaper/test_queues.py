@@ -85,6 +85,14 @@ class TestRedis:
         assert found.absent("gone", ["crawl", "another"]) is None
         assert found.absent("gone", []) is None
 
+    @pytest.mark.parametrize("prefix", ["", "mine:"])
+    def test_what_was_sent_to_a_queue_that_nobody_named_is_found_too(self, broker, app, prefix):
+        there = project(broker.url, global_keyprefix=prefix)
+        there.send_task(TASK, queue="forgotten", task_id="f1")
+        broker.client.sadd(f"{prefix}_kombu.binding.celery.pidbox", "\x06\x16\x06\x16celery@w1.celery.pidbox")
+        found = seen(there, "crawl")
+        assert (found.waiting, found.depth) == ({"f1"}, {"crawl": 0, "forgotten": 1})
+
     def test_what_was_delivered_is_unacked_until_it_is_acknowledged(self, app, broker):
         send(app, "crawl", "c1", "c2")
         with Consumer(broker.url, "crawl") as consumer:
