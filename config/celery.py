@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from celery import Celery
-from celery.signals import heartbeat_sent, setup_logging, worker_init
+from celery.signals import celeryd_after_setup, heartbeat_sent, setup_logging
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -23,9 +23,9 @@ def log_like_django(loglevel: int | None, **_: Any) -> None:
     root.setLevel(min(root.level, loglevel or root.level))
 
 
-@worker_init.connect
+@celeryd_after_setup.connect
 def wait_for_database(**_: Any) -> None:
-    """Wait until there is a database that the tasks can work on."""
+    """Wait until there is a database that the tasks can work on; what is wrong with the settings was said before."""
     from config import lifecycle  # which needs Django, and this file comes before it
 
     lifecycle.wait_for_database()

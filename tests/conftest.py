@@ -4,6 +4,8 @@ import os
 
 import freezegun
 import pytest
+from django.db import connection
+from pytest_django.plugin import blocking_manager_key
 
 # What waits for the network waits by the real clock: with frozen time it would wait for ever.
 freezegun.configure(extend_ignore_list=["kombu", "reaper.queues", "reaper.inspection"])
@@ -13,6 +15,18 @@ freezegun.configure(extend_ignore_list=["kombu", "reaper.queues", "reaper.inspec
 def pytest_collection_modifyitems(items):
     """The longest start first, the others stay in their random order: at the end nobody waits for one of them."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """Forget the reports of a live test's workers: some outlive the test, and report after its database was cleaned."""
+    answer = yield
+    from reaper.models import WorkerReport  # Django is set up by now
+
+    if item.get_closest_marker("live") and connection.settings_dict["NAME"].startswith("test_"):
+        with item.config.stash[blocking_manager_key].unblock():
+            WorkerReport.objects.all().delete()
+    return answer
 
 
 @pytest.hookimpl(wrapper=True)

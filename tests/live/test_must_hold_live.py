@@ -12,9 +12,10 @@ from django.utils import timezone
 from apps.sources import runs
 from apps.sources.models import CrawlJob, Source
 from apps.sources.reaping import SourceResults
-from reaper import conf, sweeps, tasks
+from reaper import clock, conf, sweeps, tasks
 from reaper.facts import Phase
 from reaper.models import Reaping, WorkerReport
+from reaper.reporter import DEADLINE
 from reaper.signals import alerted
 from tests import processes, rabbit
 from tests.live.stage import stage_at
@@ -156,8 +157,8 @@ def heard():
 def sweep_again():
     """Sweep, wait for the next report, and sweep again: the second look decides."""
     sweep_pending()
-    before = heard()
-    wait_until(lambda: heard() > before, 30, "the next report")
+    looked = clock.now("default")
+    wait_until(lambda: heard() - timedelta(seconds=DEADLINE) > looked, 30, "a report whose lists are of after the look")
     return sweep_pending()
 
 
