@@ -20,7 +20,7 @@ PRODUCTION := DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secr
 unexport VIRTUAL_ENV DJANGO_SETTINGS_MODULE PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo latency up test check format lock clean
+.PHONY: help setup live demo latency up test check format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,7 +45,10 @@ up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C
 	@$(BIN)/python -m config.up
 
 test: $(STAMP) ## run the tests on throwaway servers; ARGS="-k name" chooses
-	@$(RUN) $(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --maxschedchunk 4 $(ARGS)
+	@$(RUN) $(BIN)/python -m pytest -m "not lane" --numprocesses 4 --dist loadgroup --maxschedchunk 4 $(ARGS)
+
+live: $(STAMP) ## run the longest tests: worlds of real workers in trouble, the whole deployment (4 minutes)
+	@$(RUN) $(BIN)/python -m pytest -m lane --numprocesses 3 --dist loadgroup --maxschedchunk 1 $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ from tests.processes import wait_until
 logger = logging.getLogger(__name__)
 
 pytestmark = [
+    pytest.mark.lane,
     pytest.mark.live,
     pytest.mark.timeout(240),
     pytest.mark.skipif(connection.vendor != "postgresql", reason="several processes need a database server"),

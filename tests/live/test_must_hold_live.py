@@ -23,6 +23,7 @@ from tests.processes import wait_until
 from tests.worlds import COMMITTED
 
 pytestmark = [
+    pytest.mark.lane,
     pytest.mark.live,
     pytest.mark.long,
     pytest.mark.timeout(240),

@@ -11,6 +11,7 @@ from reaper.models import Reaping, RefusedWrite, WorkerReport
 from tests.worlds import COMMITTED
 
 pytestmark = [
+    pytest.mark.lane,
     pytest.mark.live,
     pytest.mark.long,
     pytest.mark.timeout(240),
