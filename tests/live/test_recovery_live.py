@@ -24,16 +24,14 @@ SOON = 25
 
 
 def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(stage):
-    """Ten workers, each with a run under way, and then each in trouble of its own; one more stays and is idle."""
+    """Eight workers, each with a run under way, and then each in trouble of its own; one more stays and is idle."""
     lost = ("killed", "out_of_memory", "quit", "group", "evicted", "stopped")
-    # A worker of its own: Celery was once seen not to enforce the limit of a task whose sibling had been killed.
-    workers = ("stays", *lost, "over_limit", "deployed")
+    workers = ("stays", *lost, "deployed")
     for name in workers:
         stage.start(name, "-c", "1")
     stage.await_ready(*workers)
     for name in (*lost, "deployed"):
         stage.crawl(name)
-    stage.crawl("over_limit", time_limit=20)
     stage.await_under_way(*lost, "deployed")
     stage.until(stage.has_witness, "somebody has been reporting for long enough")
     assert stage.reaped() == {}
@@ -52,7 +50,7 @@ def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(sta
         lambda: WorkerReport.objects.filter(hostname="evicted@test", draining=True).exists(), "the old one drains"
     )
     stage.signal("evicted", signal.SIGKILL)
-    stage.until(lambda: set(stage.acted) == {*lost, "over_limit"}, "all that was lost is found")
+    stage.until(lambda: set(stage.acted) == set(lost), "all that was lost is found")
     assert all(stage.acted[name] - began < SOON for name in lost), stage.acted
     ended = {name for name in workers if stage.has_ended(name)}
     assert ended == {"killed", "quit", "group", "evicted"}
@@ -65,8 +63,8 @@ def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(sta
     stage.until(lambda: stage.row("deployed").status == "completed", "the deploy cut nothing off")
     refused = RefusedWrite.objects.get()
     assert (refused.run_id, refused.write) == (stage.key("stopped"), "progress")
-    assert stage.statuses() == {**dict.fromkeys([*lost, "over_limit"], "failed"), "deployed": "completed"}
-    assert stage.reaped() == dict.fromkeys([*lost, "over_limit"], "orphaned")
+    assert stage.statuses() == {**dict.fromkeys(lost, "failed"), "deployed": "completed"}
+    assert stage.reaped() == dict.fromkeys(lost, "orphaned")
     announced = Reaping.objects.filter(evidence__announced=True).values_list("run_id", flat=True)
     assert set(announced) == {stage.key(name) for name in ("evicted", "group", "quit")}, "a deploy is no poison"
     assert stage.wrongly_reaped() == {"stopped"}, "its process lived, but nobody could have known"
