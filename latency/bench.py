@@ -105,7 +105,9 @@ class Bench:
         # Anywhere within the interval of the sweeps.
         moment = time.time() + 1 + random.uniform(0, SWEEP_SECONDS)
         # A message that was delivered to the victim besides could not be told from one that another worker has.
-        self.watch.until(lambda: time.time() > moment and not self.watch.seen.waiting, missing="a quiet moment")
+        self.watch.until(
+            lambda: time.time() > moment and not self.watch.seen.waiting, missing="a quiet moment", within=HEAL_SECONDS
+        )
         self.stack.kill(VICTIM)
         self.kills.append(self.harm(f"kill {number}", *doomed))
         self.stack.start(VICTIM, worker(VICTIM))
