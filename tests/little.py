@@ -19,8 +19,8 @@ app.conf.update(task_default_queue="little", broker_connection_retry_on_startup=
 
 @app.task(name="little.hold")
 def hold(path: str) -> None:
-    """Work until the file is there, at most a minute."""
-    deadline = time.monotonic() + 60
+    """Work until the file is there, at most two minutes."""
+    deadline = time.monotonic() + 120
     while not Path(path).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
 
@@ -43,7 +43,7 @@ def workers(url: str, folder: Path, **pools: str) -> Iterator[dict[str, Popen]]:
             environment = {"CELERY_BROKER_URL": url, "DJANGO_SETTINGS_MODULE": ""}
             started[name] = processes.start(*words, log=logs[name], environment=environment)
         for name in pools:
-            processes.wait_until(partial(is_ready, name), 60, f"the worker is ready, see {logs[name]}")
+            processes.wait_until(partial(is_ready, name), what=f"the worker is ready, see {logs[name]}")
         yield started
     finally:
         for process in started.values():

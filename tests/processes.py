@@ -27,9 +27,11 @@ from django.db import connection, connections
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.02
+# Seconds. What comes at all comes sooner, also on a machine that has something else to do.
+PATIENCE = 120
 
 
-def wait_until(condition: Callable[[], Any], deadline: float = 15, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], deadline: float = PATIENCE, what: str = "") -> Any:
     """Return what the condition returned as soon as that is true; AssertionError after `deadline` seconds."""
     ends = time.monotonic() + deadline
     while not (answer := condition()):
@@ -50,6 +52,18 @@ def start(*words: Any, log: Path, environment: dict[str, str] | None = None) -> 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def halt(*pids: int) -> None:
+    """Stop the processes and return when they have: what is still on a processor answers a last time."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    threads = [Path(f"/proc/{pid}/task") for pid in pids if Path("/proc/self/task").exists()]
+
+    def stands(thread: Path) -> bool:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+
+    wait_until(lambda: all(stands(each) for folder in threads for each in folder.iterdir()), what="they stand still")
 
 
 def end(process: subprocess.Popen, patience: float = 5) -> None:
@@ -76,7 +90,7 @@ def worker(name: str, log: Path, *options: str, environment: dict[str, str]) -> 
         return f"{name}@test ready." in log.read_text()
 
     try:
-        wait_until(is_ready, 30, f"the worker is ready, see {log}")
+        wait_until(is_ready, what=f"the worker is ready, see {log}")
         yield process
     finally:
         end(process)
@@ -171,7 +185,7 @@ class RedisServer:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """It accepts connections and answers nothing."""
-        self.process.send_signal(signal.SIGSTOP)
+        halt(self.process.pid)
         try:
             yield
         finally:
@@ -268,7 +282,7 @@ class SlowSite:
 
     def slow(self) -> str:
         self.asked.set()
-        self.go.wait(60)
+        self.go.wait(PATIENCE)
         return "two"
 
 
@@ -317,7 +331,7 @@ class Race:
         thread.start()
         return thread
 
-    def join(self, deadline: float = 20) -> list[Any]:
+    def join(self, deadline: float = PATIENCE) -> list[Any]:
         """Wait for all threads; return what they returned."""
         for thread in self.threads:
             thread.join(deadline)

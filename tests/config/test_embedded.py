@@ -23,11 +23,12 @@ from config import embedded
 from config.embedded.__main__ import THROWAWAY
 from config.embedded.servers import _package
 from config.embedded.system import start_detached
+from tests.processes import PATIENCE
 
 ROOT = Path(embedded.__file__).parents[2]
 POSTGRES, REDIS = "DATABASE_URL", "CELERY_BROKER_URL"
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.live]
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def command(*words, **options):
 def output(*words, status=0, **options):
     """The output of `python -m config.embedded …` when it has ended with this status."""
     process = command(*words, **options)
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, text
     return text
 
@@ -77,7 +78,7 @@ def broker(url):
     return redis.Redis(unix_socket_path=url.removeprefix("redis+socket://").partition("?")[0])
 
 
-def eventually(condition, seconds=20):
+def eventually(condition, seconds=PATIENCE):
     """Wait for the condition, and fail when it does not come."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
@@ -146,7 +147,7 @@ def test_nothing_of_the_users_shell_reaches_a_server(state, monkeypatch):
 
 def test_ten_commands_at_once_start_one_server_each(state):
     commands = [command("start") for _ in range(10)]
-    answers = [process.communicate(timeout=60)[0] for process in commands]
+    answers = [process.communicate(timeout=PATIENCE)[0] for process in commands]
 
     assert [process.returncode for process in commands] == [0] * 10
     assert len({line for text in answers for line in text.splitlines() if "=" in line}) == 2
@@ -344,7 +345,7 @@ def test_run_passes_a_signal_on_and_leaves_no_process(state, number):
     throwaway = process.stdout.readline().strip()
     process.send_signal(number)
 
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert not Path(throwaway).exists()
     assert not processes_naming(throwaway)

@@ -48,9 +48,9 @@ def test_without_a_database_it_waits_and_says_so_and_ends_when_told_to(words, nu
     }
     process = processes.start(*CELERY, *words, log=log, environment=environment)
     try:
-        wait_until(lambda: "Waiting for" in log.read_text() or process.poll() is not None, 30, "it waits")
+        wait_until(lambda: "Waiting for" in log.read_text() or process.poll() is not None, what="it waits")
         process.send_signal(number)
-        assert process.wait(10) == -number
+        assert process.wait(processes.PATIENCE) == -number
     finally:
         processes.end(process)
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from config import up
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.live
 
@@ -37,7 +38,7 @@ class Stack:
 
     def wait_for(self, pattern, count=1):
         """The last of so many matches in the output, which must come soon."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while len(found := re.findall(pattern, self.output, re.MULTILINE)) < count:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.05)
@@ -50,14 +51,14 @@ class Stack:
 
     def end(self):
         """Wait for the end and return the status."""
-        self.thread.join(timeout=40)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
         return self.status
 
 
 def gone(process):
     """Whether it ends soon; nobody need have collected it, for its parent may be dead too."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     with contextlib.suppress(psutil.NoSuchProcess):
         while process.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > deadline:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 pytestmark = [
     pytest.mark.lane,
     pytest.mark.live,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(connection.vendor != "postgresql", reason="several processes need a database server"),
 ]
 SERVICES = compose.services()
@@ -164,12 +164,12 @@ def stack(image, tmp_path, database, broker):
 def test_the_stack_waits_works_ends_and_falls_sick(stack, database, broker):
     for name in LASTING:
         stack.start(name)
-    wait_until(stack.all_wait, 60, "all wait")
+    wait_until(stack.all_wait, what="all wait")
     assert stack.healthy() == []
 
     assert stack.start("migrate").wait(60) == 0
-    wait_until(stack.all_healthy, 60, "all are healthy")
-    wait_until(database.sweeps, 30, "Beat and the reaper's worker have swept")
+    wait_until(stack.all_healthy, what="all are healthy")
+    wait_until(database.sweeps, what="Beat and the reaper's worker have swept")
     over_tls = {"X-Forwarded-Proto": "https", "Host": "crawler.example"}
     with httpx.Client(base_url=f"http://127.0.0.1:{stack.port}", headers=over_tls) as client:
         assert "--primary" in client.get("/static/admin/css/base.css").text
@@ -181,16 +181,16 @@ def test_the_stack_waits_works_ends_and_falls_sick(stack, database, broker):
 
     with database.gone():
         assert not stack.is_healthy("web")
-    wait_until(lambda: stack.is_healthy("web"), 20, "the web server is healthy again")
+    wait_until(lambda: stack.is_healthy("web"), what="the web server is healthy again")
 
     ending = ["beat", "worker"]
     for name in ending:
         stack.running[name].send_signal(signal.SIGTERM)
-    assert {name: stack.running[name].wait(30) for name in ending} == dict.fromkeys(ending, 0)
+    assert {name: stack.running[name].wait(processes.PATIENCE) for name in ending} == dict.fromkeys(ending, 0)
 
     # celery 5.7.0's worker may end with an error here, for its restart policy to start it again.
     broker.process.kill()
-    wait_until(lambda: stack.healthy() == [], 60, "none is healthy without the broker")
+    wait_until(lambda: stack.healthy() == [], what="none is healthy without the broker")
     for name in LASTING:
         for line in stack.log(name).read_text().splitlines():
             if line.startswith("{"):

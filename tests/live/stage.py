@@ -21,10 +21,9 @@ from reaper import conf, sweeps
 from reaper.facts import Phase
 from reaper.models import Reaping, Sweep, WorkerReport
 from tests import processes
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 
 SWEEP_SECONDS = 1.0
-PATIENCE = 60
 
 
 class Gate:
@@ -98,7 +97,7 @@ class Stage:
             assert psutil.pid_exists(self.pids[name]), self.log(name).read_text()
             return self.log(name).exists() and " ready." in self.log(name).read_text()
 
-        wait_until(lambda: all(ready(name) for name in names), PATIENCE, f"{names} are ready, see {self.folder}")
+        wait_until(lambda: all(ready(name) for name in names), what=f"{names} are ready, see {self.folder}")
 
     def signal(self, name: str, number: int, *, group: bool = False) -> None:
         (os.killpg if group else os.kill)(self.pids[name], number)

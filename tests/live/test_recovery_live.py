@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.lane,
     pytest.mark.live,
     pytest.mark.long,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(900),
     COMMITTED,
     pytest.mark.skipif(connection.vendor != "postgresql", reason="a worker cannot share SQLite's test database"),
 ]

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 from urllib.parse import quote
@@ -27,8 +26,9 @@ from selectolax.lexbor import LexborHTMLParser
 
 from config import embedded
 from reaper.models import Sweep
+from tests.processes import PATIENCE, wait_until
 
-pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
 
 logger = logging.getLogger(__name__)
 
@@ -39,29 +39,20 @@ PROMISED = timedelta(seconds=10)
 ADMIN = {"username": "admin", "password": "correct horse battery"}
 
 
-def until(condition, seconds, what):
-    """The first true answer of the condition; it is asked again and again until the deadline."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-    return answer
-
-
 def last_sweep(phase):
     """When the last sweep of this phase started, or None."""
     row = Sweep.objects.filter(kind="crawl_job", phase=phase, idle=True).first()
     return row and row.started_at
 
 
-def later_sweep(phase, than, seconds=30):
+def later_sweep(phase, than):
     """When the next sweep after this one started."""
 
     def later():
         stamp = last_sweep(phase)
         return stamp if stamp and (than is None or stamp > than) else None
 
-    return until(later, seconds, f"a sweep of the {phase} runs")
+    return wait_until(later, what=f"a sweep of the {phase} runs")
 
 
 def pace(phase, sweeps=3):
@@ -139,7 +130,7 @@ class Processes:
 
     def migrate(self):
         self.start("migrate", "manage.py", "migrate")
-        assert self.running.pop("migrate").wait(30) == 0
+        assert self.running.pop("migrate").wait(PATIENCE) == 0
 
     def end(self, name, with_signal=signal.SIGTERM):
         process = self.running.pop(name)
@@ -227,24 +218,24 @@ def expiry_of_a_new_message(broker):
             expires = datetime.fromisoformat(message.headers["expires"])
             return message.headers["task"] == TASKS[WATCHED] and expires - timezone.now()
 
-        return until(expiry, 10, "a message that starts a watched sweep").total_seconds()
+        return wait_until(expiry, what="a message that starts a watched sweep").total_seconds()
 
 
 def test_what_an_admin_changes_takes_effect_and_survives_migrate_and_restarts(browser, processes, broker):
     processes.start_worker()
     processes.start_beat()
-    later_sweep(WATCHED, None, seconds=40)
+    later_sweep(WATCHED, None)
 
     # A shorter interval: both schedules run every second.
     every_second, every_two = browser.new_interval(1), browser.new_interval(2)
     browser.change(CONTROL, interval=every_second, expire_seconds="1")
     changed = browser.change(WATCHED, interval=every_second, expire_seconds="1")
-    until(lambda: pace(WATCHED) < 2, 20, "sweeps every second")
+    wait_until(lambda: pace(WATCHED) < 2, what="sweeps every second")
     assert timezone.now() - changed < PROMISED + timedelta(seconds=3), "three of them were watched"
 
     # Switched off: it stops in time, and is not sent by a Beat that was killed and started again, nor after migrate.
     changed = browser.change(WATCHED, enabled=None)
-    until(lambda: not watched_during_two_intervals(), 20, "no sweep any more")
+    wait_until(lambda: not watched_during_two_intervals(), what="no sweep any more")
     stopped = last_sweep(WATCHED)
     assert stopped - changed < PROMISED
     processes.end("beat", signal.SIGKILL)

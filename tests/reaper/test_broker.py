@@ -108,7 +108,7 @@ def test_a_broker_that_did_not_answer_is_not_given_messages_either(refusing_brok
     with within(3), Broker() as asked:
         with pytest.raises(BrokerDown, match="the broker did not answer: "):
             asked.ask(lambda connection: connection.channel())
-        with within(0.1), pytest.raises(BrokerDown, match="the broker did not answer: "):
+        with within(1), pytest.raises(BrokerDown, match="the broker did not answer: "):
             asked.publish(TASK, Message(), "t1")
 
 
@@ -136,9 +136,9 @@ def test_a_refusing_broker_is_given_up_at_once(refusing_broker, first):
         with pytest.raises(BrokerDown) as told:
             asked.publish(TASK, Message(), "t1") if first == "publish" else asked.revoke(["t1"])
         assert str(told.value).startswith("the broker did not take a message: ")
-        with within(0.1), pytest.raises(BrokerDown, match="did not take"):
+        with within(1), pytest.raises(BrokerDown, match="did not take"):
             asked.revoke(["t1"])
-        with within(0.1), pytest.raises(BrokerDown, match="did not take"):
+        with within(1), pytest.raises(BrokerDown, match="did not take"):
             asked.publish(TASK, Message(), "t2")
 
 
@@ -148,12 +148,11 @@ def test_a_hanging_broker_is_given_up_within_seconds_and_the_second_ask_answers_
     with within(8), Broker() as asked:
         with within(6), pytest.raises(BrokerDown):
             asked.publish(TASK, Message(), "t1") if first == "publish" else asked.revoke(["t1"])
-        with within(0.1), pytest.raises(BrokerDown):
+        with within(1), pytest.raises(BrokerDown):
             asked.publish(TASK, Message(), "t2")
 
 
 @pytest.mark.live
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("first", ["publish", "revoke"])
 @pytest.mark.parametrize("then", ["publish", "revoke"])
@@ -167,7 +166,7 @@ def test_a_broker_that_goes_in_mid_sweep_is_given_up_within_seconds(hanging_brok
         hanging_broker.stop() if end == "stop" else hanging_broker.process.kill()
         with within(6), pytest.raises(BrokerDown):
             ask(then, "t2")
-        with within(0.1), pytest.raises(BrokerDown):
+        with within(1), pytest.raises(BrokerDown):
             ask(first, "t3")
 
 
@@ -217,7 +216,7 @@ def test_a_real_worker_discards_what_was_revoked_and_does_what_was_published(bro
         worker = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=tmp_path)
     try:
         said = lambda: Path(tmp_path, "log").read_text()  # noqa: E731
-        assert eventually(lambda: "ready." in said(), 30), said()
+        assert eventually(lambda: "ready." in said()), said()
         with Broker(app) as asked:
             asked.revoke([ids[0], ids[1]])
             assert eventually(lambda: said().count("revoked") >= 1), said()
@@ -232,7 +231,6 @@ def test_a_real_worker_discards_what_was_revoked_and_does_what_was_published(bro
 
 @pytest.mark.live
 @pytest.mark.xdist_group("rabbit")
-@pytest.mark.timeout(180)
 class TestRabbit:
     @pytest.fixture
     def app(self, rabbit, monkeypatch):
@@ -256,5 +254,5 @@ class TestRabbit:
         with rabbit.stopped(), within(8), asked:
             with within(4), pytest.raises(BrokerDown):
                 asked.publish("little.hold", Message(), "t2") if then == "publish" else asked.revoke(["t1"])
-            with within(0.1), pytest.raises(BrokerDown):
+            with within(1), pytest.raises(BrokerDown):
                 asked.publish("little.hold", Message(), "t3")

@@ -17,7 +17,7 @@ from reaper.adapters import Message
 from reaper.broker import Broker
 from reaper.inspection import Inquiry, inquire
 from tests import little, servers
-from tests.processes import wait_until
+from tests.processes import halt, wait_until
 
 KINDS = {"active": [], "reserved": [], "scheduled": [], "query_task": {}}
 
@@ -213,13 +213,12 @@ ALL = {"one@test", "two@test", "solo@test"}
 
 @pytest.mark.live
 @pytest.mark.xdist_group("crew")
-@pytest.mark.timeout(180)
 class TestWorkers:
     @pytest.fixture
     def app(self, crew, monkeypatch):
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
         app = project(crew[0].url)
-        wait_until(lambda: ask(app, expected=3).answered == ALL, 30, "all workers answer")
+        wait_until(lambda: ask(app, expected=3).answered == ALL, what="all workers answer")
         return app
 
     @pytest.fixture
@@ -233,16 +232,16 @@ class TestWorkers:
 
         yield give
         release.touch()
-        wait_until(lambda: not ask(app, expected=3).active, 30, "the tasks have ended")
+        wait_until(lambda: not ask(app, expected=3).active, what="the tasks have ended")
 
     def test_all_answer_at_once_and_nothing_is_left_behind(self, app, crew):
         client = crew[0].client
-        keys, connected = sorted(client.keys()), client.info("clients")["connected_clients"]
+        keys, connected = set(client.keys()), client.info("clients")["connected_clients"]
         begin = real_monotonic()
         found = ask(app, "t1", expected=3, seconds=20.0)
         assert real_monotonic() - begin < 10
         assert (found.answered, found.active, found.doubled, found.unread, found.error) == (ALL, {}, set(), 0, "")
-        assert sorted(client.keys()) == keys
+        assert set(client.keys()) <= keys, "an earlier test's messages may still go"
         assert client.smembers("_kombu.binding.reply.celery.pidbox") == set()
         wait_until(lambda: client.info("clients")["connected_clients"] <= connected)
 
@@ -264,13 +263,13 @@ class TestWorkers:
         task_id = str(uuid4())
         hold("solo", task_id)
         wait_until(
-            lambda: not server.client.llen("solo") and ask(app, expected=2, seconds=0.5).answered == ALL - {"solo@test"}
+            lambda: not server.client.llen("solo") and ask(app, expected=2, seconds=2.0).answered == ALL - {"solo@test"}
         )
-        workers["two"].send_signal(signal.SIGSTOP)
+        halt(workers["two"].pid)
         try:
             begin = real_monotonic()
-            found = ask(app, task_id, expected=3, seconds=1.0)
-            assert 1.0 <= real_monotonic() - begin < 2.5
+            found = ask(app, task_id, expected=3, seconds=3.0)
+            assert 3.0 <= real_monotonic() - begin < 5.5
         finally:
             workers["two"].send_signal(signal.SIGCONT)
         assert (found.answered, found.active, found.error) == ({"one@test"}, {}, "")
@@ -278,20 +277,19 @@ class TestWorkers:
 
     def test_late_answers_are_left_nowhere(self, app, crew):
         server, workers = crew
-        keys = sorted(server.client.keys())
-        workers["two"].send_signal(signal.SIGSTOP)
+        keys = set(server.client.keys())
+        halt(workers["two"].pid)
         try:
-            found = ask(app, expected=3, seconds=0.5)
+            found = ask(app, expected=3, seconds=2.0)
         finally:
             workers["two"].send_signal(signal.SIGCONT)
         assert found.answered == ALL - {"two@test"}
         wait_until(lambda: ask(app, expected=3).answered == ALL)
-        assert sorted(server.client.keys()) == keys
+        assert set(server.client.keys()) <= keys, "an earlier test's messages may still go"
 
 
 @pytest.mark.live
 @pytest.mark.xdist_group("rabbit")
-@pytest.mark.timeout(180)
 class TestRabbit:
     @pytest.fixture
     def app(self, rabbit, monkeypatch):
@@ -303,13 +301,13 @@ class TestRabbit:
         with little.workers(rabbit.url, tmp_path, prey="prefork"):
             with Broker(app) as asked:
                 asked.publish("little.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id)
-            wait_until(lambda: ask(app, task_id).active == {task_id: "prey@test"}, 30)
+            wait_until(lambda: ask(app, task_id).active == {task_id: "prey@test"})
             with Broker(app) as asked:
                 asked.revoke([task_id], terminate=True, destination=["another@test"])
                 assert inquire(asked, [task_id], 1).active == {task_id: "prey@test"}
                 asked.revoke([task_id], terminate=True, destination=["prey@test"])
             prey = frozenset({"prey@test"})
-            wait_until(lambda: ask(app, task_id) == Inquiry(answered=prey, heard=prey), 30)
+            wait_until(lambda: ask(app, task_id) == Inquiry(answered=prey, heard=prey))
 
     def test_a_broker_that_hangs_is_not_the_same_as_nobody(self, app, rabbit):
         assert ask(app, expected=1, seconds=0.1) == Inquiry()

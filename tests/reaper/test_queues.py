@@ -384,7 +384,6 @@ def test_a_queue_of_rabbitmq_whose_node_is_down_is_not_empty():
 
 @pytest.mark.live
 @pytest.mark.xdist_group("rabbit")
-@pytest.mark.timeout(180)
 class TestRabbit:
     @pytest.fixture
     def app(self, rabbit, monkeypatch):

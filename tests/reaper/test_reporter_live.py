@@ -58,7 +58,7 @@ class Stage:
         return self.folder / f"{name}.log"
 
     def await_ready(self, *names):
-        wait_until(lambda: all("ready." in self.log(name).read_text() for name in names), 60, "they are ready")
+        wait_until(lambda: all("ready." in self.log(name).read_text() for name in names), what="they are ready")
 
     @contextmanager
     def listening(self, name):
@@ -80,7 +80,7 @@ class Stage:
     def said(self, name, what="began"):
         """What the task said, once it did."""
         file = self.folder / f"{name}.{what}"
-        wait_until(file.exists, 20, f"{what} of the task, see {self.folder}")
+        wait_until(file.exists, what=f"{what} of the task, see {self.folder}")
         return file.read_text()
 
     def let_go(self, *names):
@@ -127,7 +127,7 @@ def next_report(queue, what=lambda worker: True):
         worker = report_of(queue)
         return worker if worker and worker.listed_at > now and what(worker) else None
 
-    return wait_until(later, 20, f"a report of {queue}")
+    return wait_until(later, what=f"a report of {queue}")
 
 
 def holds(*ids):
@@ -142,7 +142,7 @@ def test_a_running_task_is_reported_and_knows_who_reports_it(stage, pool):
     assert (worker.name, worker.hostname, worker.complete, worker.alive) == (identity, HOST, True, True)
     assert task_id in worker.held
     began = worker.active[task_id] - worker.listed_at.timestamp()
-    assert -20 < began <= 0
+    assert -processes.PATIENCE < began <= 0
     assert timedelta(0) < worker.skew < 5 * SECOND
     stage.let_go(name)
     assert next_report(pool, lambda worker: task_id not in worker.held).active == {}
@@ -216,12 +216,12 @@ def named(identity, now=None):
 def test_a_warm_shutdown_is_announced_and_the_task_is_named_until_it_has_ended(stage, mortal):
     process, identity, name, task_id = mortal
     process.send_signal(signal.SIGTERM)
-    first = wait_until(lambda: (worker := named(identity)).draining and worker, 5, "it drains")
-    later = wait_until(lambda: (worker := named(identity)).listed_at > first.listed_at and worker, 5, "it reports on")
+    first = wait_until(lambda: (worker := named(identity)).draining and worker, what="it drains")
+    later = wait_until(lambda: (worker := named(identity)).listed_at > first.listed_at and worker, what="it reports on")
     for worker in (first, later):
         assert (worker.queues, set(worker.active), worker.ended_at, worker.alive) == (set(), {task_id}, None, True)
     stage.let_go(name)
-    assert process.wait(15) == 0
+    assert process.wait(processes.PATIENCE) == 0
     last = named(identity)
     assert (last.alive, last.draining, last.held) == (False, True, frozenset())
     assert last.ended_at == last.seen_at
@@ -231,9 +231,9 @@ def test_a_warm_shutdown_is_announced_and_the_task_is_named_until_it_has_ended(s
 def test_after_a_cold_shutdown_the_last_report_names_what_was_cut_off(stage, mortal):
     process, identity, _, task_id = mortal
     _, waiting_id = stage.send("wait", next(iter(named(identity).queues)))
-    wait_until(lambda: waiting_id in named(identity).held, 15, "the second task is reserved")
+    wait_until(lambda: waiting_id in named(identity).held, what="the second task is reserved")
     process.send_signal(signal.SIGQUIT)
-    process.wait(15)
+    process.wait(processes.PATIENCE)
     last = named(identity)
     assert (last.alive, last.draining, last.held) == (False, True, {task_id, waiting_id})
     assert last.ended_at == last.seen_at
@@ -244,7 +244,7 @@ def test_a_killed_worker_is_dead_as_soon_as_its_session_is_gone_and_it_cannot_ha
     process.kill()
     process.wait()
     last = named(identity)
-    wait_until(lambda: not named(identity, last.seen_at + 9 * SECOND).alive, 5, "its session is gone")
+    wait_until(lambda: not named(identity, last.seen_at + 9 * SECOND).alive, what="its session is gone")
     dead = named(identity, last.seen_at + 9 * SECOND)
     assert named(identity, last.seen_at + 8 * SECOND).alive
     assert (dead.draining, dead.ended_at, set(dead.active)) == (False, None, {task_id})
@@ -252,14 +252,14 @@ def test_a_killed_worker_is_dead_as_soon_as_its_session_is_gone_and_it_cannot_ha
 
 def test_a_stopped_worker_is_dead_by_its_silence_and_lives_again_when_it_goes_on(stage):
     identity = next_report("solo").name
-    stage.processes["solo"].send_signal(signal.SIGSTOP)
+    processes.halt(stage.processes["solo"].pid)
     try:
         last = named(identity)
         assert named(identity, last.seen_at + 12 * SECOND).alive, "its session is there"
         assert not named(identity, last.seen_at + 13 * SECOND).alive
     finally:
         stage.processes["solo"].send_signal(signal.SIGCONT)
-    assert wait_until(lambda: (worker := named(identity)).seen_at > last.seen_at and worker, 10, "it goes on").alive
+    assert wait_until(lambda: (worker := named(identity)).seen_at > last.seen_at and worker, what="it goes on").alive
 
 
 # --- its database -------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_a_worker_whose_session_was_ended_reports_again_over_a_new_one_and_is_ne
     with stage.listening("threads") as log:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
-        wait_until(has_a_new_one, 10, "a new session")
+        wait_until(has_a_new_one, what="a new session")
         assert report_of("threads").since == worker.since
         assert "cannot report" not in log()
 
@@ -288,11 +288,11 @@ def test_a_database_that_hangs_stops_only_the_reports_and_they_return_by_themsel
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE reaper_workerreport IN ACCESS EXCLUSIVE MODE")
-            wait_until(lambda: "cannot report to the reaper" in log(), 20, "it gives up")
+            wait_until(lambda: "cannot report to the reaper" in log(), what="it gives up")
             name, _ = stage.send("touch", "prefork")
             stage.said(name, "ended")
         after = next_report("prefork")
-        wait_until(lambda: "reports to the reaper again" in log(), 10, "it says so")
+        wait_until(lambda: "reports to the reaper again" in log(), what="it says so")
         assert log().count("cannot report") == 1
     assert after.seen_at - before.seen_at > SECOND
     assert (after.name, after.alive, after.complete) == (before.name, True, True)

@@ -898,7 +898,6 @@ def test_a_refusing_broker_does_not_keep_runs_from_being_failed(monkeypatch, ref
 
 
 @pytest.mark.live
-@pytest.mark.timeout(40)
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.QUEUED])
 def test_a_hanging_broker_does_not_hold_a_sweep(hanging_broker, phase):
     jobs = [held_job(2 * HOUR) if phase is Phase.RUNNING else unsent_job() for _ in range(3)]
@@ -916,7 +915,6 @@ def test_a_hanging_broker_does_not_hold_a_sweep(hanging_broker, phase):
 
 
 @pytest.mark.live
-@pytest.mark.timeout(40)
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.QUEUED])
 def test_a_broker_that_goes_in_mid_sweep_does_not_hold_it(hanging_broker, monkeypatch, phase, end):

@@ -58,14 +58,14 @@ def has_status(job, status):
 
 def kill_in_mid_crawl(worker, job, slow):
     """Kill the worker's main process while its child waits for a page; its children die with it."""
-    wait_until(lambda: fresh(job).pages_crawled == 1 and slow.asked.is_set(), 20, "the crawl is under way")
+    wait_until(lambda: fresh(job).pages_crawled == 1 and slow.asked.is_set(), what="the crawl is under way")
     worker.kill()
     worker.wait()
 
 
 def sweep_until_acted(phase):
     """Sweep until a sweep did something."""
-    return wait_until(lambda: (row := sweeps.sweep(conf.adapters()["crawl_job"], phase)).acted and row, 20)
+    return wait_until(lambda: (row := sweeps.sweep(conf.adapters()["crawl_job"], phase)).acted and row)
 
 
 def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once(start, slow, broker, settings):
@@ -107,7 +107,7 @@ def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, b
     assert first_id not in broker.ids()
     with start("successor"):
         for job in (lost, never_sent):
-            wait_until(has_status(job, "completed"), 20, "the successor completes the run")
+            wait_until(has_status(job, "completed"), what="the successor completes the run")
     assert [fresh(job).pages_crawled for job in (lost, never_sent)] == [2, 2]
     assert fresh(lost).worker.startswith("successor@test/")
     assert Reaping.objects.count() == 2
@@ -118,10 +118,10 @@ def test_a_crawl_beyond_its_soft_time_limit_ends_itself_and_the_worker_goes_on(s
     with start("limited"):
         # In the message, whose limits win over the worker's: a publisher that knows the task sends its own.
         runs.dispatch(CrawlJob, stuck.pk, soft_time_limit=3, time_limit=20)
-        wait_until(has_status(stuck, "failed"), 20, "the crawl fails itself")
+        wait_until(has_status(stuck, "failed"), what="the crawl fails itself")
         after = fresh(stuck)
         assert (after.error_code, after.pages_crawled) == ("time_limit", 1)
         slow.go.set()
         quick = job_of(slow.url)
         runs.dispatch(CrawlJob, quick.pk)
-        wait_until(has_status(quick, "completed"), 20, "the worker goes on")
+        wait_until(has_status(quick, "completed"), what="the worker goes on")

@@ -76,7 +76,7 @@ def worker(environment, tmp_path_factory):
     line = block("Restart workers if needed")
     started = processes.start("bash", "-c", line, log=log, environment=environment)
     try:
-        wait_until(lambda: " ready." in log.read_text() or started.poll() is not None, 40, "the worker is ready")
+        wait_until(lambda: " ready." in log.read_text() or started.poll() is not None, what="the worker is ready")
         assert started.poll() is None, log.read_text()
         yield log
     finally:
@@ -144,12 +144,12 @@ def crawling(slow):
     """A job in mid-crawl; its task has ended when the block ends."""
     job = job_of(slow.url, config_overrides={"page_timeout": 60})
     runs.dispatch(CrawlJob, job.pk)
-    wait_until(lambda: fresh(job).pages_crawled == 1 and slow.asked.is_set(), 30, "the crawl is under way")
+    wait_until(lambda: fresh(job).pages_crawled == 1 and slow.asked.is_set(), what="the crawl is under way")
     try:
         yield fresh(job)
     finally:
         slow.go.set()
-        wait_until(lambda: not any(active().values()), 30, "the task has ended")
+        wait_until(lambda: not any(active().values()), what="the task has ended")
 
 
 def inspect(seconds=5):
@@ -223,7 +223,7 @@ def test_what_runs_is_seen_queried_and_killed(worker, shell, slow):
         (task,) = next(iter(active().values()))
         told = shell(block("Revoke the task if still in queue", task_id=job.task_id))
         assert f"terminate: {job.task_id}" in told
-        wait_until(lambda: not psutil.pid_exists(task["worker_pid"]), 20, "its process has been killed")
+        wait_until(lambda: not psutil.pid_exists(task["worker_pid"]), what="its process has been killed")
     # Nobody told the row.
     assert (fresh(job).status, fresh(job).pages_crawled) == ("running", 1)
 
@@ -232,7 +232,7 @@ def test_a_pending_run_is_sent_again(worker, python, slow):
     slow.go.set()
     job = job_of(slow.url, task_id=str(uuid4()), queued_at=ago(hours=1))
     python(block("Re-queue the task", job_id=job.pk))
-    wait_until(lambda: fresh(job).status == "completed", 30, "the worker completes the run")
+    wait_until(lambda: fresh(job).status == "completed", what="the worker completes the run")
     assert fresh(job).task_id != job.task_id
     assert fresh(job).pages_crawled == 2
 
@@ -271,29 +271,29 @@ def test_query_tells_what_waits_in_the_worker(worker, slow):
     control = current_app.control
     limited, scheduled = job_of(slow.url), job_of(slow.url)
     later = runs.dispatch(CrawlJob, scheduled.pk, countdown=600)
-    wait_until(lambda: "scheduled" in query(later)["this_worker"], 20, "the worker has the message")
+    wait_until(lambda: "scheduled" in query(later)["this_worker"], what="the worker has the message")
     assert query(later)["run"] == f"crawl_job:{scheduled.pk}"
     assert query(later)["status"] == "pending"
     control.rate_limit(runs.TASK, "1/h", reply=True)
     try:
         runs.dispatch(CrawlJob, job_of(slow.url).pk)
         kept = runs.dispatch(CrawlJob, limited.pk)
-        wait_until(lambda: "rate limit" in query(kept)["this_worker"], 20, "the worker has the message")
+        wait_until(lambda: "rate limit" in query(kept)["this_worker"], what="the worker has the message")
     finally:
         CrawlJob.objects.update(status="cancelled")
         control.rate_limit(runs.TASK, None, reply=True)
-    wait_until(lambda: query(kept)["this_worker"] == "does not hold it", 20, "the fence has refused the task")
+    wait_until(lambda: query(kept)["this_worker"] == "does not hold it", what="the fence has refused the task")
 
 
 def test_query_tells_what_waits_for_a_free_process(worker, slow):
     """As many crawls as the worker has processes, and one more."""
     ids = [runs.dispatch(CrawlJob, job_of(slow.url).pk) for _ in range((os.cpu_count() or 1) + 1)]
     try:
-        wait_until(lambda: query(ids[-1])["this_worker"] == "waits to execute it (reserved)", 30, "it waits")
+        wait_until(lambda: query(ids[-1])["this_worker"] == "waits to execute it (reserved)", what="it waits")
         assert query(ids[0])["this_worker"] == "executes it"
     finally:
         slow.go.set()
-    wait_until(lambda: set(CrawlJob.objects.values_list("status", flat=True)) == {"completed"}, 30, "all are done")
+    wait_until(lambda: set(CrawlJob.objects.values_list("status", flat=True)) == {"completed"}, what="all are done")
 
 
 def test_a_database_that_hangs_does_not_stop_the_worker(worker):
@@ -303,7 +303,7 @@ def test_a_database_that_hangs_does_not_stop_the_worker(worker):
         for why in ("did not answer within", "not answered an earlier question"):
             assert why in query(job.task_id)["run"]
             assert inspect().ping()
-    wait_until(lambda: query(job.task_id)["run"] == f"crawl_job:{job.pk}", 20, "the worker can ask again")
+    wait_until(lambda: query(job.task_id)["run"] == f"crawl_job:{job.pk}", what="the worker can ask again")
 
 
 def test_a_revoke_without_a_worker_changes_nothing(shell):
