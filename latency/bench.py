@@ -74,9 +74,10 @@ class Bench:
         # With nobody to take them, the messages can be deleted.
         for number in range(1, 4):
             self.lose(f"message deleted {number}")
-        for name in (STEADY, VICTIM):
+        self.stack.start(STEADY, worker(STEADY, "default,crawl"))
+        # These two are given nothing but their own: another's message, delivered to one of them, would die with it.
+        for name in (VICTIM, HOARDER):
             self.stack.start(name, worker(name))
-        self.stack.start(HOARDER, worker(HOARDER, "default"))
         self.stack.start(DOOMED, commands.doomed(DOOMED))
         self.await_ready("reaper", STEADY, VICTIM, HOARDER, DOOMED)
         watched = time.time() + WATCHED_SECONDS
@@ -98,20 +99,24 @@ class Bench:
         self.harms.append(self.harm(name, run))
 
     def kill(self, number: int) -> None:
-        """Kill the worker that has been working on its runs for more than a second, and start it again."""
+        """Kill the worker that has been working on its runs for more than a second, and start it again.
+
+        One at a time: while the next one is dying the workers' own answers are waited for in vain.
+        """
         self.healthy.append(self.dispatch(SLOW, STEADY))
         doomed = [self.dispatch(LONG, VICTIM) for _ in range(SLOTS)]
         self.await_claimed(*doomed)
         # Anywhere within the interval of the sweeps.
         moment = time.time() + 1 + random.uniform(0, SWEEP_SECONDS)
-        # A message that was delivered to the victim besides could not be told from one that another worker has.
-        self.watch.until(
-            lambda: time.time() > moment and not self.watch.seen.waiting, missing="a quiet moment", within=HEAL_SECONDS
-        )
+        self.watch.until(lambda: time.time() > moment, missing="time")
         self.stack.kill(VICTIM)
-        self.kills.append(self.harm(f"kill {number}", *doomed))
+        harm = self.harm(f"kill {number}", *doomed)
+        self.kills.append(harm)
         self.stack.start(VICTIM, worker(VICTIM))
         self.await_ready(VICTIM)
+        self.watch.until(
+            lambda: harm.seconds is not None, missing=f"{harm.name} was not recovered", within=HEAL_SECONDS
+        )
 
     def strand(self) -> None:
         """Kill a worker that has been given a message and has not begun with it."""
@@ -135,6 +140,8 @@ class Bench:
             lambda: DOOMED in self.stack.died() and self.watch.run(str(child.pk)).finished,
             missing="the worker of the last child did not die at its end",
         )
+        # Its worker may have died before it had acknowledged the message of a crawl that takes no time.
+        self.watch.undeliverable.add(self.watch.run(str(child.pk)).task_id)
         self.harms.append(self.harm("parent not finalized", str(parent.pk)))
 
     # --- what becomes of it ---------------------------------------------------------------------------------------
@@ -177,6 +184,6 @@ class Bench:
         self.watch.until(lambda: all(map(self.stack.ready, names)), missing=f"not all came up: {names}", within=60)
 
 
-def worker(name: str, queues: str = "default,crawl") -> list[str]:
-    """Return the command of a crawl worker that has a queue of its own besides."""
-    return [word if word != "default,crawl" else f"{queues},{name}" for word in commands.crawler(name)]
+def worker(name: str, queues: str = "") -> list[str]:
+    """Return the command of a crawl worker that has a queue of its own, besides others or alone."""
+    return [word if word != "default,crawl" else f"{queues},{name}".lstrip(",") for word in commands.crawler(name)]

@@ -27,6 +27,8 @@ from reaper.workers import SILENCE, Worker, census
 
 # Seconds for each of the two that ask the broker: with everything hanging, together below five.
 LOOK_SECONDS, INQUIRY_SECONDS = 2.0, 1.5
+# For the next pages of a sweep, once all that were expected have been silent.
+NOBODY_SECONDS = 0.2
 # A worker reports at least this often, its write's own time included.
 FRESH = timedelta(seconds=INTERVAL + DEADLINE)
 # A dispatch commits before it publishes. Only the second look acts, so the first may come early; a later first look
@@ -101,6 +103,8 @@ class Sources:
 
     def __init__(self, adapter: RunAdapter, broker: Broker, policy: Policy, now: datetime) -> None:
         self.adapter, self.broker, self.policy, self.now = adapter, broker, policy, now
+        # The nodes that have not answered this sweep: they are not waited for again, however many pages it has.
+        self.silent: set[str] = set()
 
     @cached_property
     def queue(self) -> str:
@@ -136,8 +140,12 @@ class Sources:
     def ask(self, task_ids: Sequence[str]) -> Inquiry:
         """Return what the workers themselves say."""
         # One that drains does not answer.
-        expected = sum(not worker.draining for worker in self.crowd.live)
-        return inquire(self.broker, task_ids, expected, INQUIRY_SECONDS)
+        nodes = [worker.hostname for worker in self.crowd.live if not worker.draining]
+        expected = [node for node in nodes if node not in self.silent]
+        patience = NOBODY_SECONDS if self.silent and not expected else INQUIRY_SECONDS
+        answer = inquire(self.broker, task_ids, expected, patience)
+        self.silent |= set(expected) - answer.answered
+        return answer
 
     def gather(self, runs: Sequence[RunFacts]) -> list[Found]:
         """Return the runs, in their order, with the evidence on each."""

@@ -1,7 +1,7 @@
 """What do the workers say that they hold? The second opinion, asked over the broker, within bounds."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -32,11 +32,11 @@ class Inquiry(NamedTuple):
     error: str = ""
 
 
-def inquire(broker: Broker, task_ids: Sequence[str], expected: int, seconds: float = 2.0) -> Inquiry:
+def inquire(broker: Broker, task_ids: Sequence[str], expected: Collection[str], seconds: float = 2.0) -> Inquiry:
     """Ask all workers at once. Never raises: what went wrong is in the answer.
 
-    It ends when `expected` workers have answered everything, and after `seconds` when some are silent or none was
-    expected.
+    It ends when the expected nodes, each as often as it is named, have answered everything, and after `seconds` when
+    some are silent or none was expected.
     """
     replies = Replies(expected)
 
@@ -64,8 +64,8 @@ def read(command: str, said: Any) -> list[tuple[str, bool]]:
 class Replies:
     """The replies so far, by command."""
 
-    def __init__(self, expected: int) -> None:
-        self.expected = expected
+    def __init__(self, expected: Collection[str]) -> None:
+        self.expected = Counter(expected)
         self.commands = {str(uuid4()): command for command in COMMANDS}
         self.heard: dict[str, Counter[str]] = {command: Counter() for command in COMMANDS}
         self.holding: dict[str, str] = {}
@@ -98,8 +98,8 @@ class Replies:
             pass
 
     def complete(self) -> bool:
-        """True when as many workers as expected have answered every command."""
-        return 0 < self.expected <= min(heard.total() for heard in self.heard.values())
+        """True when all who are expected have answered every command."""
+        return bool(self.expected) and all(self.expected <= heard for heard in self.heard.values())
 
     def garbled(self, message: Any, error: Exception) -> None:
         """Count a reply that cannot be decoded."""

@@ -65,7 +65,7 @@ class Stage:
     @cached_property
     def watch(self) -> Watch:
         """The eyes, which see into Redis only."""
-        watch = Watch(self.folder / "journal.jsonl", end=time.time() + 600, check=lambda: None)
+        watch = Watch(self.folder / "journal.jsonl", end=time.time() + 900, check=lambda: None)
         self.stack.callback(watch.close)
         watch.on_look = self.sweep_in_time
         return watch
@@ -184,14 +184,14 @@ class Stage:
         """The runs that were acted on, by name, with the reasons."""
         names = {self.key(name): name for name in self.runs}
         rows = Reaping.objects.exclude(action__in=[Reaping.DISPATCH, Reaping.FINALIZE]).order_by("pk")
-        return {names[row.run_id]: row.reason for row in rows}
+        return {names.get(row.run_id, row.run_id): row.reason for row in rows}
 
     def wrongly_reaped(self) -> set[str]:
         """The runs that were taken from a task that was alive, by what the tasks and processes themselves showed."""
         self.watch.look()
         self.watch.final_judgement()
         names = {self.key(name): name for name in self.runs}
-        return {names[run] for run, _ in self.watch.wrong}
+        return {names.get(run, run) for run, _ in self.watch.wrong}
 
 
 @contextmanager

@@ -8,10 +8,11 @@ import pytest
 from celery import current_app
 from django.db import connection
 from django.utils import timezone
+from kombu import Connection
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, Source
-from apps.sources.reaping import SourceResults
+from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper import clock, conf, sweeps, tasks
 from reaper.facts import Phase
 from reaper.models import Reaping, WorkerReport
@@ -181,6 +182,7 @@ def test_of_5000_waiting_runs_only_those_whose_messages_are_gone_are_sent_again(
     assert len(now_waiting) == len(set(now_waiting))
     assert {job.task_id for job in CrawlJob.objects.filter(status="pending")} == {*now_waiting, worker_holds()}
     assert sweep_again().acted == 0
+    assert stage.wrongly_reaped() == set()
 
 
 @pytest.mark.skipif(not rabbit.is_installed(), reason="RabbitMQ is not installed")
@@ -190,6 +192,37 @@ def test_of_5000_runs_that_wait_in_rabbitmq_none_is_touched(transactional_db, tm
         row = sweep_again()
         assert (row.acted, row.errors, row.counts) == (0, [], {"reserved": 1, "unknown": BACKLOG - 1})
         assert told_of_backlog(caplog) == [BACKLOG]
+
+
+class InOrder(CrawlJobs):
+    """A kind whose runs start in the order of their dispatch."""
+
+    in_order = True
+
+
+@pytest.mark.skipif(not rabbit.is_installed(), reason="RabbitMQ is not installed")
+def test_a_run_that_is_lost_from_rabbitmq_is_sent_again_once_much_later_ones_have_started(
+    transactional_db, tmp_path, settings
+):
+    adapters = [f"{__name__}.InOrder", "apps.sources.reaping.SourceResults"]
+    settings.REAPER = {**settings.REAPER, "ADAPTERS": adapters}
+    with rabbit.rabbit_server() as server, stage_at(server.url, tmp_path) as stage:
+        stage.crawl("lost", "crawl")
+        with Connection(server.url) as connection:
+            assert connection.default_channel.queue_purge("crawl") == 1
+        CrawlJob.objects.update(created_at=timezone.now() - HOUR, queued_at=timezone.now() - HOUR)
+        # One is executed and one reserved, so the queue is not empty, which would tell that the message is gone.
+        later = ("first", "second", "third")
+        for name in later:
+            stage.crawl(name, "crawl")
+        stage.start("works")
+        stage.await_ready("works")
+        wait_until(lambda: stage.row("first").pages_crawled == 1, what="one that was sent later has started")
+        wait_until(stage.has_witness, what="it has been reporting for long enough")
+        assert sweep_pending().acted == 1
+        assert stage.reaped() == {"lost": "overtaken"}
+        stage.let_go(*later, "lost")
+        wait_until(lambda: set(stage.statuses().values()) == {"completed"}, what="all complete")
 
 
 def told_of_backlog(caplog):

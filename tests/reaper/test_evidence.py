@@ -39,6 +39,7 @@ from tests.worlds import (
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 
 WITNESS = "celery@crawl-witness/abc"
+WITNESS_NODE, HOLDER_NODE = "celery@crawl-witness", "celery@w1"
 MARGIN = timedelta(milliseconds=1)
 
 
@@ -61,7 +62,7 @@ def answers(monkeypatch):
 
     def answer(**said):
         def inquire(link, task_ids, expected, seconds):
-            answer.asked.append((list(task_ids), expected))
+            answer.asked.append((list(task_ids), expected, seconds))
             return Inquiry(**said)
 
         monkeypatch.setattr(evidence, "inquire", inquire)
@@ -101,7 +102,21 @@ def test_the_workers_are_asked_only_before_a_verdict_by_absence_and_for_all_runs
     report("celery@draining/abc", draining=True, queues=[])
     gather(gone, timed_out, young, held)
     # The witness and the worker of the held run; one that drains does not answer.
-    assert answers.asked == [([gone.task_id], 2)]
+    assert answers.asked == [([gone.task_id], [WITNESS_NODE, HOLDER_NODE], evidence.INQUIRY_SECONDS)]
+
+
+def test_whoever_has_been_silent_is_not_waited_for_again_in_the_same_sweep(answers):
+    pages = [[orphan()] for _ in range(4)]
+    held_job(MINUTE)
+    adapter = conf.adapters()["crawl_job"]
+    with freeze_time(NOW), Broker() as link:
+        sources = Sources(adapter, link, conf.policy(adapter), NOW)
+        for page, answered in zip(pages, ([WITNESS_NODE], [WITNESS_NODE], [], []), strict=True):
+            answers(answered=frozenset(answered))
+            sources.gather([adapter.get(str(row.pk)) for row in page])
+    waits = [(expected, seconds) for _, expected, seconds in answers.asked]
+    full, short = evidence.INQUIRY_SECONDS, evidence.NOBODY_SECONDS
+    assert waits == [([WITNESS_NODE, HOLDER_NODE], full), ([WITNESS_NODE], full), ([WITNESS_NODE], full), ([], short)]
 
 
 @pytest.mark.live

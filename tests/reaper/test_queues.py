@@ -18,6 +18,7 @@ from reaper import queues
 from reaper.adapters import Message
 from reaper.broker import Broker
 from reaper.queues import Look, look, task_of
+from tests.processes import PATIENCE
 from tests.servers import eventually
 
 TASK = "little.hold"
@@ -323,8 +324,8 @@ class TestBounds:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize(("stay", "looks"), [(2_500, 20)])
-def test_looks_under_churn_find_everything_that_stays_and_disturb_nothing(app, broker, stay, looks):
+@pytest.mark.parametrize("stay", [2_500, pytest.param(50_000, marks=pytest.mark.lane)])
+def test_looks_under_churn_find_everything_that_stays_and_disturb_nothing(app, broker, stay):
     send(app, "crawl", "sample")
     sample = broker.client.rpop("crawl").decode()
     raw = lambda task_id: sample.replace("sample", task_id)  # noqa: E731
@@ -350,14 +351,14 @@ def test_looks_under_churn_find_everything_that_stays_and_disturb_nothing(app, b
         thread.start()
     try:
         assert eventually(lambda: len(taken) > 20)
-        for _ in range(looks):
+        for _ in range(20):
             found = seen(app, "crawl")
             assert found.error == ""
             assert set(stays) <= found.waiting
     finally:
         ended.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
     left = [task_id for task_id, *_ in broker.waiting("crawl")]
     assert taken == gone[: len(taken)]
     assert left == [*gone[len(taken) :], *stays, *(f"new{number}" for number in range(next(sent)))]
