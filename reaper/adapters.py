@@ -1,7 +1,7 @@
 """The seam: how the reaper reads and writes a host's runs. A host names its adapters in `REAPER["ADAPTERS"]`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from django.utils import timezone
 from reaper import rows
 from reaper.decisions import Action, Decision
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
+
+# PostgreSQL does not compare a longer list with the condition of a partial index, and then reads another way.
+FEW = 100
 
 
 class Change(NamedTuple):
@@ -189,8 +192,9 @@ class ModelRunAdapter(RunAdapter):
     def carried(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the task ids that an unfinished run carries."""
         found: set[str] = set()
-        for status in (*self.queued, *self.running):
-            runs = self.queryset().filter(**{self.status_field: status, f"{self.task_id_field}__in": task_ids})
+        unfinished = self.queryset().filter(**{f"{self.status_field}__in": [*self.queued, *self.running]})
+        for start in range(0, len(task_ids), FEW):
+            runs = unfinished.filter(**{f"{self.task_id_field}__in": task_ids[start : start + FEW]})
             found.update(runs.values_list(self.task_id_field, flat=True))
         return found
 
@@ -256,9 +260,9 @@ class ModelRunAdapter(RunAdapter):
         """True when the row still has the status, task, start and progress that the decision was made on."""
         if row is None:
             return False
-        seen = (run.status, run.task_id, run.queued_at, run.started_at, run.progress_at)
-        facts = self._facts(row)
-        return seen == (facts.status, facts.task_id, facts.queued_at, facts.started_at, facts.progress_at)
+        stamps = [aware(row, column) for column in (self.queued_field, self.started_field, self.progress_field)]
+        now = [str(row[self.status_field]), row[self.task_id_field], *stamps]
+        return now == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]
 
     def _pages(self, found: QuerySet, by: str | None) -> Iterator[list[RunFacts]]:
         for page in rows.pages(found, self._columns(), by):
@@ -274,10 +278,6 @@ class ModelRunAdapter(RunAdapter):
         return ["pk", *dict.fromkeys(column for column in named if column)]
 
     def _facts(self, row: Mapping[str, Any]) -> RunFacts:
-        def at(column: str | None) -> datetime | None:
-            stamp = row[column] if column else None
-            return timezone.make_aware(stamp) if stamp and timezone.is_naive(stamp) else stamp
-
         status = row[self.status_field]
         parent = row[self.parent_field] if self.parent_field else None
         ended = row.get(f"{self.parent_field}__{self.parent_status_field}") in self.parent_ended
@@ -288,10 +288,10 @@ class ModelRunAdapter(RunAdapter):
             status=str(status),
             task_id=row[self.task_id_field],
             worker=(row[self.worker_field] or "") if self.worker_field else "",
-            created_at=at(self.created_field),
-            queued_at=at(self.queued_field),
-            started_at=at(self.started_field),
-            progress_at=at(self.progress_field),
+            created_at=aware(row, self.created_field),
+            queued_at=aware(row, self.queued_field),
+            started_at=aware(row, self.started_field),
+            progress_at=aware(row, self.progress_field),
             parent=None if parent is None else str(parent),
             parent_ended=parent is not None and ended,
         )
@@ -326,12 +326,20 @@ class ModelRunAdapter(RunAdapter):
         return found
 
 
-def per_row(group: list[Change], value: Any) -> Case | Value:
+def aware(row: Mapping[str, Any], column: str | None) -> datetime | None:
+    """Return a column's time with its zone; None where the host has no such column."""
+    stamp = row[column] if column else None
+    return timezone.make_aware(stamp) if stamp and stamp.tzinfo is None else stamp
+
+
+def per_row(group: list[Change], value: Callable[[Change], str]) -> Case | Value:
     """Return the expression that gives each row its own value; one constant where all have the same."""
-    values = {change.run.pk: value(change) for change in group}
-    if len(set(values.values())) == 1:
-        return text(next(iter(values.values())))
-    return Case(*(When(pk=pk, then=text(each)) for pk, each in values.items()), output_field=models.TextField())
+    keys: dict[str, list[str]] = {}
+    for change in group:
+        keys.setdefault(value(change), []).append(change.run.pk)
+    if len(keys) == 1:
+        return text(next(iter(keys)))
+    return Case(*(When(pk__in=pks, then=text(each)) for each, pks in keys.items()), output_field=models.TextField())
 
 
 def text(value: str) -> Value:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from celery import current_app
 from django.db import connections, router
@@ -69,7 +69,7 @@ class Crowd:
         self.queues = {queue for worker in workers for queue in worker.queues}
         self.hostnames = {worker.hostname for worker in self.live}
 
-    @property
+    @cached_property
     def watched_since(self) -> datetime | None:
         """Return since when all of them have been reporting without a gap; None when nobody is."""
         return max((worker.since for worker in self.live), default=None)
@@ -84,9 +84,10 @@ class Crowd:
         able = (worker for worker in self.live if queue in worker.queues and self.now - worker.since >= SILENCE)
         return next((worker.name for worker in able if self.now - worker.seen_at <= FRESH), "")
 
-    def doubts(self) -> list[str]:
+    @cached_property
+    def doubts(self) -> tuple[str, ...]:
         """Return why a task that no report names may be held all the same."""
-        return [f"the report of {worker.name} is not complete" for worker in self.live if not worker.complete]
+        return tuple(f"the report of {worker.name} is not complete" for worker in self.live if not worker.complete)
 
     def consumers(self, queue: str) -> set[str]:
         """Return the node names of the live workers that consume a queue."""
@@ -174,18 +175,17 @@ class Sources:
     def of_running(self, run: RunFacts) -> Found:
         """Return the evidence on a run that has started."""
         claimant = self.crowd.by_name.get(run.worker)
-        evidence = self.of_workers(run)
+        known = self.of_workers(run)
         if claimant is not None:
-            vital = Vital.ALIVE if claimant.alive else Vital.DEAD
-            seen, listed = claimant.seen_at, claimant.listed_at
-            evidence = replace(evidence, claimant=vital, claimant_seen_at=seen, claimant_listed_at=listed)
+            known["claimant"] = Vital.ALIVE if claimant.alive else Vital.DEAD
+            known["claimant_seen_at"], known["claimant_listed_at"] = claimant.seen_at, claimant.listed_at
             run = replace(run, skew=claimant.skew)
         # Also of one that is still there: its tasks are cut off before it has ended.
-        last = claimant or self.crowd.by_name.get(evidence.last_holder)
-        evidence = replace(evidence, announced=last is not None and last.draining)
-        if self.adapter.retries_in_place and run.task_id and not evidence.holder:
-            evidence = replace(evidence, returns=run.task_id in self.look[0].waiting)
-        return Found(run, evidence)
+        last = claimant or self.crowd.by_name.get(known["last_holder"])
+        known["announced"] = last is not None and last.draining
+        if self.adapter.retries_in_place and run.task_id and not known["holder"]:
+            known["returns"] = run.task_id in self.look[0].waiting
+        return Found(run, Evidence(**known))
 
     def of_queued(self, runs: Sequence[RunFacts]) -> list[Found]:
         """Return the evidence on runs that wait."""
@@ -198,16 +198,18 @@ class Sources:
     def of_message(self, run: RunFacts, seen: Look, first: FirstLook | None) -> Evidence:
         """Return the evidence on one run that waits."""
         presence, doubts = self.presence(run.task_id or "", seen)
-        evidence = self.of_workers(run)
+        known = self.of_workers(run)
         same = first is not None and (first.task_id, first.presence) == (run.task_id, presence)
-        return replace(
-            evidence,
-            presence=presence,
-            waiting=seen.depth.get(self.queue),
-            first_look=first.at if first and same else None,
-            heard_since=bool(first and same and self.crowd.heard_since(first.at)),
-            overtaken=presence is Presence.UNKNOWN and not evidence.holder and self.was_overtaken(run),
-            doubts=(*evidence.doubts, *doubts),
+        return Evidence(
+            **known
+            | {
+                "presence": presence,
+                "waiting": seen.depth.get(self.queue),
+                "first_look": first.at if first and same else None,
+                "heard_since": bool(first and same and self.crowd.heard_since(first.at)),
+                "overtaken": presence is Presence.UNKNOWN and not known["holder"] and self.was_overtaken(run),
+                "doubts": (*known["doubts"], *doubts),
+            }
         )
 
     def presence(self, task_id: str, seen: Look) -> tuple[Presence, list[str]]:
@@ -231,21 +233,21 @@ class Sources:
             return False
         return self.newest_started - since >= self.policy.queue_timeout
 
-    def of_workers(self, run: RunFacts) -> Evidence:
-        """Return what the reports say of one run's task."""
+    def of_workers(self, run: RunFacts) -> dict[str, Any]:
+        """Return what the reports say of one run's task, by the names in `Evidence`."""
         task_id, crowd = run.task_id or "", self.crowd
-        holder, doubts = crowd.holder.get(task_id), crowd.doubts()
+        holder = crowd.holder.get(task_id)
         dead = None if holder else crowd.last_holder.get(task_id)
-        return Evidence(
-            holder=holder.name if holder else "",
-            active_since=began(holder, task_id) if holder else None,
-            absent=bool(task_id) and holder is None and not doubts,
-            witness=crowd.witness(self.queue),
-            watched_since=crowd.watched_since,
-            last_holder=dead.name if dead else "",
-            queue=self.queue,
-            doubts=tuple(doubts),
-        )
+        return {
+            "holder": holder.name if holder else "",
+            "active_since": began(holder, task_id) if holder else None,
+            "absent": bool(task_id) and holder is None and not crowd.doubts,
+            "witness": crowd.witness(self.queue),
+            "watched_since": crowd.watched_since,
+            "last_holder": dead.name if dead else "",
+            "queue": self.queue,
+            "doubts": crowd.doubts,
+        }
 
     def with_answer(self, found: Found, answer: Inquiry) -> Found:
         """Return the evidence with the workers' own answer: one says that it has the task, or something is doubtful."""
