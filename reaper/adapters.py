@@ -180,7 +180,8 @@ class ModelRunAdapter(RunAdapter):
         skip_locked = connections[self.using].features.has_select_for_update_skip_locked
         unfinished = Q(**{f"{self.status_field}__in": [*self.queued, *self.running]})
         wanted = base.filter(unfinished, pk__in=[change.run.pk for change in changes])
-        locked = wanted.select_for_update(skip_locked=skip_locked, of=("self",) if skip_locked else ())
+        # In one order everywhere, so that two reapers never wait for each other where locked rows cannot be skipped.
+        locked = wanted.order_by("pk").select_for_update(skip_locked=skip_locked, of=("self",) if skip_locked else ())
         as_now = {str(row["pk"]): row for row in rows.read(locked, self._columns(parents=False))}
         won = [change for change in changes if self._as_seen(change.run, as_now.get(change.run.pk))]
         for action in Action:
@@ -195,7 +196,7 @@ class ModelRunAdapter(RunAdapter):
         unfinished = self.queryset().filter(**{f"{self.status_field}__in": [*self.queued, *self.running]})
         for start in range(0, len(task_ids), FEW):
             runs = unfinished.filter(**{f"{self.task_id_field}__in": task_ids[start : start + FEW]})
-            found.update(runs.values_list(self.task_id_field, flat=True))
+            found.update(runs.order_by().values_list(self.task_id_field, flat=True))
         return found
 
     def newest_started(self) -> datetime | None:
