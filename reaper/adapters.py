@@ -13,12 +13,9 @@ from django.db.models import Case, F, Model, Q, QuerySet, Value, When
 from django.db.models.functions import Concat, Left
 from django.utils import timezone
 
-from reaper import rows
+from reaper import indexes, rows
 from reaper.decisions import Action, Decision
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
-
-# PostgreSQL does not compare a longer list with the condition of a partial index, and then reads another way.
-FEW = 100
 
 
 class Change(NamedTuple):
@@ -157,14 +154,11 @@ class ModelRunAdapter(RunAdapter):
     def unfinished(self, phase: Phase) -> Iterator[list[RunFacts]]:
         """Yield the runs of a phase in pages, oldest first."""
         if phase is Phase.UNKNOWN:
-            known = Q(**{f"{self.status_field}__in": [*self.queued, *self.running, *self.finished, *self.ignored]})
-            yield from self._pages(self.queryset().filter(~known | Q(**{self.status_field: None})), None)
+            yield from self._pages(self.queryset().filter(self._others()), None)
             return
-        statuses = self.running if phase is Phase.RUNNING else self.queued
-        since = (self.started_field if phase is Phase.RUNNING else self.queued_field) or self.created_field
         # One equality query per status: an IN cannot use an index that is partial on one of them.
-        for status in statuses:
-            yield from self._pages(self.queryset().filter(**{self.status_field: status}), since)
+        for status in self.running if phase is Phase.RUNNING else self.queued:
+            yield from self._pages(self.queryset().filter(**{self.status_field: status}), self._since(phase))
 
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when no run has this key."""
@@ -192,12 +186,10 @@ class ModelRunAdapter(RunAdapter):
 
     def carried(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the task ids that an unfinished run carries."""
-        found: set[str] = set()
+        # That it is not empty is said as well, for an index that is partial on it: it does not follow from a long list.
         unfinished = self.queryset().filter(**{f"{self.status_field}__in": [*self.queued, *self.running]})
-        for start in range(0, len(task_ids), FEW):
-            runs = unfinished.filter(**{f"{self.task_id_field}__in": task_ids[start : start + FEW]})
-            found.update(runs.order_by().values_list(self.task_id_field, flat=True))
-        return found
+        runs = unfinished.filter(**{f"{self.task_id_field}__in": task_ids}).exclude(**{self.task_id_field: ""})
+        return set(runs.order_by().values_list(self.task_id_field, flat=True))
 
     def newest_started(self) -> datetime | None:
         """Return when the newest of the runs that have started was dispatched, where their order says something."""
@@ -207,6 +199,17 @@ class ModelRunAdapter(RunAdapter):
         row = next(iter(rows.read(started[:1], self._columns())), None)
         run = self._facts(row) if row else None
         return (run.queued_at or run.created_at) if run else None
+
+    def _others(self) -> Q:
+        """The rows whose status is none that the adapter names, in the words of the index that finds them."""
+        return indexes.of_others(self.model_class, self.status_field, self._known()).condition
+
+    def _since(self, phase: Phase) -> str | None:
+        """The column by which the runs of a phase are read, oldest first."""
+        return (self.started_field if phase is Phase.RUNNING else self.queued_field) or self.created_field
+
+    def _known(self) -> list[str]:
+        return [*self.queued, *self.running, *self.finished, *self.ignored]
 
     def _one(self, **lookup: Any) -> RunFacts | None:
         """The first run that matches; a value that the column cannot hold matches none."""
@@ -309,7 +312,10 @@ class ModelRunAdapter(RunAdapter):
         return Phase.UNKNOWN
 
     def check(self) -> list[checks.CheckMessage]:
-        """Return one error for a model that is not there, or one per column that the model does not have."""
+        """Return one error for a model that is not there or for each column that it does not have.
+
+        Where there is none, one warning for each index that it lacks.
+        """
         try:
             model = self.model_class
         except (LookupError, ValueError) as error:
@@ -324,7 +330,19 @@ class ModelRunAdapter(RunAdapter):
                 message = f"{self.kind}: {name} is {column!r}, which {self.model} does not have."
                 hint = "Name one of the model's fields, or None where it has no such column."
                 found.append(checks.Error(message, hint, id="reaper.E021"))
-        return found
+        return found or self._check_indexes(model)
+
+    def _check_indexes(self, model: type[Model]) -> list[checks.CheckMessage]:
+        since = {status: self._since(Phase.QUEUED) for status in self.queued}
+        since |= {status: self._since(Phase.RUNNING) for status in self.running}
+        return [
+            checks.Warning(
+                f"{self.kind}: {self.model} has no index for {index.purpose}: every sweep reads the whole table.",
+                f"Add to its Meta.indexes: {index.line}",
+                id="reaper.W020",
+            )
+            for index in indexes.missing(model, self.status_field, since, self._known())
+        ]
 
 
 def aware(row: Mapping[str, Any], column: str | None) -> datetime | None:

@@ -106,6 +106,12 @@ class CrawlJob(RunFields):
             models.Index(
                 fields=["status", "id"], condition=Q(source=None, finalized_at=None), name="crawl_jobs_parents"
             ),
+            # In the reaper's order of the statuses: its query must say the same for the index to be used.
+            models.Index(
+                fields=["id"],
+                condition=~Q(status__in=["pending", "running", "completed", "failed", "cancelled", "paused"]),
+                name="crawl_jobs_unknown",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -143,6 +149,11 @@ class CrawlJobSourceResult(RunFields):
             models.Index(fields=["created_at"], name="crawl_results_created"),
             models.Index(fields=["started_at", "id"], condition=Q(status="running"), name="crawl_results_running"),
             models.Index(fields=["queued_at", "id"], condition=Q(status="pending"), name="crawl_results_pending"),
+            models.Index(
+                fields=["id"],
+                condition=~Q(status__in=["pending", "running", "completed", "failed", "skipped"]),
+                name="crawl_results_unknown",
+            ),
         ]
 
     def __str__(self) -> str:
