@@ -20,7 +20,7 @@ PRODUCTION := DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secr
 unexport VIRTUAL_ENV DJANGO_SETTINGS_MODULE PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup live demo latency up test check format lock clean
+.PHONY: help setup live demo latency bench up test check format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ demo: $(STAMP) ## break real workers and watch the reaper clean up, on throwaway
 
 latency: $(STAMP) ## kill real workers 20 times and time the recovery (8 minutes); ARGS="--kills 5"
 	@$(RUN) $(BIN)/python -m latency $(ARGS)
+
+bench: $(STAMP) ## measure what sweeps cost, against bars and others (half an hour); PROFILE=small for two minutes
+	@$(RUN) $(BIN)/python -m bench --profile $(or $(PROFILE),full) $(ARGS)
 
 up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C
 	@$(BIN)/python -m config.up

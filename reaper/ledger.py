@@ -76,6 +76,14 @@ def record(
     return Reaping.objects.using(adapter.using).bulk_create(rows)
 
 
+def keep(adapter: RunAdapter, rows: Sequence[Reaping], won: Iterable[Change]) -> list[Reaping]:
+    """Return the rows of the changes that were written; the others', which were not, are deleted."""
+    written = {change.run.pk for change in won}
+    if lost := [row.pk for row in rows if row.run_id not in written]:
+        Reaping.objects.using(adapter.using).filter(pk__in=lost).delete()
+    return [row for row in rows if row.run_id in written]
+
+
 def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:
     """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
     # Not by dataclasses.asdict(), whose deep copies take longer than all else that is done for a run.

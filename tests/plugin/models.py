@@ -12,6 +12,16 @@ class Parcel(models.Model):
 
     class Meta:
         app_label = "plugin"
+        indexes = [
+            models.Index(fields=["made", "id"], condition=models.Q(stage="new"), name="parcel_new"),
+            models.Index(fields=["made", "id"], condition=models.Q(stage="again"), name="parcel_again"),
+            models.Index(fields=["picked", "id"], condition=models.Q(stage="underway"), name="parcel_underway"),
+            models.Index(
+                fields=["id"],
+                condition=~models.Q(stage__in=["new", "again", "underway", "done", "lost"]) | models.Q(stage=None),
+                name="parcel_unknown",
+            ),
+        ]
 
     def __str__(self):
         return f"parcel {self.pk}"

@@ -1,0 +1,239 @@
+"""The measurements. Each is done three times, each time from the same state, and the best one counts."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import psutil
+from django.conf import settings
+from django.db import connection
+from django.test import override_settings
+from django.utils import timezone
+
+from apps.sources.models import CrawlJob
+from bench import tables
+from bench.bars import Figure
+from reaper import conf, sweeps
+from reaper.adapters import Message
+from reaper.broker import Broker
+from reaper.facts import Phase
+from reaper.models import Sweep
+
+TIMES = 3
+# How long the other one's lock is held, and how long a worker waits between two writes, in seconds.
+LOCKED, BETWEEN = 3.0, 0.005
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how many seconds the work takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def best(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """Return the seconds of the fastest of three times; `before` is not counted."""
+    took = []
+    for _ in range(TIMES):
+        before()
+        took.append(timed(work))
+    return min(took)
+
+
+def sweep_all() -> list[Sweep]:
+    """Sweep everything once, as the schedules do."""
+    rows = [sweeps.finalize_parents(adapter) for adapter in conf.adapters().values()]
+    phases = (Phase.RUNNING, Phase.QUEUED)
+    return rows + [sweeps.sweep(adapter, phase) for adapter in conf.adapters().values() for phase in phases]
+
+
+def sweep_running() -> Sweep:
+    """Sweep the running jobs. Raises AssertionError when something of it went wrong: then nothing was measured."""
+    row = sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING)
+    assert not row.errors, row.errors
+    return row
+
+
+def empty_sweep() -> tuple[float, float]:
+    """Return the milliseconds of a sweep when nothing is stuck: those of its queries, and of sweeping everything."""
+    tables.stick(0)
+    sweep_all()
+    took = []
+    for _ in range(10):
+        with connection.execute_wrapper(queries := Stopwatch()):
+            sweep_running()
+        took.append(queries.seconds * 1000)
+    return min(took), min(timed(sweep_all) for _ in range(10)) * 1000
+
+
+class Stopwatch:
+    """The seconds that the queries take. The row in which a sweep tells of itself is written, and counts for none."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, execute: Callable, sql: str, *rest: object) -> object:
+        """Count one query, as Django has it done."""
+        begin = time.perf_counter()
+        try:
+            return execute(sql, *rest)
+        finally:
+            self.seconds += time.perf_counter() - begin if sql.startswith("SELECT") else 0.0
+
+
+def reap(rows: int) -> float:
+    """Return the seconds of failing so many orphans, each with its evidence and its row in the ledger."""
+
+    def work() -> None:
+        assert sweep_running().acted == rows
+
+    return best(work, lambda: tables.stick(rows))
+
+
+def bare_update(rows: int) -> float:
+    """Return the seconds of one UPDATE of the same rows."""
+
+    def work() -> None:
+        assert tables.run(tables.BARE) == rows
+
+    return best(work, lambda: tables.stick(rows))
+
+
+def naive_loop(rows: int) -> float:
+    """Return the seconds of getting, changing and saving each of the rows by itself, once."""
+    tables.stick(rows)
+    pks = list(CrawlJob.objects.filter(status="running").values_list("pk", flat=True))
+
+    def work() -> None:
+        for pk in pks:
+            job = CrawlJob.objects.get(pk=pk)
+            job.status, job.completed_at = "failed", timezone.now()
+            job.error_code, job.error_message = "orphaned", "Its worker died."
+            job.save()
+
+    return timed(work)
+
+
+def requeue(rows: int) -> tuple[float, float]:
+    """Return the seconds of requeuing so many orphans: without their messages, and all in all."""
+    took, ours, publishing = [], Broker.publish, 0.0
+
+    def publish(*args: Any, **kwargs: Any) -> None:
+        nonlocal publishing
+        publishing += timed(lambda: ours(*args, **kwargs))
+
+    with setting(ON_ORPHAN="requeue"), mock.patch.object(Broker, "publish", publish):
+        for _ in range(TIMES):
+            tables.stick(rows)
+            publishing = 0.0
+            whole = timed(sweep_running)
+            took.append((whole - publishing, whole))
+    return min(took)
+
+
+def memory(rows: int) -> float:
+    """Return by how many MB the process grows while it fails so many orphans."""
+    tables.stick(rows)
+    before = psutil.Process().memory_info().rss
+    sweep_running()
+    return (psutil.Process().memory_info().rss - before) / 1e6
+
+
+def publishing(messages: int) -> float:
+    """Return how many messages a second the broker is given."""
+
+    def work() -> None:
+        with Broker() as broker:
+            for number in range(messages):
+                broker.publish("bench.nothing", Message(options={"queue": "bench"}), f"task {number}")
+
+    return messages / best(work)
+
+
+def revoking(tasks: int) -> float:
+    """Return the milliseconds of revoking so many tasks."""
+
+    def work() -> None:
+        with Broker() as broker:
+            broker.revoke([f"task {number}" for number in range(tasks)])
+
+    return best(work) * 1000
+
+
+def interference(rows: int) -> Iterator[Figure]:
+    """Yield how long a worker's writes to the same rows take while all of them are reaped."""
+    tables.stick(rows)
+    pks = list(CrawlJob.objects.filter(status="running").values_list("pk", flat=True))
+    took: list[float] = []
+    with beside() as other:
+
+        def write(ended: threading.Event) -> None:
+            with other.cursor() as cursor:
+                while not ended.wait(BETWEEN):
+                    # Whether it is still running or just not any more: the write is the same.
+                    sql = "UPDATE crawl_jobs SET heartbeat_at = now() WHERE id = %s AND status = 'running'"
+                    pk = random.choice(pks)
+                    took.append(timed(lambda pk=pk, sql=sql: cursor.execute(sql, [pk])) * 1000)
+
+        with meanwhile(write):
+            assert sweep_running().seen
+    took.sort()
+    yield Figure(f"a worker's write while {rows:,} are reaped, median", took[len(took) // 2], "ms")
+    yield Figure(f"a worker's write while {rows:,} are reaped, p99", took[int(len(took) * 0.99)], "ms", 10)
+    yield Figure(f"a worker's write while {rows:,} are reaped, longest", took[-1], "ms", 50)
+
+
+def locked_row(rows: int) -> float:
+    """Return by how many seconds a row that somebody else has locked delays all the others."""
+    free = reap(rows)
+    tables.stick(rows)
+    with beside() as other, other.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT 1 FROM crawl_jobs WHERE status = 'running' LIMIT 1 FOR UPDATE")
+        took = timed(sweep_running)
+        left = CrawlJob.objects.filter(status="running").count()
+        cursor.execute("ROLLBACK")
+    assert left == 1, f"{left} were left"
+    return took - free
+
+
+@contextmanager
+def beside() -> Iterator:
+    """Yield a second connection, which any thread may use, without Django around it."""
+    other = connection.get_new_connection(connection.get_connection_params())
+    other.autocommit = True
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+@contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Work in a thread as long as the block lasts."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=[ended])
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def setting(**values: object) -> Iterator[None]:
+    """Have these of the reaper's settings be so."""
+    with override_settings(REAPER={**settings.REAPER, **values}):
+        yield
+
+
+def durable() -> None:
+    """Have the throwaway server keep what it has promised, as a real one does."""
+    for name in ("fsync", "synchronous_commit", "full_page_writes"):
+        tables.run(f"ALTER SYSTEM SET {name} = on")
+    tables.run("SELECT pg_reload_conf()")
