@@ -42,7 +42,7 @@ latency: $(STAMP) ## kill real workers 20 times and time the recovery (8 minutes
 	@$(RUN) $(BIN)/python -m latency $(ARGS)
 
 bench: $(STAMP) ## measure what sweeps cost, against bars and others (half an hour); PROFILE=small for two minutes
-	@$(RUN) $(BIN)/python -m bench --profile $(or $(PROFILE),full) $(ARGS)
+	@$(BIN)/python -m config.embedded run --durable -- $(BIN)/python -m bench --profile $(or $(PROFILE),full) $(ARGS)
 
 up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C
 	@$(BIN)/python -m config.up

@@ -99,7 +99,6 @@ def measure(profile: Profile, stack: Stack) -> Iterator[Figure]:
     """Yield every figure, from the smallest table to the largest; the reaping is done in the largest."""
     from bench import measures, tables
 
-    measures.durable()
     stack.start("idle", commands.crawler("idle"))
     await_witness(stack)
     empty = {}

@@ -230,10 +230,3 @@ def setting(**values: object) -> Iterator[None]:
     """Have these of the reaper's settings be so."""
     with override_settings(REAPER={**settings.REAPER, **values}):
         yield
-
-
-def durable() -> None:
-    """Have the throwaway server keep what it has promised, as a real one does."""
-    for name in ("fsync", "synchronous_commit", "full_page_writes"):
-        tables.run(f"ALTER SYSTEM SET {name} = on")
-    tables.run("SELECT pg_reload_conf()")

@@ -45,7 +45,7 @@ def address(name: str, state: Path | None = None, *, durable: bool = True) -> st
         url = server.url()
         if url is None:
             url = server.start()
-            if durable:
+            if durable and server.state == state_folder():
                 print(
                     f"Started the embedded {server.title} of {server.state}; to stop it: {STOP_COMMAND}",
                     file=sys.stderr,

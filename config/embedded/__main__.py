@@ -31,11 +31,12 @@ def main(arguments: list[str]) -> int:
     }.items():
         commands.add_parser(name, help=text)
     run_parser = commands.add_parser("run", help="run a command with throwaway servers for what is not set")
+    run_parser.add_argument("--durable", action="store_true", help="they write to disk before they answer: slower")
     run_parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND …")
     chosen = parser.parse_args(arguments)
     if chosen.command == "run":
         words = chosen.words[1:] if chosen.words[:1] == ["--"] else chosen.words
-        return run(words) if words else run_parser.error("a command is missing")
+        return run(words, durable=chosen.durable) if words else run_parser.error("a command is missing")
     return {"start": start, "stop": stop, "status": status, "delete": delete}[chosen.command]()
 
 
@@ -72,10 +73,10 @@ def status() -> int:
     return 0 if all(urls.values()) else 1
 
 
-def run(words: list[str]) -> int:
+def run(words: list[str], *, durable: bool = False) -> int:
     """Run a command with throwaway servers and return its status; a signal's is 128 and its number, as in a shell."""
     with _Signals() as signals, _throwaway() as state:
-        environment = os.environ | _addresses(state, durable=False) | {"REAPER_STATE": str(state)}
+        environment = os.environ | _addresses(state, durable=durable) | {"REAPER_STATE": str(state)}
         if signals.caught:
             return 128 + signals.caught[0]
         try:
