@@ -29,7 +29,7 @@ from reaper.words import describe
 
 logger = logging.getLogger(__name__)
 
-# Rows per transaction: a worker's write to one of them waits for less than 10 ms (`make bench`).
+# Rows per transaction: a worker's write to one of them waits for some 10 ms (docs/BENCHMARKS.md).
 BATCH = 200
 # What a Sweep row's phase is besides those of runs.
 PARENTS, BY_HAND = "parents", "by_hand"
