@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,14 +47,15 @@ PROFILES = {
 def main(arguments: list[str]) -> int:
     """Measure and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--profile", choices=PROFILES, default="full", help="small: two minutes; full: half an hour")
+    parser.add_argument("--profile", choices=PROFILES, default="full", help="small: one minute; full: 15 minutes")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
     options = parser.parse_args(arguments)
     for name in ("DATABASE_URL", "CELERY_BROKER_URL"):
         if not os.environ.get(name):
             print(f"{name} is not set: start this with `make bench`, which sets it.", file=sys.stderr)
             return USAGE
-    folder = Path(tempfile.mkdtemp(prefix="reaper-bench-"))
+    # Whoever ends it ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "config.settings", "DEBUG": "1", "SECRET_KEY": secrets.token_urlsafe(50),
         "LOG_LEVEL": "ERROR",
@@ -71,6 +73,7 @@ def main(arguments: list[str]) -> int:
         print(f"Empty servers are needed, and {in_use}: start this with `make bench`.", file=sys.stderr)
         return USAGE
     call_command("migrate", verbosity=0)
+    folder = Path(tempfile.mkdtemp(prefix="reaper-bench-"))
     stack = Stack(folder, os.environ)
     figures: list[Figure] = []
     try:

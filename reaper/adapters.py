@@ -1,21 +1,21 @@
 """The seam: how the reaper reads and writes a host's runs. A host names its adapters in `REAPER["ADAPTERS"]`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
 from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import connections, models, router
-from django.db.models import Case, F, Func, Model, Q, QuerySet, Value, When
+from django.db.models import Case, F, Model, Q, QuerySet, When
 from django.db.models.functions import Concat, Left
 from django.utils import timezone
 
 from reaper import indexes, rows
 from reaper.decisions import Action, Decision
+from reaper.expressions import by_key, text
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
 
 
@@ -236,7 +236,7 @@ class ModelRunAdapter(RunAdapter):
         if action is Action.REQUEUE:
             values = {
                 self.status_field: self.queued_as,
-                self.task_id_field: per_row(group, lambda change: change.new_task_id),
+                self.task_id_field: by_key({change.run.pk: change.new_task_id for change in group}),
                 self.queued_field: now,
                 self.started_field: None,
                 self.progress_field: None,
@@ -246,8 +246,8 @@ class ModelRunAdapter(RunAdapter):
             values = {
                 self.status_field: self.closed_as if action is Action.CLOSE else self.failed_as,
                 self.finished_field: now,
-                self.code_field: per_row(group, lambda change: change.decision.code),
-                self.message_field: self._appended(per_row(group, lambda change: change.message)),
+                self.code_field: by_key({change.run.pk: change.decision.code for change in group}),
+                self.message_field: self._appended(by_key({change.run.pk: change.message for change in group})),
             }
         return {column: value for column, value in values.items() if column}
 
@@ -350,32 +350,6 @@ def aware(row: Mapping[str, Any], column: str | None) -> datetime | None:
     """Return a column's time with its zone; None where the host has no such column."""
     stamp = row[column] if column else None
     return timezone.make_aware(stamp) if stamp and stamp.tzinfo is None else stamp
-
-
-class ByKey(Func):
-    """Each row's own value, by its key: a CASE that is put together at once, for hundreds of rows and more."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        super().__init__(F("pk"), output_field=models.TextField())
-        self.values = values
-
-    def as_sql(self, compiler: Any, connection: Any, **context: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
-        """Return the expression and its parameters."""
-        (key,) = self.get_source_expressions()
-        sql, params = compiler.compile(key)
-        prepared = [(key.output_field.get_db_prep_value(pk, connection), text) for pk, text in self.values.items()]
-        return f"CASE {sql}{' WHEN %s THEN %s' * len(prepared)} END", [*params, *chain.from_iterable(prepared)]
-
-
-def per_row(group: list[Change], value: Callable[[Change], str]) -> Func | Value:
-    """Return the expression that gives each row its own value; one constant where all have the same."""
-    values = {change.run.pk: value(change) for change in group}
-    return text(next(iter(values.values()))) if len(set(values.values())) == 1 else ByKey(values)
-
-
-def text(value: str) -> Value:
-    """Return a constant that mixes with a column of any text type."""
-    return Value(value, output_field=models.TextField())
 
 
 def vars_of(adapter: RunAdapter, suffix: str) -> dict[str, Any]:

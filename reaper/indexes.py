@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db.models import Model, Q
 
@@ -17,7 +17,7 @@ class Wanted(NamedTuple):
 
 
 def missing(
-    model: type[Model], status_field: str, since: Mapping[str, str | None], known: Sequence[str]
+    model: type[Model], status_field: str, since: Mapping[Any, str | None], known: Sequence[Any]
 ) -> Iterator[Wanted]:
     """Yield the indexes that the model has not, nor one that serves as well.
 
@@ -26,26 +26,27 @@ def missing(
     """
     there = [(index.condition, index.fields[0].removeprefix("-")) for index in model._meta.indexes if index.fields]
     # An index on the status, whatever it is, finds the runs of one; but none of those that are not any of these.
-    plain = (None, status_field) in there or model._meta.get_field(status_field).db_index  # type: ignore[union-attr]
+    on_status = (None, status_field) in there or model._meta.get_field(status_field).db_index  # type: ignore[union-attr]
     for status, column in since.items():
-        index = of_status(model, status_field, status, column)
-        if not plain and (index.condition, index.fields[0]) not in there:
+        index = of_status(model, status_field, plain_of(status), column)
+        if not on_status and (index.condition, index.fields[0]) not in there:
             yield index
     index = of_others(model, status_field, known)
     if (index.condition, index.fields[0]) not in there:
         yield index
 
 
-def of_status(model: type[Model], status_field: str, status: str, since: str | None) -> Wanted:
+def of_status(model: type[Model], status_field: str, status: Any, since: str | None) -> Wanted:
     """Return the index for the runs of one status."""
     said = f"models.Q({status_field}={status!r})"
     columns = [column for column in (since, key_of(model)) if column]
-    return wanted(model, status, f"runs that are {status!r}", columns, Q(**{status_field: status}), said)
+    return wanted(model, str(status), f"runs that are {status!r}", columns, Q(**{status_field: status}), said)
 
 
-def of_others(model: type[Model], status_field: str, known: Sequence[str]) -> Wanted:
+def of_others(model: type[Model], status_field: str, known: Sequence[Any]) -> Wanted:
     """Return the index, which holds nothing as long as all is well, for the rows whose status nobody knows."""
-    condition, said = ~Q(**{f"{status_field}__in": [*known]}), f"~models.Q({status_field}__in={[*known]!r})"
+    values = [plain_of(status) for status in known]
+    condition, said = ~Q(**{f"{status_field}__in": values}), f"~models.Q({status_field}__in={values!r})"
     if model._meta.get_field(status_field).null:
         condition, said = condition | Q(**{status_field: None}), f"{said} | models.Q({status_field}=None)"
     return wanted(model, "unknown", "rows of an unknown status", [key_of(model)], condition, said)
@@ -55,6 +56,11 @@ def wanted(model: type[Model], word: str, purpose: str, fields: list[str], condi
     """Return the index with its line; its name is of a length that every database takes."""
     name = "_".join(re.sub(r"\W", "", part.lower())[:14] for part in (model._meta.model_name or "", word))
     return Wanted(purpose, fields, condition, f"models.Index(fields={fields!r}, condition={said}, name={name!r}),")
+
+
+def plain_of(status: Any) -> Any:
+    """Return a status as the column holds it: a host may name a member of its choices, or a number."""
+    return getattr(status, "value", status)
 
 
 def key_of(model: type[Model]) -> str:

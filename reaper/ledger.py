@@ -79,8 +79,10 @@ def record(
 def keep(adapter: RunAdapter, rows: Sequence[Reaping], won: Iterable[Change]) -> list[Reaping]:
     """Return the rows of the changes that were written; the others', which were not, are deleted."""
     written = {change.run.pk for change in won}
-    if lost := [row.pk for row in rows if row.run_id not in written]:
-        Reaping.objects.using(adapter.using).filter(pk__in=lost).delete()
+    # By their sweep, which acts on a run once: not every database tells the keys of rows that it was given at once.
+    if lost := [row.run_id for row in rows if row.run_id not in written]:
+        mine = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, sweep=rows[0].sweep)
+        mine.filter(run_id__in=lost).delete()
     return [row for row in rows if row.run_id in written]
 
 
