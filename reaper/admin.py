@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -33,11 +34,15 @@ def at(name: str) -> Callable[[Any], str]:
 
     @admin.display(description=name.replace("_", " "), ordering=name)
     def shown(row: Any) -> str:
-        moment = getattr(row, name)
-        return f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S}" if moment else "-"
+        return in_full(getattr(row, name))
 
     shown.__name__ = name
     return shown
+
+
+def in_full(moment: datetime | None) -> str:
+    """Return a moment with its seconds; '-' for none."""
+    return f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S}" if moment else "-"
 
 
 def sentence(reason: str) -> str:
@@ -220,11 +225,12 @@ class ReapingAdmin(OfRunAdmin):
     """The ledger: what was done to which run, and why."""
 
     list_display = (at("at"), "run", "action", "why", "by", "sent")
+    list_select_related = ("sweep",)
     list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "exhausted", "at")
     search_fields = ("run_id__exact", "task_id__exact", "new_task_id__exact")
     search_help_text = "A run's id, KIND:ID, or a task's id, in full."
     fields: ClassVar[Any] = (
-        at("at"), "run", "action", "phase", "why", "message", "by", "task_id", "killed", at("revoked_at"),
+        at("at"), "run", "action", "phase", "why", "message", "by", "task_id", "killed", "revoked",
         "new_task_id", at("published_at"), "facts_shown", "evidence_shown", "sweep",
     )  # fmt: skip
     readonly_fields = fields
@@ -245,10 +251,15 @@ class ReapingAdmin(OfRunAdmin):
         """Return whether the task was to be killed where it runs."""
         return "yes" if row.terminate else "no"
 
+    @admin.display(description="its task was revoked")
+    def revoked(self, row: Reaping) -> str:
+        """Return when the broker had taken the revokes of its sweep."""
+        return "-" if row.unrevoked or row.sweep is None or not row.task_id else in_full(row.sweep.revoked_at)
+
     @admin.display(description="sent", boolean=True)
     def sent(self, row: Reaping) -> bool:
         """Return whether the broker has taken all that had to be sent."""
-        return not ((row.task_id and row.revoked_at is None) or (row.new_task_id and row.published_at is None))
+        return not (row.unrevoked or (row.new_task_id and row.published_at is None))
 
     @admin.display(description="facts")
     def facts_shown(self, row: Reaping) -> str:

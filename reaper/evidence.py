@@ -179,7 +179,7 @@ class Sources:
         if claimant is not None:
             known["claimant"] = Vital.ALIVE if claimant.alive else Vital.DEAD
             known["claimant_seen_at"], known["claimant_listed_at"] = claimant.seen_at, claimant.listed_at
-            run = replace(run, skew=claimant.skew)
+            run = replace(run, skew=claimant.skew) if claimant.skew != run.skew else run
         # Also of one that is still there: its tasks are cut off before it has ended.
         last = claimant or self.crowd.by_name.get(known["last_holder"])
         known["announced"] = last is not None and last.draining
@@ -258,13 +258,15 @@ class Sources:
             # RabbitMQ does not show what it has delivered, and a worker too busy to answer may not have read it.
             silent = self.crowd.consumers(self.queue) - answer.answered
             doubts += [f"{node} did not answer, and may have been sent the message" for node in sorted(silent)]
+        if not node and not doubts:
+            return found
         return Found(
             run,
             replace(
                 evidence,
                 holder=node,
                 active_since=self.now if run.task_id in answer.active else None,
-                absent=not node and not doubts,
+                absent=False,
                 doubts=(*evidence.doubts, *doubts),
             ),
         )

@@ -1,12 +1,17 @@
 """The ledger: what was done to a run before, and what of it the broker has not taken yet."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import cache
+from itertools import chain
 from types import NoneType, UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from django.db import connections
 from django.db.models import F, QuerySet
 
 from reaper.adapters import Change, RunAdapter
@@ -16,7 +21,26 @@ from reaper.models import Reaping, RefusedWrite, Sweep
 
 # A task that was to be revoked this long ago has started, ended or been refused by its fence since.
 REVOKE_WITHIN = timedelta(hours=1)
+# The columns that are written for a change; first those that all rows of a batch have in common.
+ROW = (
+    *("sweep", "at", "kind", "actor"),
+    *("run_id", "phase", "action", "reason", "terminate", "exhausted", "interrupted"),
+    *("task_id", "new_task_id", "message", "facts", "evidence"),
+)
 Data = TypeVar("Data", RunFacts, Evidence, History)
+
+
+class Doomed(NamedTuple):
+    """A task that lost its run: its id, and whether it is to be killed by the worker that executes it."""
+
+    task_id: str
+    terminate: bool = False
+    holder: Any = ""
+
+    @property
+    def node(self) -> str:
+        """Return the node to kill it at; '' where it is only forbidden to start."""
+        return str(self.holder or "").partition("/")[0] if self.terminate else ""
 
 
 def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts]:
@@ -48,48 +72,57 @@ def fold(history: History, row: dict[str, Any]) -> History:
     )
 
 
-def record(
-    adapter: RunAdapter, changes: Iterable[Change], now: datetime, sweep: Sweep | None, actor: str
-) -> list[Reaping]:
-    """Write one row per change, in the caller's transaction, and return them."""
-    rows = [
-        Reaping(
-            sweep=sweep,
-            at=now,
-            kind=adapter.kind,
-            run_id=change.run.pk,
-            phase=change.run.phase,
-            action=change.decision.action,
-            reason=change.decision.reason,
-            exhausted=change.decision.exhausted,
-            interrupted=change.decision.interrupted,
-            terminate=change.decision.terminate,
-            task_id=change.run.task_id or "",
-            new_task_id=change.new_task_id,
-            message=change.message,
-            facts=as_json(change.run),
-            evidence=as_json(change.evidence),
-            actor=actor,
-        )
-        for change in changes
-    ]
-    return Reaping.objects.using(adapter.using).bulk_create(rows)
+def record(adapter: RunAdapter, changes: Sequence[Change], now: datetime, sweep: Sweep, actor: str) -> None:
+    """Write one row per change, in the caller's transaction."""
+    connection = connections[adapter.using]
+    at, quote = connection.ops.adapt_datetimefield_value(now), connection.ops.quote_name
+    known = {field.name: field for field in Reaping._meta.concrete_fields}
+    fields = [known[name] for name in ROW]
+    columns = ", ".join(quote(str(field.column)) for field in fields)
+    step = connection.ops.bulk_batch_size(fields, changes)
+    # Of the runs that a worker held when it died, it is the same.
+    evidence = cache(lambda found: json.dumps(kept(found)))
+    # Not by bulk_create(), which takes longer for a row than all else that is done for its run.
+    with connection.cursor() as cursor:
+        for start in range(0, len(changes), step):
+            some, same = changes[start : start + step], (sweep.pk, at, adapter.kind, actor)
+            rows = [(*same, *row_of(each), evidence(each.evidence)) for each in some]
+            places = ", ".join([f"({', '.join(['%s'] * len(fields))})"] * len(rows))
+            sql = f"INSERT INTO {quote(Reaping._meta.db_table)} ({columns}) VALUES {places}"  # noqa: S608
+            cursor.execute(sql, list(chain.from_iterable(rows)))
 
 
-def keep(adapter: RunAdapter, rows: Sequence[Reaping], won: Iterable[Change]) -> list[Reaping]:
-    """Return the rows of the changes that were written; the others', which were not, are deleted."""
-    written = {change.run.pk for change in won}
-    # By their sweep, which acts on a run once: not every database tells the keys of rows that it was given at once.
-    if lost := [row.run_id for row in rows if row.run_id not in written]:
-        mine = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, sweep=rows[0].sweep)
-        mine.filter(run_id__in=lost).delete()
-    return [row for row in rows if row.run_id in written]
+def row_of(change: Change) -> tuple[Any, ...]:
+    """Return what a row says of its change alone, without the evidence, in the order of ROW."""
+    run, (action, reason, *rest) = change.run, change.decision
+    words = (run.task_id or "", change.new_task_id, change.message, json.dumps(kept(run)))
+    return (run.pk, str(run.phase), str(action), str(reason), *rest, *words)
+
+
+def withdraw(adapter: RunAdapter, sweep: Sweep, runs: Iterable[RunFacts]) -> None:
+    """Delete the sweep's rows of runs that were not changed after all, in the transaction that wrote them."""
+    if lost := [run.pk for run in runs]:
+        Reaping.objects.using(adapter.using).filter(kind=adapter.kind, sweep=sweep, run_id__in=lost).delete()
 
 
 def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:
     """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
     # Not by dataclasses.asdict(), whose deep copies take longer than all else that is done for a run.
     return {name: plain(getattr(known, name)) for name in known.__dataclass_fields__}
+
+
+def kept(known: RunFacts | Evidence) -> dict[str, Any]:
+    """Return what of it is not as it would be by default: half the size, and read back the same."""
+    defaults = DEFAULTS[type(known)]
+    return {name: plain(value) for name, default in defaults if (value := getattr(known, name)) != default}
+
+
+def defaults_of(cls: type) -> list[tuple[str, Any]]:
+    """Return the fields of a dataclass, each with its default."""
+    return [(each.name, History() if each.name == "history" else each.default) for each in dataclass_fields(cls)]
+
+
+DEFAULTS = {cls: defaults_of(cls) for cls in (RunFacts, Evidence)}
 
 
 def facts_of(kept: Any) -> RunFacts:
@@ -155,24 +188,27 @@ def reaped_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) 
     return list(rows.exclude(task_id="").order_by("id"))
 
 
-def unrevoked(adapter: RunAdapter, now: datetime, limit: int) -> list[Reaping]:
-    """Return the reapings whose old task's revoke the broker has not taken yet, oldest first."""
-    rows = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, revoked_at=None, at__gt=now - REVOKE_WITHIN)
-    return list(rows.exclude(task_id="").order_by("id")[:limit])
+def unrevoked(adapter: RunAdapter, now: datetime) -> QuerySet[Sweep]:
+    """Return the sweeps of which the broker has not taken every revoke, or that were cut off before; oldest first."""
+    mine = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, revoked_at=None, idle=False)
+    return mine.filter(started_at__gt=now - REVOKE_WITHIN).order_by("id")
 
 
-def mark(adapter: RunAdapter, column: str, rows: Iterable[Reaping], now: datetime) -> None:
-    """Confirm that the broker has taken the rows' messages; `column` is revoked_at or published_at."""
-    pks = [row.pk for row in rows]
-    Reaping.objects.using(adapter.using).filter(pk__in=pks, **{column: None}).update(**{column: now})
+def doomed(change: Change) -> Doomed:
+    """Return the task that lost its run by a change."""
+    return Doomed(change.run.task_id or "", change.decision.terminate, change.evidence.holder)
 
 
-def confirm(adapter: RunAdapter, runs: Iterable[RunFacts], now: datetime) -> None:
-    """Confirm the runs' last dispatches, which an earlier sweep could not."""
+def tasks_of(adapter: RunAdapter, sweep: Sweep) -> list[Doomed]:
+    """Return the tasks that lost their runs by a sweep."""
+    rows = Reaping.objects.using(adapter.using).filter(sweep=sweep).exclude(task_id="").order_by("id")
+    return [Doomed(*row) for row in rows.values_list("task_id", "terminate", "evidence__holder")]
+
+
+def confirm(adapter: RunAdapter, task_ids: Mapping[str, str], now: datetime) -> None:
+    """Confirm that the broker has taken these dispatches, by run; perhaps those of an earlier sweep."""
     mine = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, published_at=None)
-    mine.filter(run_id__in=[run.pk for run in runs], new_task_id__in=[run.task_id for run in runs]).update(
-        published_at=now
-    )
+    mine.filter(run_id__in=list(task_ids), new_task_id__in=list(task_ids.values())).update(published_at=now)
 
 
 def finalized(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, actor: str) -> None:

@@ -18,6 +18,8 @@ class Sweep(models.Model):
     # NULL: still under way, or cut off.
     finished_at = models.DateTimeField(null=True)
     idle = models.BooleanField(default=False)
+    # When the broker had taken every revoke that follows from it. NULL: not yet, or it was cut off.
+    revoked_at = models.DateTimeField(null=True)
     # How many runs were looked at, acted on, found changed since they were read, put off to a later sweep.
     seen = models.PositiveIntegerField(default=0)
     acted = models.PositiveIntegerField(default=0)
@@ -61,8 +63,8 @@ class Sweep(models.Model):
 class Reaping(models.Model):
     """One run acted on: the ledger. Written in the transaction that changed the run, so both are there or neither.
 
-    `revoked_at` and `published_at` are filled once the broker has taken the message; a sweep that dies in between
-    leaves them empty, and the next one sends what is missing.
+    `published_at` is filled once the broker has taken the new task, and `Sweep.revoked_at` once it has taken the
+    revokes; a sweep that dies in between leaves them empty, and the next one sends what is missing.
     """
 
     DISPATCH = "dispatch"  # not the reaper's action: a dispatch by hand, from which budgets are counted anew
@@ -86,7 +88,6 @@ class Reaping(models.Model):
     evidence = models.JSONField(default=dict)
     # Who asked for it; '' is the reaper itself.
     actor = models.CharField(max_length=200, default="", blank=True)
-    revoked_at = models.DateTimeField(null=True, blank=True)
     published_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -95,11 +96,15 @@ class Reaping(models.Model):
             models.Index(fields=["kind", "run_id", "id"], name="reaper_reaping_run"),
             models.Index(fields=["at"], name="reaper_reaping_at"),
             models.Index(fields=["kind", "task_id"], condition=~Q(task_id=""), name="reaper_reaping_task"),
-            models.Index(fields=["kind", "at"], condition=Q(revoked_at=None) & ~Q(task_id=""), name="reaper_unrevoked"),
         ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.kind}:{self.run_id} ({self.reason})"
+
+    @property
+    def unrevoked(self) -> bool:
+        """True when the broker has not taken its old task's revoke yet."""
+        return bool(self.task_id) and self.sweep is not None and self.sweep.revoked_at is None
 
 
 class FirstLook(models.Model):

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from reaper import ledger
-from reaper.adapters import Message, RunAdapter
+from reaper.adapters import Change, Message, RunAdapter
 from reaper.broker import Broker, BrokerDown
 from reaper.evidence import Crowd
 from reaper.facts import RunFacts
-from reaper.models import Reaping
+from reaper.ledger import Doomed
+from reaper.models import Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -22,30 +23,33 @@ logger = logging.getLogger(__name__)
 LAST_WORDS = timedelta(seconds=10)
 
 
-def node_of(row: Reaping) -> str:
-    """Return the name of the node that was executing the task."""
-    holder = row.evidence.get("holder") if isinstance(row.evidence, dict) else ""
-    return str(holder or "").partition("/")[0]
-
-
 class Outbox:
     """One sweep's way to the broker. `tell` takes a sentence for every thing that went wrong."""
 
     def __init__(self, adapter: RunAdapter, broker: Broker, now: datetime, tell: Callable[[str], None]) -> None:
         self.adapter, self.broker, self.now, self.tell = adapter, broker, now, tell
 
-    def revoke(self, rows: Sequence[Reaping]) -> None:
-        """Revoke the rows' old tasks: one broadcast, and one message to each node where some are to be killed."""
-        ids = [row.task_id for row in rows if row.task_id]
+    def revoke(self, doomed: Sequence[Doomed]) -> bool:
+        """Revoke the tasks: one broadcast, and one message to each node where some are to be killed.
+
+        Returns whether the broker has taken all of it.
+        """
+        ids = [each.task_id for each in doomed]
         # A host may have given one id to several runs: the task may be working for one that was left alone.
         shared = self.adapter.carried(ids) if ids else set()
-        groups: dict[str, list[Reaping]] = {}
-        for row in rows:
-            if row.task_id and row.task_id not in shared:
-                groups.setdefault(node_of(row) if row.terminate else "", []).append(row)
-        for node, group in groups.items():
-            if self._revoked([row.task_id for row in group], node):
-                ledger.mark(self.adapter, "revoked_at", group, self.now)
+        groups: dict[str, list[str]] = {}
+        for each in doomed:
+            if each.task_id not in shared:
+                groups.setdefault(each.node, []).append(each.task_id)
+        taken = [self._revoked(group, node) for node, group in groups.items()]
+        return all(taken)
+
+    def revoke_rest(self) -> None:
+        """Revoke what earlier sweeps could not, or did not come to."""
+        for sweep in ledger.unrevoked(self.adapter, self.now):
+            if not self.revoke(ledger.tasks_of(self.adapter, sweep)):
+                return
+            Sweep.objects.using(self.adapter.using).filter(pk=sweep.pk).update(revoked_at=self.now)
 
     def kill_again(self, crowd: Crowd) -> None:
         """Kill the tasks that lost their runs a while ago and that a worker still reports as executing."""
@@ -57,19 +61,20 @@ class Outbox:
         for node in {executing[task_id].hostname for task_id in late}:
             self._revoked([task_id for task_id in late if executing[task_id].hostname == node], node)
 
-    def publish(self, rows: Sequence[Reaping], runs: Sequence[RunFacts]) -> None:
+    def publish(self, changes: Sequence[Change]) -> None:
         """Publish the requeued runs' new tasks."""
-        ids = {row.run_id: row.new_task_id for row in rows if row.new_task_id}
-        sent = self._send([run for run in runs if run.pk in ids], ids)
-        ledger.mark(self.adapter, "published_at", [row for row in rows if row.run_id in sent], self.now)
+        ids = {change.run.pk: change.new_task_id for change in changes if change.new_task_id}
+        sent = self._send([change.run for change in changes if change.run.pk in ids], ids)
+        ledger.confirm(self.adapter, {pk: ids[pk] for pk in sent}, self.now)
 
     def republish(self, runs: Sequence[RunFacts]) -> int:
         """Publish the runs under the ids that they have; return how many the broker took.
 
         A message that had arrived, though that was never confirmed, is refused by the fence.
         """
-        sent = self._send(runs, {run.pk: run.task_id or "" for run in runs})
-        ledger.confirm(self.adapter, [run for run in runs if run.pk in sent], self.now)
+        ids = {run.pk: run.task_id or "" for run in runs}
+        sent = self._send(runs, ids)
+        ledger.confirm(self.adapter, {pk: ids[pk] for pk in sent}, self.now)
         return len(sent)
 
     def _send(self, runs: Sequence[RunFacts], ids: Mapping[str, str]) -> set[str]:

@@ -10,7 +10,7 @@ from django.db.models import BooleanField, F, Func, QuerySet, Value
 from django.db.models.lookups import GreaterThan
 
 # Rows read at a time: memory stays flat however many there are.
-PAGE = 500
+PAGE = 1000
 # What lies outside cannot be a Python datetime in every time zone.
 EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 Row = dict[str, Any]

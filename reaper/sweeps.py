@@ -22,7 +22,7 @@ from reaper.broker import Broker
 from reaper.decisions import Action, Decision, Policy, Reason, decide, leave
 from reaper.evidence import Sources, remember
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
-from reaper.models import Reaping, Sweep
+from reaper.models import Sweep
 from reaper.outbox import Outbox
 from reaper.signals import reaped, swept
 from reaper.words import describe
@@ -78,7 +78,7 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
     with Broker() as broker:
         run = _Sweep(adapter, phase, broker)
         with run.told():
-            run.outbox.revoke(ledger.unrevoked(adapter, run.now, run.policy.max_actions))
+            run.outbox.revoke_rest()
             for page in plan(adapter, phase, run.sources):
                 remember(adapter, page, run.sources)
                 run.take(page)
@@ -141,6 +141,7 @@ class _Sweep:
         self.counts: Counter[str] = Counter()
         self.errors: list[str] = []
         self.done: set[str] = set()
+        self.revoked = True
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -184,17 +185,15 @@ class _Sweep:
         doable = [each for each in batch if not (waits and each.decision.action is Action.REQUEUE)]
         changes = [self.change(each) for each in doable[: self.room]]
         self.row.deferred += len(batch) - len(changes)
-        rows = self.write(changes)
-        self.row.acted += len(rows)
-        self.outbox.revoke(rows)
-        done = {row.run_id for row in rows}
-        self.done |= done
-        changes = [change for change in changes if change.run.pk in done]
-        self.outbox.publish(rows, [change.run for change in changes])
-        for parent in dict.fromkeys(change.run.parent for change in changes):
+        won = self.write(changes)
+        self.row.acted += len(won)
+        self.done |= {change.run.pk for change in won}
+        self.revoked &= self.outbox.revoke([ledger.doomed(change) for change in won if change.run.task_id])
+        self.outbox.publish(won)
+        for parent in dict.fromkeys(change.run.parent for change in won):
             if parent is not None:
                 self.finalize(parent)
-        for change in changes:
+        for change in won:
             reaped.send_robust(sender=type(self.adapter), run=change.run, decision=change.decision)
 
     @property
@@ -208,8 +207,8 @@ class _Sweep:
         message = describe(each.run, each.decision, self.now, by=self.actor)
         return Change(each.run, each.decision, message, new_task_id, each.evidence)
 
-    def write(self, changes: list[Change]) -> list[Reaping]:
-        """Write the changes with their ledger rows in one transaction; return the rows of those that were written.
+    def write(self, changes: list[Change]) -> list[Change]:
+        """Write the changes with their ledger rows in one transaction; return those that were written.
 
         When the batch as a whole fails, each run is tried by itself, so that one bad row does not stop the others.
         """
@@ -219,17 +218,19 @@ class _Sweep:
         try:
             with bounded(self.adapter.using):
                 # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
-                rows = ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+                ledger.record(self.adapter, changes, self.now, self.row, self.actor)
                 won = self.adapter.apply(changes, self.now)
-                rows = ledger.keep(self.adapter, rows, won)
+                written = {change.run.pk for change in won}
+                lost = [change.run for change in changes if change.run.pk not in written]
+                ledger.withdraw(self.adapter, self.row, lost)
         except Exception as error:
             if len(changes) > 1:
-                return [row for change in changes for row in self.write([change])]
+                return [each for change in changes for each in self.write([change])]
             logger.exception("%s:%s could not be written", self.adapter.kind, changes[0].run.pk)
             self.tell(f"{changes[0].run.pk} could not be written: {type(error).__name__}: {error}")
             return []
-        self.row.moved_on += len(changes) - len(won)
-        return rows
+        self.row.moved_on += len(lost)
+        return won
 
     def finalize(self, parent: str) -> None:
         """Give a parent its outcome, with a ledger row in the same transaction."""
@@ -252,6 +253,7 @@ class _Sweep:
         """Save what the sweep did, or, when it did nothing, move its kind's idle row on; say so once."""
         row, using = self.row, self.adapter.using
         row.counts, row.errors, row.finished_at = dict(self.counts), self.errors, clock.now(using)
+        row.revoked_at = row.finished_at if self.revoked else None
         if row.eventful or self.actor:
             row.save(using=using)
             log = logger.warning if row.errors else logger.info

@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from django.apps import apps
+from django.db.models import F
 
 from reaper import clock, conf, ledger, sweeps
 from reaper.adapters import RunAdapter
@@ -90,7 +91,7 @@ def of_reaping(row: Reaping) -> Line:
         return Line(row.kind, row.run_id, PARENTS, row.action, row.reason)
     stamps: dict[str, Any] = {name: datetime.fromisoformat(row.facts[name]) for name in STAMPS if row.facts.get(name)}
     run = RunFacts(kind=row.kind, pk=row.run_id, phase=Phase(row.phase), **stamps)
-    evidence = row.evidence if isinstance(row.evidence, dict) else {}
+    evidence = ledger.as_json(ledger.evidence_of(row.evidence))
     return Line(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.at), evidence=evidence)
 
 
@@ -256,8 +257,9 @@ def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | 
 
 def history(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:
     """Return what happened to a run before, newest first: what was done to it, and late writes that were refused."""
-    names = ("at", "action", "reason", "actor", "message", "task_id", "new_task_id", "revoked_at", "published_at")
-    done: list[dict[str, Any]] = list(ledger.of_run(adapter, pk).values(*names)[:HISTORY])
+    names = ("at", "action", "reason", "actor", "message", "task_id", "new_task_id", "published_at")
+    rows = ledger.of_run(adapter, pk)
+    done: list[dict[str, Any]] = list(rows.values(*names, revoked_at=F("sweep__revoked_at"))[:HISTORY])
     refused = RefusedWrite.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by("-id")
     for row in refused.values("at", "write", "task_id", "worker")[:HISTORY]:
         done.append({"action": "refused", **row})

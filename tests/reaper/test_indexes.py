@@ -11,6 +11,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper import conf, sweeps
 from reaper.facts import Phase
 from reaper.models import Reaping
+from reaper.rows import PAGE
 from tests.plugin.adapter import Parcels
 from tests.worlds import COMMITTED, SECOND
 
@@ -228,10 +229,10 @@ def test_the_explanation_finds_a_query_that_reads_all(full):
 def test_runs_of_one_moment_are_all_read_once(limits):
     at = conf.adapters()["crawl_job"].model_class._meta.get_field("created_at").default()
     source = Source.objects.create(name="source", url="http://site/")
-    jobs = [CrawlJob(source=source, status="running", created_at=at, started_at=at) for _ in range(1_001)]
+    jobs = [CrawlJob(source=source, status="running", created_at=at, started_at=at) for _ in range(2 * PAGE + 1)]
     CrawlJob.objects.bulk_create(jobs)
     pages = list(conf.adapters()["crawl_job"].unfinished(Phase.RUNNING))
-    assert [len(page) for page in pages] == [500, 500, 1]
+    assert [len(page) for page in pages] == [PAGE, PAGE, 1]
     assert sorted(run.pk for page in pages for run in page) == sorted(str(job.pk) for job in jobs)
 
 

@@ -1,7 +1,7 @@
 """The ledger: what it keeps, and what it makes of a run's past."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -147,21 +147,52 @@ def test_a_run_is_requeued_as_often_as_its_budget_allows_and_then_it_is_poison(p
 @given(any_runs(skew=st.timedeltas(-HOUR, HOUR)), evidences(), POLICIES)
 @always
 def test_what_a_row_keeps_is_enough_to_decide_again(run, evidence, policy):
-    facts, found = (json.loads(json.dumps(ledger.as_json(each))) for each in (run, evidence))
-    assert ledger.facts_of(facts) == run
-    assert ledger.evidence_of(found) == evidence
-    assert decide(ledger.facts_of(facts), ledger.evidence_of(found), policy, NOW) == decide(run, evidence, policy, NOW)
+    for form in (ledger.as_json, ledger.kept):
+        facts, found = (json.loads(json.dumps(form(each))) for each in (run, evidence))
+        again = (ledger.facts_of(facts), ledger.evidence_of(found))
+        assert again == (run, evidence)
+        assert decide(*again, policy, NOW) == decide(run, evidence, policy, NOW)
 
 
 def test_a_row_says_everything():
     sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
     decision = Decision(Action.REQUEUE, Reason.LOST)
-    (row,) = ledger.record(ADAPTER, [Change(replace(RUN, task_id=None), decision, "Because.", "t2")], NOW, sweep, "ada")
-    row.refresh_from_db()
+    change = Change(replace(RUN, task_id=None), decision, "Because.", "t2", Evidence(queue="crawl"))
+    ledger.record(ADAPTER, [change], NOW, sweep, "ada")
+    row = Reaping.objects.get()
     assert (row.sweep, row.at, row.kind, row.run_id, row.phase) == (sweep, NOW, "crawl_job", "7", "queued")
     assert (row.task_id, row.new_task_id, row.message, row.actor) == ("", "t2", "Because.", "ada")
-    assert (row.revoked_at, row.published_at) == (None, None)
-    assert set(row.facts) == set(asdict(RUN))
+    assert (row.action, row.reason, row.published_at, row.unrevoked) == ("requeue", "lost", None, False)
+    assert (row.terminate, row.exhausted, row.interrupted) == (False, False, False)
+    assert row.facts == ledger.kept(change.run)
+    assert set(row.facts) == {"kind", "pk", "phase", "status", "task_id", "queued_at"}
+    assert row.evidence == {"queue": "crawl"}
+
+
+def test_each_part_of_a_decision_is_in_its_own_column():
+    sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
+    flags = [(True, False, False), (False, True, False), (False, False, True)]
+    decisions = [Decision(Action.FAIL, Reason.STALLED, *each) for each in flags]
+    ledger.record(ADAPTER, [Change(RUN, each, "") for each in decisions], NOW, sweep, "")
+    kept = Reaping.objects.order_by("id").values_list("terminate", "exhausted", "interrupted")
+    assert list(kept) == flags
+
+
+def test_a_batch_of_any_size_is_written():
+    sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
+    changes = [Change(replace(RUN, pk=str(pk)), Decision(Action.FAIL, Reason.STALLED), "") for pk in range(1_001)]
+    ledger.record(ADAPTER, changes, NOW, sweep, "")
+    assert sorted(map(int, Reaping.objects.values_list("run_id", flat=True))) == list(range(1_001))
+    ledger.withdraw(ADAPTER, sweep, [change.run for change in changes[1:]])
+    assert Reaping.objects.get().run_id == "0"
+
+
+def test_only_the_sweeps_own_rows_are_withdrawn():
+    sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
+    entry()
+    entry(sweep=sweep, run="8")
+    ledger.withdraw(ADAPTER, sweep, [RUN])
+    assert Reaping.objects.count() == 2
 
 
 def report(hostname, silent=timedelta(0), **fields):
@@ -187,12 +218,12 @@ def test_what_a_sweep_wrote_replays():
     assert [row.reason for row in rows] == ["never_sent", "orphaned", "timed_out"]
     for row in rows:
         run, evidence = ledger.facts_of(row.facts), ledger.evidence_of(row.evidence)
-        assert (ledger.as_json(run), ledger.as_json(evidence)) == (row.facts, row.evidence)
+        assert (ledger.kept(run), ledger.kept(evidence)) == (row.facts, row.evidence)
         again = decide(run, evidence, conf.policy(ADAPTER), row.at)
         assert (again.action, again.reason) == (row.action, row.reason)
         assert (again.terminate, again.exhausted, again.interrupted) == (row.terminate, row.exhausted, row.interrupted)
     assert [row.terminate for row in rows] == [False, False, True]
-    assert [row.evidence["claimant"] for row in rows] == ["unknown", "dead", "alive"]
+    assert [ledger.evidence_of(row.evidence).claimant for row in rows] == ["unknown", "dead", "alive"]
 
 
 def test_an_older_row_is_read_as_far_as_it_goes():
@@ -223,32 +254,43 @@ def test_a_row_that_keeps_nothing_says_nothing(kept):
     assert ledger.evidence_of(kept) == NOTHING
 
 
+def swept(**fields):
+    """A sweep that acted."""
+    return Sweep.objects.create(**{"kind": "crawl_job", "phase": "running", "started_at": NOW, "acted": 1} | fields)
+
+
 def test_what_is_still_to_be_revoked():
-    old = entry(task_id="t0", at=NOW - HOUR)
-    first, second = entry(task_id="t1", at=NOW - HOUR + SECOND), entry(task_id="t2", action="fail")
-    entry(task_id="")
-    entry(task_id="t3", revoked_at=NOW)
-    entry(task_id="t4", kind="source_result")
-    assert ledger.unrevoked(ADAPTER, NOW, 9) == [first, second]
-    assert ledger.unrevoked(ADAPTER, NOW, 1) == [first]
-    assert old not in ledger.unrevoked(ADAPTER, NOW, 9)
+    swept(started_at=NOW - HOUR)
+    swept(revoked_at=NOW)
+    swept(kind="source_result")
+    swept(idle=True)
+    cut_off, failed = swept(started_at=NOW - HOUR + SECOND), swept(finished_at=NOW)
+    assert list(ledger.unrevoked(ADAPTER, NOW)) == [cut_off, failed]
+    killed = entry(sweep=cut_off, task_id="t1", terminate=True, evidence={"holder": "celery@w1/abc"})
+    entry(sweep=cut_off, task_id="t2", evidence={"holder": "celery@w1/abc"})
+    entry(sweep=cut_off, task_id="t3", terminate=True, evidence=[])
+    entry(sweep=cut_off, task_id="")
+    assert ledger.tasks_of(ADAPTER, failed) == []
+    doomed = ledger.tasks_of(ADAPTER, cut_off)
+    assert [(each.task_id, each.node) for each in doomed] == [("t1", "celery@w1"), ("t2", ""), ("t3", "")]
+    assert (killed.unrevoked, entry(task_id="t1", sweep=swept(revoked_at=NOW)).unrevoked) == (True, False)
+    assert not entry(task_id="t1").unrevoked
 
 
-@pytest.mark.parametrize("column", ["revoked_at", "published_at"])
-def test_a_confirmation_is_made_once(column):
-    row, other = entry(), entry()
-    ledger.mark(ADAPTER, column, [row], NOW)
-    ledger.mark(ADAPTER, column, [row], LATER)
-    ledger.mark(ADAPTER, column, [], NOW)
+def test_a_confirmation_is_made_once():
+    row, other = entry(new="t2"), entry(new="t2", run="8")
+    ledger.confirm(ADAPTER, {"7": "t2"}, NOW)
+    ledger.confirm(ADAPTER, {"7": "t2"}, LATER)
+    ledger.confirm(ADAPTER, {}, NOW)
     row.refresh_from_db()
     other.refresh_from_db()
-    assert (getattr(row, column), getattr(other, column)) == (NOW, None)
+    assert (row.published_at, other.published_at) == (NOW, None)
 
 
 def test_a_late_publish_confirms_only_the_dispatch_that_it_repeats():
     older, mine = entry(new="t0"), entry(new="t1")
     others = [entry(new="t1", run="8"), entry(new="t1", kind="source_result"), entry(new="t1", sent=True)]
-    ledger.confirm(ADAPTER, [RUN], LATER)
+    ledger.confirm(ADAPTER, {"7": "t1"}, LATER)
     for row in (older, mine, *others):
         row.refresh_from_db()
     assert [row.published_at for row in (older, mine, *others)] == [None, LATER, None, None, NOW]
@@ -281,7 +323,7 @@ def test_a_dispatch_by_hand_is_noted_with_its_run_or_not_at_all():
     noted = Reaping.objects.latest("id")
     assert (noted.run_id, noted.action, noted.new_task_id, noted.actor) == (str(job.pk), "dispatch", task_id, "by hand")
     assert past(str(job.pk)) == History()
-    assert noted not in ledger.unrevoked(ADAPTER, noted.at, 9)
+    assert not noted.unrevoked
 
 
 def test_a_dispatch_that_is_the_hosts_own_is_not_noted():
