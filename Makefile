@@ -41,7 +41,7 @@ demo: $(STAMP) ## break real workers and watch the reaper clean up, on throwaway
 latency: $(STAMP) ## kill real workers 20 times and time the recovery (8 minutes); ARGS="--kills 5"
 	@$(RUN) $(BIN)/python -m latency $(ARGS)
 
-bench: $(STAMP) ## measure what sweeps cost, against bars and others (15 minutes); PROFILE=small for one minute
+bench: $(STAMP) ## measure what sweeps cost, against bars and others (20 minutes); PROFILE=small for two
 	@$(BIN)/python -m config.embedded run --durable -- $(BIN)/python -m bench --profile $(or $(PROFILE),full) $(ARGS)
 
 up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C

@@ -1,7 +1,5 @@
 """The measurements. Each is done three times, each time from the same state, and the best one counts."""
 
-import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +14,6 @@ from django.utils import timezone
 
 from apps.sources.models import CrawlJob
 from bench import tables
-from bench.bars import Figure
 from reaper import conf, sweeps
 from reaper.adapters import Message
 from reaper.broker import Broker
@@ -24,8 +21,6 @@ from reaper.facts import Phase
 from reaper.models import Sweep
 
 TIMES = 3
-# How long the other one's lock is held, and how long a worker waits between two writes, in seconds.
-LOCKED, BETWEEN = 3.0, 0.005
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -164,27 +159,14 @@ def revoking(tasks: int) -> float:
     return best(work) * 1000
 
 
-def interference(rows: int) -> Iterator[Figure]:
-    """Yield how long a worker's writes to the same rows take while all of them are reaped."""
-    tables.stick(rows)
-    pks = list(CrawlJob.objects.filter(status="running").values_list("pk", flat=True))
-    took: list[float] = []
-    with beside() as other:
+def leave(rows: int) -> float:
+    """Return the seconds of looking at so many runs of which nothing is known, so that each is left alone."""
 
-        def write(ended: threading.Event) -> None:
-            with other.cursor() as cursor:
-                while not ended.wait(BETWEEN):
-                    # Whether it is still running or just not any more: the write is the same.
-                    sql = "UPDATE crawl_jobs SET heartbeat_at = now() WHERE id = %s AND status = 'running'"
-                    pk = random.choice(pks)
-                    took.append(timed(lambda pk=pk, sql=sql: cursor.execute(sql, [pk])) * 1000)
+    def work() -> None:
+        row = sweep_running()
+        assert (row.acted, row.counts) == (0, {"unknown": rows})
 
-        with meanwhile(write):
-            assert sweep_running().seen
-    took.sort()
-    yield Figure(f"a worker's write while {rows:,} are reaped, median", took[len(took) // 2], "ms")
-    yield Figure(f"a worker's write while {rows:,} are reaped, p99", took[int(len(took) * 0.99)], "ms", 10)
-    yield Figure(f"a worker's write while {rows:,} are reaped, longest", took[-1], "ms", 50)
+    return best(work, lambda: tables.stick(rows, worker="celery@stranger/abc"))
 
 
 def locked_row(rows: int) -> float:
@@ -210,19 +192,6 @@ def beside() -> Iterator:
         yield other
     finally:
         other.close()
-
-
-@contextmanager
-def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Work in a thread as long as the block lasts."""
-    ended = threading.Event()
-    thread = threading.Thread(target=work, args=[ended])
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What others take for the same: procrastinate's documented way to rescue stalled jobs, on the same server."""
+"""What others take for the same: their own ways to rescue stalled jobs, on the same server."""
 
 import json
 import os
@@ -7,23 +7,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VERSION = "3.10.0"
-VENV = ROOT / "build" / "peers"
+VERSIONS = {"procrastinate": "3.10.0", "chancy": "0.26.0"}
+FOLDER = ROOT / "build" / "peers"
 
 
-def python() -> Path:
+def python(peer: str) -> Path:
     """Return the interpreter of an environment of its own that has it. Raises CalledProcessError without an index."""
-    program = VENV / "bin" / "python"
-    if not (VENV / f"procrastinate-{VERSION}").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-        pip = [program, "-m", "pip", "install", "--quiet", f"procrastinate=={VERSION}", "psycopg[binary]"]
-        subprocess.run(pip, check=True)
-        (VENV / f"procrastinate-{VERSION}").touch()
+    named = f"{peer}=={VERSIONS[peer]}"
+    venv, done = FOLDER / peer, FOLDER / named
+    program = venv / "bin" / "python"
+    if not done.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        subprocess.run([program, "-m", "pip", "install", "-qq", named, "psycopg[binary]"], check=True)
+        done.touch()
     return program
 
 
-def rescue(dsn: str, jobs: int) -> dict[str, float]:
-    """Return the seconds of its two ways to end a stalled job, `retry` and `fail`, for so many jobs."""
-    words = [python(), Path(__file__).with_name("procrastinate_rescue.py"), dsn, str(jobs)]
+def rescue(peer: str, dsn: str, jobs: int) -> dict[str, float]:
+    """Return the seconds of its ways to end so many stalled jobs, by name: `retry`, and `fail` where it has that."""
+    words = [python(peer), Path(__file__).with_name(f"{peer}_rescue.py"), dsn, str(jobs)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO_", "PYTHON"))}
-    return json.loads(subprocess.check_output(words, env=environment, text=True))
+    return json.loads(subprocess.check_output(words, env=environment, text=True, stderr=subprocess.DEVNULL))

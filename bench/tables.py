@@ -64,12 +64,12 @@ def fill(rows: int) -> None:
     settle()
 
 
-def stick(rows: int) -> None:
-    """Have so many jobs be running at a worker that is dead, and nothing else; forget what was done before."""
+def stick(rows: int, worker: str = DEAD) -> None:
+    """Have so many jobs be running at a worker, a dead one, and nothing else; forget what was done before."""
     run("UPDATE crawl_jobs SET status = 'completed', completed_at = now() WHERE status = 'running'")
     for model in (Reaping, Sweep, FirstLook, RefusedWrite):
         run(f"TRUNCATE {model._meta.db_table} CASCADE")
-    run(STICK, DEAD, str(uuid.UUID(int=0)), rows)
+    run(STICK, worker, str(uuid.UUID(int=0)), rows)
     hostname, _, incarnation = DEAD.partition("/")
     long_ago = CrawlJob._meta.get_field("created_at").get_default() - timedelta(minutes=5)
     said = {"seen_at": long_ago, "listed_at": long_ago, "since": long_ago, "queues": ["crawl"], "complete": True}

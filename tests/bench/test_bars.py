@@ -40,6 +40,8 @@ def test_the_page_has_every_figure_each_missed_bar_and_the_plot():
     figures = [
         Figure("all queries of a sweep of 1,000 jobs, none stuck", 1.5, "ms"),
         Figure("all queries of a sweep of 1,000,000 jobs, none stuck", 2.0, "ms", 5),
+        Figure("fail 100 orphans, per run", 700.0, "µs"),
+        Figure("fail 10,000 orphans, per run", 300.0, "µs"),
         Figure("fail 10,000, against one UPDATE", 9, "times", 3.5),
     ]
     page = report.text(figures, FACTS)
@@ -49,5 +51,7 @@ def test_the_page_has_every_figure_each_missed_bar_and_the_plot():
     assert "| fail 10,000, against one UPDATE | 9 times | ≤ 3.5 **missed** |" in page
     assert "## Missed\n\n* fail 10,000, against one UPDATE: 9 times, ≤ 3.5 **missed**\n" in page
     assert 'x-axis "jobs in the table" ["1,000", "1,000,000"]' in page
-    assert "bar [1.50, 2.00]" in page
+    assert 'y-axis "ms" 0 --> 3\n    bar [1.50, 2.00]' in page
+    assert 'x-axis "orphans in the sweep" ["100", "10,000"]' in page
+    assert 'y-axis "µs" 0 --> 1050\n    bar [700.00, 300.00]' in page
     assert "## Missed\n\nNone." in report.text(figures[:2], FACTS)

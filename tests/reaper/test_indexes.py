@@ -115,7 +115,7 @@ def test_an_index_that_is_for_something_else_serves_for_nothing(index):
 # --- what PostgreSQL does with them -------------------------------------------------------------------------------
 
 FINISHED, STUCK, PARENTS = 30_000, 6_000, 4_000
-# More than a page of 500 and what the planner thinks that it might be, less than any table.
+# More than a page and what the planner thinks that it might be, less than any table.
 FEW = 1_500
 
 FILL = """
