@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
 
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from reaper import clock, conf, ledger
 from reaper.adapters import Change, RunAdapter
@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 # Rows per transaction: a worker's write to one of them waits for some 10 ms (docs/BENCHMARKS.md).
 BATCH = 200
+# PostgreSQL waits for a lock, and for a statement of a batch, no longer than this.
+LOCK_TIMEOUT, STATEMENT_TIMEOUT = "250ms", "5s"
+# After so many refusals of the database (timeouts, lost connections) the rest waits for the next sweep: at 5 s each, a
+# database that is too slow for everything holds a sweep for half a minute and no longer.
+REFUSALS = 5
 # What a Sweep row's phase is besides those of runs.
 PARENTS, BY_HAND = "parents", "by_hand"
 
@@ -82,6 +87,9 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
             for page in plan(adapter, phase, run.sources):
                 remember(adapter, page, run.sources)
                 run.take(page)
+                # What lies behind is looked at when there is room for it again.
+                if not run.room or run.refusals >= REFUSALS:
+                    break
             if phase is Phase.RUNNING:
                 run.outbox.kill_again(run.sources.crowd)
             # Rows that no rule knows are looked for by one of the two sweeps: it is the rarer one.
@@ -142,6 +150,7 @@ class _Sweep:
         self.errors: list[str] = []
         self.done: set[str] = set()
         self.revoked = True
+        self.refusals = 0
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -214,6 +223,10 @@ class _Sweep:
         """
         if not changes:
             return []
+        if self.refusals >= REFUSALS:
+            self.tell("the database refused too often: the rest waits for the next sweep")
+            self.row.deferred += len(changes)
+            return []
         self.open()
         try:
             with bounded(self.adapter.using):
@@ -224,6 +237,7 @@ class _Sweep:
                 lost = [change.run for change in changes if change.run.pk not in written]
                 ledger.withdraw(self.adapter, self.row, lost)
         except Exception as error:
+            self.refusals += isinstance(error, OperationalError)
             if len(changes) > 1:
                 return [each for change in changes for each in self.write([change])]
             logger.exception("%s:%s could not be written", self.adapter.kind, changes[0].run.pk)
@@ -279,5 +293,6 @@ def bounded(using: str) -> Iterator[None]:
         connection = connections[using]
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute("SET LOCAL lock_timeout = '250ms'; SET LOCAL statement_timeout = '5s'")
+                sql = "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)"
+                cursor.execute(sql, [LOCK_TIMEOUT, STATEMENT_TIMEOUT])
         yield

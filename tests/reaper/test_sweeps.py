@@ -400,6 +400,116 @@ def test_a_parent_that_cannot_be_recorded_is_not_finalized():
     assert str(job.pk) in row.errors[0]
 
 
+# --- a database in trouble -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def slow_writes(of=None):
+    """The database takes longer for a write of these jobs, or of all, than it is given."""
+    named = f"NEW.id IN ({', '.join(repr(str(job.pk)) for job in of)})" if of else "TRUE"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN IF {named} THEN PERFORM pg_sleep(60); END IF; RETURN NEW; END $$"
+        )
+        cursor.execute("CREATE TRIGGER dawdle BEFORE UPDATE ON crawl_jobs FOR EACH ROW EXECUTE FUNCTION dawdle()")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER dawdle ON crawl_jobs; DROP FUNCTION dawdle")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Statements are given little time."""
+    monkeypatch.setattr(sweeps, "STATEMENT_TIMEOUT", "100ms")
+
+
+@on_postgresql
+def test_one_run_that_is_slow_to_write_does_not_stop_the_others(impatient):
+    jobs = [running_job(2 * HOUR) for _ in range(5)]
+    with slow_writes(of=jobs[:1]):
+        row = sweep()
+    assert [fresh(job).status for job in jobs] == ["running", *["failed"] * 4]
+    assert (row.acted, row.deferred, len(row.errors)) == (4, 0, 1)
+    assert f"{jobs[0].pk} could not be written" in row.errors[0]
+    assert "statement timeout" in row.errors[0]
+    assert Reaping.objects.count() == 4
+    assert sweep(at=NOW + SECOND).acted == 1
+
+
+@on_postgresql
+def test_a_database_too_slow_for_anything_holds_a_sweep_only_so_long(impatient):
+    jobs = [running_job(2 * HOUR) for _ in range(3 * sweeps.REFUSALS)]
+    with slow_writes(), within(5):
+        row = sweep()
+    assert {fresh(job).status for job in jobs} == {"running"}
+    # The first refusal is of the batch as a whole.
+    alone = sweeps.REFUSALS - 1
+    assert (row.acted, len(row.errors), row.deferred) == (0, alone + 1, len(jobs) - alone)
+    assert row.errors[-1] == "the database refused too often: the rest waits for the next sweep"
+    assert Reaping.objects.count() == 0
+    assert sweep(at=NOW + SECOND).acted == len(jobs)
+
+
+@on_postgresql
+def test_what_was_done_before_the_database_became_slow_is_kept(impatient, monkeypatch, broker):
+    monkeypatch.setattr(sweeps, "BATCH", 2)
+    jobs = [held_job((9 - number) * HOUR) for number in range(6)]
+    with slow_writes(of=jobs[2:]):
+        row = sweep()
+    assert [fresh(job).status for job in jobs] == [*["failed"] * 2, *["running"] * 4]
+    assert row.acted == Reaping.objects.count() == 2
+    assert (row.deferred, len(row.errors)) == (1, 4)
+    assert [revoke.ids for revoke in broker.revokes()] == [[job.task_id for job in jobs[:2]]]
+    assert sweep(at=NOW + SECOND).acted == 4
+
+
+def test_what_lies_behind_the_last_run_that_may_be_acted_on_is_not_even_read(monkeypatch, limits):
+    monkeypatch.setattr(reading, "PAGE", 2)
+    limits(MAX_ACTIONS=3)
+    for _ in range(7):
+        running_job(2 * HOUR)
+    rows = [sweep(at=NOW + number * SECOND) for number in range(3)]
+    assert [(row.seen, row.acted, row.deferred) for row in rows] == [(4, 3, 1), (4, 3, 1), (1, 1, 0)]
+
+
+@pytest.mark.django_db(transaction=True)
+@on_postgresql
+def test_a_row_that_is_locked_for_long_is_left_alone_until_it_is_free(broker):
+    jobs = [running_job(2 * HOUR) for _ in range(3)]
+    other = connection.copy()
+    try:
+        other.set_autocommit(False)
+        with other.cursor() as cursor:
+            cursor.execute("UPDATE crawl_jobs SET pages_crawled = 1 WHERE id = %s", [jobs[0].pk])
+        with within(5):
+            rows = [sweep(at=NOW + number * MINUTE) for number in range(3)]
+        other.rollback()
+    finally:
+        other.close()
+    assert [(row.acted, row.moved_on, row.errors) for row in rows] == [(2, 1, []), (0, 1, []), (0, 1, [])]
+    assert sweep(at=NOW + 4 * MINUTE).acted == 1
+    assert Reaping.objects.count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+@on_postgresql
+def test_an_old_snapshot_that_is_open_hides_nothing(broker):
+    job = running_job(2 * HOUR)
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT status FROM crawl_jobs")
+            assert sweep().acted == 1
+            assert sweep(at=NOW + SECOND).seen == 0
+            cursor.execute("SELECT status FROM crawl_jobs")
+            assert cursor.fetchall() == [("running",)]
+    finally:
+        other.close()
+    assert fresh(job).status == "failed"
+
+
 # --- budgets and backoff ------------------------------------------------------------------------------------------
 
 
