@@ -48,16 +48,17 @@ def main(arguments: list[str]) -> int:
     from django.conf import settings
     from django.core.management import call_command
 
+    from bench import tables
     from bench.figures import PROFILES, measure
     from demo.__main__ import why_not_empty
 
-    # Without DEBUG, which keeps every query; and without a limit to the runs that one sweep acts on.
+    # Which keeps every query.
     settings.DEBUG = False
-    settings.REAPER = {**settings.REAPER, "MAX_ACTIONS": 10**9}
     if in_use := why_not_empty():
         print(f"Empty servers are needed, and {in_use}: start this with `make bench`.", file=sys.stderr)
         return USAGE
     call_command("migrate", verbosity=0)
+    tables.release()
     folder = Path(tempfile.mkdtemp(prefix="reaper-bench-"))
     stack = Stack(folder, os.environ)
     figures: list[Figure] = []

@@ -15,7 +15,7 @@ from apps.sources import runs
 from apps.sources.models import CrawlJob
 from bench import tables
 from bench.bars import Figure
-from bench.measures import beside, sweep_running, timed
+from bench.measures import beside, sweep_until_done, timed
 
 # How long an idle worker is watched, in seconds.
 WATCHED = 15
@@ -29,7 +29,7 @@ def interference(dsn: str, rows: int, p99: float | None, longest: float | None) 
     """Yield how long another process' writes to the same rows take while all of them are reaped."""
     tables.stick(rows)
     with writer(dsn) as ended:
-        assert sweep_running().seen
+        assert sweep_until_done()
         took = sorted(ended())
     name = f"a worker's write while {rows:,} are reaped"
     yield Figure(f"{name}, median", took[len(took) // 2], "ms")

@@ -16,7 +16,7 @@ from reaper import conf
 from reaper.adapters import ModelRunAdapter
 from reaper.decisions import Action, Reason
 from reaper.facts import Phase
-from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import Exemption, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
 from reaper.sweeps import PARENTS
 from reaper.words import duration
 
@@ -184,7 +184,7 @@ class SweepAdmin(ReadOnlyAdmin):
     list_display = (at("started_at"), "kind", "phase", "went_well", "took", "summary")
     list_filter = (KindFilter, PhaseFilter, GoodFilter, "idle", "started_at")
     fields: ClassVar[Any] = (
-        "kind", "phase", at("started_at"), at("finished_at"), "took", "went_well", "seen", "acted", "finalized",
+        "kind", "phase", "mode", at("started_at"), at("finished_at"), "took", "went_well", "seen", "acted", "finalized",
         "moved_on", "deferred", "counts_by_reason", "errors_shown", "reapings",
     )  # fmt: skip
     readonly_fields = fields
@@ -270,6 +270,45 @@ class ReapingAdmin(OfRunAdmin):
     def evidence_shown(self, row: Reaping) -> str:
         """Return what was known of its task."""
         return as_json(row.evidence)
+
+
+@admin.register(Observation)
+class ObservationAdmin(OfRunAdmin):
+    """What would have been done, had its kind not been switched to observe."""
+
+    list_display = (at("at"), "run", "action", "why")
+    list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "at")
+    search_fields = ("run_id__exact", "task_id__exact")
+    search_help_text = "A run's id, KIND:ID, or a task's id, in full."
+    fields: ClassVar[Any] = (at("at"), "run", "phase", "action", "why", "message", "task_id")
+    readonly_fields = fields
+
+    @admin.display(description="why", ordering="reason")
+    def why(self, row: Observation) -> str:
+        """Return the reason with its sentence."""
+        return f"{row.reason}: {sentence(row.reason)}"
+
+
+@admin.register(Switch)
+class SwitchAdmin(ReadOnlyAdmin):
+    """Who switched a kind of runs, when, and how."""
+
+    list_display = (at("at"), "kind", "words", "by")
+    list_filter = (KindFilter, "at")
+    fields: ClassVar[Any] = (at("at"), "kind", "words", "by")
+    readonly_fields = fields
+
+
+@admin.register(Exemption)
+class ExemptionAdmin(OfRunAdmin):
+    """The runs that are to be left alone."""
+
+    list_display = (at("at"), "run", "by", at("until"))
+    list_filter = (KindFilter, "at")
+    search_fields = ("run_id__exact",)
+    search_help_text = "A run's id, or KIND:ID, in full."
+    fields: ClassVar[Any] = (at("at"), "run", "by", at("until"))
+    readonly_fields = fields
 
 
 @admin.register(RefusedWrite)

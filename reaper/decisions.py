@@ -7,6 +7,7 @@ The first rule that matches wins:
     phase    when                                                       action               reason
     any      finished                                                   leave                finished
     any      a status the adapter does not map                          leave                unknown_status
+    any      a person has exempted it                                   leave                exempt
     any      its parent has ended                                       close, revoke        parent_ended
     QUEUED   our own last dispatch was not confirmed within 10 s        republish the same   unpublished
     any      acted on lately, within its backoff                        leave                backoff
@@ -61,6 +62,14 @@ class Action(StrEnum):
     CLOSE = "close"
 
 
+class Mode(StrEnum):
+    """How a kind is swept."""
+
+    ACT = "act"
+    OBSERVE = "observe"  # the same decisions, noted and not carried out
+    OFF = "off"
+
+
 class Reason(StrEnum):
     """Why; `sentence` says it to a person."""
 
@@ -75,6 +84,7 @@ class Reason(StrEnum):
 
     FINISHED = "finished", "it has ended"
     UNKNOWN_STATUS = "unknown_status", "its status is none that the reaper knows"
+    EXEMPT = "exempt", "a person has exempted it"
     PARENT_ENDED = "parent_ended", "its parent had ended"
     UNPUBLISHED = "unpublished", "its last dispatch was never confirmed by the broker"
     BACKOFF = "backoff", "it was acted on a short while ago"
@@ -124,6 +134,8 @@ class Policy:
     backoff: Sequence[timedelta] = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=8))
     # Runs acted on in one sweep; the rest waits for the next one.
     max_actions: int = 5000
+    # Unless somebody has switched it otherwise.
+    mode: Mode = Mode.ACT
 
 
 class Decision(NamedTuple):
@@ -159,6 +171,8 @@ def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> 
         return leave(Reason.FINISHED)
     if run.phase not in (Phase.QUEUED, Phase.RUNNING):
         return leave(Reason.UNKNOWN_STATUS)
+    if run.exempt:
+        return leave(Reason.EXEMPT)
     if run.parent_ended:
         return Decision(Action.CLOSE, Reason.PARENT_ENDED)
     if run.phase is Phase.QUEUED and run.task_id and run.history.unpublished == run.task_id:

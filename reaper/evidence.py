@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from celery import current_app
 from django.db import connections, router
 
-from reaper import clock, conf
+from reaper import brake, clock, conf
 from reaper.adapters import RunAdapter
 from reaper.broker import Broker
 from reaper.decisions import BY_ABSENCE, Policy, decide
@@ -34,6 +34,7 @@ FRESH = timedelta(seconds=INTERVAL + DEADLINE)
 # A dispatch commits before it publishes. Only the second look acts, so the first may come early; a later first look
 # would find what is lost a whole interval of the sweeps later.
 PUBLISH_SECONDS = timedelta(seconds=2)
+HUSHED = "{} of {} workers of queue {} fell silent together, and none has come back since"
 LOOKED_FOR = (Presence.ABSENT, Presence.DELIVERED)
 
 
@@ -57,7 +58,8 @@ class Crowd:
     """The workers, as their reports show them at one moment, by what is asked of them."""
 
     def __init__(self, workers: Sequence[Worker], now: datetime) -> None:
-        self.now = now
+        self.now, self.workers = now, workers
+        self.hushed: dict[str, str] = {}
         self.live = [worker for worker in workers if worker.alive]
         self.by_name = {worker.name: worker for worker in workers}
         self.holder = {task_id: worker for worker in self.live for task_id in worker.held}
@@ -83,6 +85,14 @@ class Crowd:
         """
         able = (worker for worker in self.live if queue in worker.queues and self.now - worker.since >= SILENCE)
         return next((worker.name for worker in able if self.now - worker.seen_at <= FRESH), "")
+
+    def silence(self, queue: str) -> str:
+        """Return that many workers of a queue fell silent together, and nobody has come since; '' when none did."""
+        if queue not in self.hushed:
+            mine = [worker for worker in self.workers if queue in worker.queues]
+            silent = brake.fell_silent(mine, SILENCE, self.now)
+            self.hushed[queue] = "" if silent is None else HUSHED.format(*silent, queue)
+        return self.hushed[queue]
 
     @cached_property
     def doubts(self) -> tuple[str, ...]:
@@ -132,6 +142,11 @@ class Sources:
         # A message may have travelled on to a worker meanwhile: reports from before would not have it.
         del self.crowd
         return found, clock.now(self.adapter.using)
+
+    @property
+    def silence(self) -> str:
+        """Return why nothing is decided by a task's absence now: many workers fell silent together; '' otherwise."""
+        return self.crowd.silence(self.queue) if "crowd" in self.__dict__ else ""
 
     @cached_property
     def newest_started(self) -> datetime | None:
@@ -236,17 +251,17 @@ class Sources:
     def of_workers(self, run: RunFacts) -> dict[str, Any]:
         """Return what the reports say of one run's task, by the names in `Evidence`."""
         task_id, crowd = run.task_id or "", self.crowd
-        holder = crowd.holder.get(task_id)
+        holder, silence = crowd.holder.get(task_id), crowd.silence(self.queue)
         dead = None if holder else crowd.last_holder.get(task_id)
         return {
             "holder": holder.name if holder else "",
             "active_since": began(holder, task_id) if holder else None,
-            "absent": bool(task_id) and holder is None and not crowd.doubts,
+            "absent": bool(task_id) and holder is None and not crowd.doubts and not silence,
             "witness": crowd.witness(self.queue),
             "watched_since": crowd.watched_since,
             "last_holder": dead.name if dead else "",
             "queue": self.queue,
-            "doubts": crowd.doubts,
+            "doubts": (*crowd.doubts, silence) if silence else crowd.doubts,
         }
 
     def with_answer(self, found: Found, answer: Inquiry) -> Found:

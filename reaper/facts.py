@@ -54,6 +54,8 @@ class RunFacts:
     parent: str | None = None
     parent_ended: bool = False
     history: History = field(default_factory=History)
+    # A person wants it to be left alone.
+    exempt: bool = False
     # What is to be added to the worker's stamps (start, progress) to have the database's time.
     skew: timedelta = timedelta(0)
 

@@ -1,4 +1,4 @@
-"""What the reaper remembers: sweeps, reapings (the ledger), refused writes, and what the workers report."""
+"""What the reaper remembers: sweeps, the ledger, refused writes, what people switched, and what the workers report."""
 
 from django.db import models
 from django.db.models import Q
@@ -18,6 +18,8 @@ class Sweep(models.Model):
     # NULL: still under way, or cut off.
     finished_at = models.DateTimeField(null=True)
     idle = models.BooleanField(default=False)
+    # act, observe or off: how its kind was switched when it began.
+    mode = models.CharField(max_length=10, default="act")
     # When the broker had taken every revoke that follows from it. NULL: not yet, or it was cut off.
     revoked_at = models.DateTimeField(null=True)
     # How many runs were looked at, acted on, found changed since they were read, put off to a later sweep.
@@ -53,7 +55,11 @@ class Sweep(models.Model):
     @property
     def summary(self) -> str:
         """Return the sweep in one line, for the log and the terminal."""
-        parts = [f"{self.seen} seen", f"{self.acted} acted on"]
+        parts = (
+            [f"{self.seen} seen", f"{self.acted} acted on"]
+            if self.mode == "act"
+            else [f"{self.mode}: {self.seen} seen"]
+        )
         named = {"finalized": self.finalized, "moved on": self.moved_on, "deferred": self.deferred}
         parts += [f"{count} {name}" for name, count in named.items() if count]
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()))
@@ -105,6 +111,78 @@ class Reaping(models.Model):
     def unrevoked(self) -> bool:
         """True when the broker has not taken its old task's revoke yet."""
         return bool(self.task_id) and self.sweep is not None and self.sweep.revoked_at is None
+
+
+class Observation(models.Model):
+    """What would have been done with a run, had its kind not been switched to observe: once per task and reason."""
+
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=100)
+    run_id = models.CharField(max_length=255)
+    task_id = models.TextField(default="", blank=True)
+    phase = models.CharField(max_length=20)
+    action = models.CharField(max_length=20)
+    reason = models.CharField(max_length=50)
+    message = models.TextField(default="", blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = [
+            models.UniqueConstraint(fields=["kind", "run_id", "task_id", "reason"], name="reaper_one_observation"),
+        ]
+        indexes = [models.Index(fields=["at"], name="reaper_observation_at")]
+
+    def __str__(self) -> str:
+        return f"would {self.action} {self.kind}:{self.run_id} ({self.reason})"
+
+
+class Switch(models.Model):
+    """How a person switched one kind of runs: the newest row counts, the others are the history. Never changed."""
+
+    kind = models.CharField(max_length=100)
+    at = models.DateTimeField()
+    # Who did it.
+    by = models.CharField(max_length=200)
+    # act, observe or off; '' is what the settings say.
+    mode = models.CharField(max_length=10, default="", blank=True)
+    # Off until then; the brake holds nothing until then.
+    paused_until = models.DateTimeField(null=True, blank=True)
+    released_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        verbose_name_plural = "switches"
+        indexes = [models.Index(fields=["kind", "id"], name="reaper_switch_newest")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.words}"
+
+    @property
+    def words(self) -> str:
+        """Return the state after it, in words."""
+        said = [f"mode {self.mode}" if self.mode else "the settings' mode"]
+        for name, until in (("paused", self.paused_until), ("brake released", self.released_until)):
+            if until and until > self.at:
+                said.append(f"{name} until {until:%Y-%m-%d %H:%M:%S %Z}")
+        return ", ".join(said)
+
+
+class Exemption(models.Model):
+    """One run that is to be left alone, whatever is known of it."""
+
+    kind = models.CharField(max_length=100)
+    run_id = models.CharField(max_length=255)
+    at = models.DateTimeField()
+    by = models.CharField(max_length=200)
+    # NULL: for good.
+    until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = [models.UniqueConstraint(fields=["kind", "run_id"], name="reaper_one_exemption")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.run_id}"
 
 
 class FirstLook(models.Model):

@@ -11,18 +11,19 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 from django.db import OperationalError, connections, transaction
 
-from reaper import clock, conf, ledger
+from reaper import brake, clock, conf, ledger, switches
 from reaper.adapters import Change, RunAdapter
 from reaper.broker import Broker
-from reaper.decisions import Action, Decision, Policy, Reason, decide, leave
+from reaper.decisions import Action, Decision, Mode, Policy, Reason, decide, leave
 from reaper.evidence import Sources, remember
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
-from reaper.models import Sweep
+from reaper.models import Observation, Reaping, Sweep
 from reaper.outbox import Outbox
 from reaper.signals import reaped, swept
 from reaper.words import describe
@@ -38,6 +39,8 @@ LOCK_TIMEOUT, STATEMENT_TIMEOUT = "250ms", "5s"
 REFUSALS = 5
 # What a Sweep row's phase is besides those of runs.
 PARENTS, BY_HAND = "parents", "by_hand"
+# What would be done with a parent.
+FINALIZED = {"phase": Phase.RUNNING, "action": Reaping.FINALIZE, "reason": Reason.CHILDREN_ENDED}
 
 
 class Verdict(NamedTuple):
@@ -65,7 +68,10 @@ def plan(adapter: RunAdapter, phase: Phase, sources: Sources) -> Iterator[list[V
 
 def judge_all(page: Sequence[RunFacts], sources: Sources) -> list[Verdict]:
     """Return the verdicts on a page of runs."""
-    found = sources.gather(ledger.with_history(sources.adapter, page))
+    runs = ledger.with_history(sources.adapter, page)
+    if exempted := switches.exempted(sources.adapter, [run.pk for run in runs], sources.now):
+        runs = [replace(run, exempt=run.pk in exempted) for run in runs]
+    found = sources.gather(runs)
     return [judge(*each, sources.policy, sources.now) for each in found]
 
 
@@ -82,20 +88,12 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
     """Sweep one kind and phase; return its `Sweep` row. Never raises for a run or the broker: it tells in the row."""
     with Broker() as broker:
         run = _Sweep(adapter, phase, broker)
-        with run.told():
-            run.outbox.revoke_rest()
-            for page in plan(adapter, phase, run.sources):
-                remember(adapter, page, run.sources)
-                run.take(page)
-                # What lies behind is looked at when there is room for it again.
-                if not run.room or run.refusals >= REFUSALS:
-                    break
-            if phase is Phase.RUNNING:
-                run.outbox.kill_again(run.sources.crowd)
-            # Rows that no rule knows are looked for by one of the two sweeps: it is the rarer one.
-            if phase is Phase.QUEUED:
-                for runs in adapter.unfinished(Phase.UNKNOWN):
-                    run.skip(runs)
+        if run.mode is not Mode.OFF:
+            with run.told():
+                run.read(phase)
+            # Of what could be read, also when not all could.
+            with run.told():
+                run.carry_out()
         return run.close()
 
 
@@ -104,9 +102,12 @@ def finalize_parents(adapter: RunAdapter) -> Sweep:
     with Broker() as broker:
         run = _Sweep(adapter, PARENTS, broker)
         with run.told():
-            for parent in adapter.stuck_parents():
+            for parent in adapter.stuck_parents() if run.mode is not Mode.OFF else ():
                 run.row.seen += 1
-                run.finalize(parent)
+                if run.mode is Mode.OBSERVE:
+                    observe(adapter, [Observation(run_id=parent, **FINALIZED)], run.now, f"{adapter.kind}.parent")
+                elif not run.stopped():
+                    run.finalize(parent)
         return run.close()
 
 
@@ -120,7 +121,8 @@ def act_by_hand(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) 
         with hand.told():
             ((run, evidence),) = hand.sources.gather([run])
             decision = Decision(action, Reason.BY_HAND, terminate=evidence.active_since is not None)
-            hand.take([Verdict(run, decision, evidence)])
+            hand.note([Verdict(run, decision, evidence)])
+            hand.act(hand.acting)
         row = hand.close()
         return bool(row.acted), row
 
@@ -146,9 +148,11 @@ class _Sweep:
         self.row = Sweep(kind=adapter.kind, phase=phase, started_at=self.now)
         self.sources = Sources(adapter, broker, self.policy, self.now)
         self.outbox = Outbox(adapter, broker, self.now, self.tell)
+        self.mode = Mode.ACT if actor else switches.state(adapter, self.now).mode
+        self.row.mode = str(self.mode)
         self.counts: Counter[str] = Counter()
         self.errors: list[str] = []
-        self.done: set[str] = set()
+        self.acting: list[Verdict] = []
         self.revoked = True
         self.refusals = 0
 
@@ -166,20 +170,72 @@ class _Sweep:
         if sentence not in self.errors:
             self.errors.append(sentence)
 
-    def take(self, verdicts: Sequence[Verdict]) -> None:
-        """Count a page's verdicts and act on those that are more than LEAVE, batch by batch."""
-        # A run that was requeued stands at the end of the queue, and there this sweep would meet it again.
-        verdicts = [each for each in verdicts if each.run.pk not in self.done]
+    def read(self, phase: Phase) -> None:
+        """Judge the unfinished runs of a phase, until there is enough to act on."""
+        if self.mode is Mode.ACT:
+            self.outbox.revoke_rest()
+        for page in plan(self.adapter, phase, self.sources):
+            remember(self.adapter, page, self.sources)
+            self.note(page)
+            # What lies behind is looked at when there is room for it again.
+            if len(self.acting) >= self.policy.max_actions:
+                break
+        # Rows that no rule knows are looked for by one of the two sweeps: it is the rarer one.
+        if phase is Phase.QUEUED:
+            for runs in self.adapter.unfinished(Phase.UNKNOWN):
+                self.skip(runs)
+
+    def note(self, verdicts: Sequence[Verdict]) -> None:
+        """Count a page's verdicts, and keep those that are more than LEAVE."""
         self.row.seen += len(verdicts)
         self.counts.update(str(each.decision.reason) for each in verdicts)
-        of = {action: [each for each in verdicts if each.decision.action is action] for action in Action}
-        unpublished = [each.run for each in of[Action.REPUBLISH]]
-        sent = self.outbox.republish(unpublished[: self.room])
-        self.row.acted += sent
-        self.row.deferred += len(unpublished) - sent
-        acting = [*of[Action.CLOSE], *of[Action.FAIL], *of[Action.REQUEUE]]
+        self.acting += [each for each in verdicts if each.decision.action is not Action.LEAVE]
+
+    def carry_out(self) -> None:
+        """Act on what was kept, batch by batch, as far as the brake lets; when only observing, note it down."""
+        if self.mode is Mode.OBSERVE:
+            would = [observation(each, self.now) for each in self.acting]
+            return observe(self.adapter, would, self.now, self.adapter.kind)
+        of = {action: [each for each in self.acting if each.decision.action is action] for action in Action}
+        self.republish([each.run for each in of[Action.REPUBLISH]])
+        # That a child's parent has ended is a fact, and no evidence that could mislead.
+        acting = [*of[Action.CLOSE], *self.braked([*of[Action.FAIL], *of[Action.REQUEUE]])]
         for start in range(0, len(acting), BATCH):
-            self.act(acting[start : start + BATCH])
+            batch = acting[start : start + BATCH]
+            if self.stopped():
+                self.row.deferred += len(batch)
+            else:
+                self.act(batch)
+        if self.row.phase == Phase.RUNNING:
+            self.outbox.kill_again(self.sources.crowd)
+
+    def republish(self, runs: Sequence[RunFacts]) -> None:
+        """Publish once more what was never confirmed."""
+        sent = self.outbox.republish(runs[: self.room])
+        self.row.acted += sent
+        self.row.deferred += len(runs) - sent
+
+    def braked(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """Return as many as may be acted on now; the others are put off, and it is told."""
+        if self.counts[Reason.UNKNOWN] and (silence := self.sources.silence):
+            self.tell(
+                f"held: {silence}: nothing is decided by the absence of a task until one consumes the queue again"
+            )
+        unfinished = self.row.seen - self.counts[Reason.UNKNOWN_STATUS]
+        if not brake.held(len(verdicts), unfinished) or switches.state(self.adapter, self.now).released:
+            return verdicts
+        many = f"{len(verdicts)} of {unfinished} {self.row.phase} runs would be acted on at once"
+        self.tell(f"held: {many}, so only {brake.RUNS} were; `manage.py reaper release {self.adapter.kind}` lets all")
+        self.row.deferred += len(verdicts) - brake.RUNS
+        return verdicts[: brake.RUNS]
+
+    def stopped(self) -> bool:
+        """Return whether somebody has switched the kind off, or to observe, since the sweep began; it is told."""
+        now = clock.now(self.adapter.using)
+        if switches.state(self.adapter, now).mode is Mode.ACT:
+            return False
+        self.tell("it was switched off meanwhile: the rest was left alone")
+        return True
 
     def skip(self, runs: Sequence[RunFacts]) -> None:
         """Count runs that have no rule."""
@@ -196,7 +252,6 @@ class _Sweep:
         self.row.deferred += len(batch) - len(changes)
         won = self.write(changes)
         self.row.acted += len(won)
-        self.done |= {change.run.pk for change in won}
         self.revoked &= self.outbox.revoke([ledger.doomed(change) for change in won if change.run.task_id])
         self.outbox.publish(won)
         for parent in dict.fromkeys(change.run.parent for change in won):
@@ -275,12 +330,28 @@ class _Sweep:
         else:
             if row.pk is not None:
                 row.delete(using=using)
-            times = {name: getattr(row, name) for name in ("started_at", "finished_at", "seen", "counts")}
+            times = {name: getattr(row, name) for name in ("started_at", "finished_at", "mode", "seen", "counts")}
             row = Sweep.objects.using(using).update_or_create(
                 kind=row.kind, phase=row.phase, idle=True, defaults=times
             )[0]
         swept.send_robust(sender=Sweep, sweep=row)
         return row
+
+
+def observation(each: Verdict, now: datetime) -> Observation:
+    """Return the note of what would have been done with one run."""
+    run, (action, reason, *_) = each.run, each.decision
+    said = describe(run, each.decision, now)
+    return Observation(
+        run_id=run.pk, task_id=run.task_id or "", phase=run.phase, action=action, reason=reason, message=said
+    )
+
+
+def observe(adapter: RunAdapter, would: Sequence[Observation], now: datetime, kind: str) -> None:
+    """Keep what would have been done, once per run, task and reason."""
+    for each in would:
+        each.kind, each.at = kind, now
+    Observation.objects.using(adapter.using).bulk_create(would, ignore_conflicts=True, batch_size=BATCH)
 
 
 @contextmanager

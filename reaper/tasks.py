@@ -12,7 +12,7 @@ from reaper import clock, conf, sweeps, workers
 from reaper.adapters import RunAdapter
 from reaper.decisions import alert
 from reaper.facts import Phase
-from reaper.models import FirstLook, Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import alerted
 from reaper.words import duration
 
@@ -80,6 +80,8 @@ def prune_history() -> None:
         horizon = clock.now(using) - conf.keep_history()
         prune(Reaping.objects.using(using).filter(at__lt=horizon))
         prune(RefusedWrite.objects.using(using).filter(at__lt=horizon))
+        prune(Observation.objects.using(using).filter(at__lt=horizon))
+        prune(Exemption.objects.using(using).filter(until__lt=horizon))
         # A look that was never followed by another is of a run that has gone its way.
         prune(FirstLook.objects.using(using).filter(at__lt=clock.now(using) - workers.KEEP))
         prune(Sweep.objects.using(using).filter(started_at__lt=horizon).exclude(pk__in=last_good_sweeps(using)))

@@ -7,7 +7,7 @@ from functools import partial
 from types import UnionType
 from typing import Any, get_args
 
-from reaper.decisions import Action
+from reaper.decisions import Action, Mode
 
 # A date moved by this much is still a date, in Python and in every database.
 LONGEST = timedelta(days=36_525)
@@ -102,6 +102,7 @@ COERCIONS: Mapping[Any, Callable[[Any], Any]] = {
     int: a_count,
     str: a_text,
     Action: partial(a_choice, choices=(Action.FAIL, Action.REQUEUE), number="E009"),
+    Mode: partial(a_choice, choices=tuple(Mode), number="E009"),
 }
 
 

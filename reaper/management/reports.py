@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from django.apps import apps
 from django.db.models import F
 
-from reaper import clock, conf, ledger, sweeps
+from reaper import clock, conf, ledger, sweeps, switches
 from reaper.adapters import RunAdapter
 from reaper.broker import Broker
-from reaper.decisions import Action, Policy, Reason, alert
+from reaper.decisions import Action, Mode, Policy, Reason, alert
 from reaper.evidence import Sources
 from reaper.facts import NOTHING, Phase, RunFacts
 from reaper.models import Reaping, RefusedWrite, Sweep
@@ -242,7 +242,7 @@ def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | 
     good = rows.filter(errors=[], finished_at__isnull=False).first()
     last = rows.first()
     ago = now - good.finished_at if good and good.finished_at else None
-    notes = []
+    notes = list(notes_on(adapter, now))
     if schedule is None:
         notes.append("no schedule")
     elif not schedule.enabled:
@@ -253,6 +253,19 @@ def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | 
         notes += last.errors
     late = ago is None or (schedule is not None and ago > MISSED * schedule.every)
     return Health(adapter.kind, phase, ago, late, notes)
+
+
+def notes_on(adapter: RunAdapter, now: datetime) -> Iterator[str]:
+    """Yield how a kind is switched, where that is not as usual."""
+    mode, paused, released = switches.state(adapter, now)
+    row = switches.newest(adapter)
+    who = f" by {row.by}" if row else ""
+    if paused:
+        yield f"it is paused{who} until {paused:%Y-%m-%d %H:%M:%S %Z}"
+    elif mode is not Mode.ACT:
+        yield f"it is switched to {mode}{who if row and row.mode else ' by the settings'}"
+    if released:
+        yield f"the brake is released{who}"
 
 
 def history(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:

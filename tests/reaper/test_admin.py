@@ -8,11 +8,11 @@ from freezegun import freeze_time
 
 from reaper import conf, sweeps
 from reaper.decisions import Phase
-from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import Exemption, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
 from tests.worlds import NOW, parent, queued_job, running_job
 
 HOUR = timedelta(hours=1)
-MODELS = (Sweep, Reaping, RefusedWrite, WorkerReport)
+MODELS = (Sweep, Reaping, Observation, Switch, Exemption, RefusedWrite, WorkerReport)
 
 pytestmark = [
     pytest.mark.django_db,
@@ -38,6 +38,10 @@ def records():
         hostname="celery@w1", incarnation="abc", seen_at=NOW, listed_at=NOW, since=NOW, queues=["crawl", "mail"],
         active={failed.task_id: NOW.timestamp()}, held=[requeued.task_id], complete=False,
     )  # fmt: skip
+    run = {"at": NOW, "kind": "crawl_job", "run_id": str(failed.pk)}
+    Observation.objects.create(**run, task_id=failed.task_id, phase="running", action="fail", reason="timed_out")
+    Switch.objects.create(kind="crawl_job", at=NOW, by="ann", mode="observe", paused_until=NOW + HOUR)
+    Exemption.objects.create(**run, by="ann", until=NOW + HOUR)
     return failed, requeued, job
 
 
@@ -103,6 +107,14 @@ def test_a_worker_is_listed_with_what_it_consumes_and_shown_with_what_it_holds(a
     assert all(task_id in shown for task_id in ids)
 
 
+def test_what_was_observed_and_switched_is_listed_with_the_names(admin_client, records):
+    assert "timed_out: it was running for longer than its run timeout" in text_of(admin_client, page(Observation))
+    assert "mode observe, paused until 2026-03-01 13:00:00 UTC" in text_of(admin_client, page(Switch))
+    listed = text_of(admin_client, page(Exemption))
+    assert f"crawl_job:{records[0].pk}" in listed
+    assert "ann" in listed
+
+
 @pytest.mark.parametrize("term", ["{run.pk}", "{run.task_id}", "crawl_job:{run.pk}", " crawl_job:{run.pk} "])
 @pytest.mark.parametrize("model", [Reaping, RefusedWrite])
 def test_a_run_is_found_by_its_id_or_its_tasks(admin_client, records, model, term):
@@ -123,6 +135,10 @@ def test_a_run_is_found_by_its_id_or_its_tasks(admin_client, records, model, ter
         (Reaping, {"reason": "by_hand"}, 1),
         (Reaping, {"q": "nothing like it"}, 0),
         (RefusedWrite, {"kind": "crawl_job"}, 1),
+        (Observation, {"reason": "timed_out"}, 1),
+        (Observation, {"action": "requeue"}, 0),
+        (Switch, {"kind": "crawl_job"}, 1),
+        (Exemption, {"kind": "source_result"}, 0),
     ],
 )
 def test_lists_are_filtered(admin_client, records, model, query, count):
@@ -143,7 +159,8 @@ def test_nothing_is_added_changed_or_deleted(admin_client, records, model):
 def test_a_page_of_many_rows_asks_no_more_than_one_of_few(admin_client, records, model, django_assert_max_num_queries):
     row = model.objects.order_by("idle" if model is Sweep else "pk").values().first()
     row.pop("id")
-    many = ({**row, "incarnation": str(n)} if model is WorkerReport else row for n in range(60))
+    own = {WorkerReport: "incarnation", Observation: "task_id", Exemption: "run_id"}.get(model)
+    many = ({**row, own: str(n)} if own else row for n in range(60))
     model.objects.bulk_create(model(**fields) for fields in many)
     with django_assert_max_num_queries(6):
         text_of(admin_client, page(model))

@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django_celery_beat.models import PeriodicTask
 
 from apps.sources.models import CrawlJob
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.models import Reaping, RefusedWrite, Sweep, Switch
 from tests.reaper.command import everything, named, reaper, stuck_runs
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, fresh, held_job, lost_job, parent, queued_job, running_job, source
 
@@ -256,3 +256,70 @@ def test_schedules_are_listed_and_removed():
     assert (code, out.count("missing")) == (1, 5)
     call_command("migrate", verbosity=0)
     assert PeriodicTask.objects.filter(task__startswith="reaper.").count() == 5
+
+
+# --- switches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_kind_is_switched_and_says_so():
+    code, out, err = reaper("mode", "crawl_job", "observe", "--user", "ann")
+    assert (code, out, err) == (
+        0, "crawl_job: mode observe. Its sweeps observe, and touch nothing from now on.\n", "",
+    )  # fmt: skip
+    assert Switch.objects.get().by == "ann"
+    code, out, _ = reaper("diagnose")
+    assert "crawl_job running: it is switched to observe by ann" in out
+    assert reaper("mode", "crawl_job", "settings")[1].startswith("crawl_job: the settings' mode. Its sweeps act")
+    assert "switched to" not in reaper("diagnose")[1]
+
+
+def test_a_pause_and_a_release_say_until_when_and_are_ended_by_0():
+    out = reaper("pause", "crawl_job", "2h", "--user", "ann")[1]
+    assert "paused until 2026-03-01 14:00:00 UTC. Its sweeps do nothing" in out
+    assert "it is paused by ann until 2026-03-01 14:00:00 UTC" in reaper("diagnose")[1]
+    assert "paused" not in reaper("pause", "crawl_job", "0")[1]
+    assert "brake released until 2026-03-01 13:00:00 UTC" in reaper("release", "crawl_job", "--user", "bob")[1]
+    assert "the brake is released by bob" in reaper("diagnose")[1]
+    assert "brake released until 2026-03-01 12:15:00 UTC" in reaper("release", "crawl_job", "15m")[1]
+    assert "released" not in reaper("release", "crawl_job", "0")[1]
+
+
+def test_a_run_is_exempted_and_readmitted():
+    job = running_job(2 * HOUR)
+    assert reaper("exempt", named(job), "1d")[1] == f"{named(job)} is left alone until 2026-03-02 12:00:00 UTC.\n"
+    assert reaper("exempt", named(job))[1] == f"{named(job)} is left alone for good.\n"
+    code, out, _ = reaper("explain", named(job))
+    assert code == 0
+    assert "a person has exempted it" in out
+    assert reaper("exempt", named(job), "0")[:2] == (0, f"{named(job)} is looked after again.\n")
+    assert reaper("exempt", named(job), "0")[:2] == (1, f"{named(job)} was not exempted.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pause", "crawl_job", "soon"], "'soon' is no duration: write 30s, 15m, 2h or 7d, or 0 to end it"),
+        (["pause", "crawl_job", "-1h"], "required: DURATION"),
+        (["pause", "crawl_job"], "required: DURATION"),
+        (["pause", "crawl_job", "367d"], "'367d' is longer than a year"),
+        (["release", "crawl_job", "999999999d"], "'999999999d' is longer than a year"),
+        (["mode", "crawl_job", "sleep"], "'sleep'"),
+        (["mode", "crawl_jobs", "off"], "There is no kind 'crawl_jobs'"),
+        (["exempt", "crawl_job"], "is not KIND:ID"),
+        (["exempt", "crawl_job:7"], "There is no run 'crawl_job:7'"),
+    ],
+)
+def test_a_wrong_switch_is_told_in_one_line_and_switches_nothing(words, said):
+    code, out, err = reaper(*words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+    assert not Switch.objects.exists()
+
+
+def test_a_sweep_that_is_held_exits_1_and_says_how_to_let_it_go():
+    for _ in range(21):
+        running_job(2 * HOUR)
+    code, out, err = reaper("sweep")
+    assert code == 1
+    assert "20 acted on, 1 deferred" in out
+    assert "only 20 were; `manage.py reaper release crawl_job` lets all" in err

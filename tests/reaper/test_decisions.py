@@ -640,6 +640,7 @@ def runs(stamps=STAMPS, **given):
         "worker": WORKERS | TEXTS,
         "parent": st.sampled_from([None, "3"]),
         "parent_ended": st.sampled_from([False, False, False, True]),
+        "exempt": st.sampled_from([False, False, False, False, True]),
         "history": st.just(History()) | histories(stamps),
         "skew": SKEWS,
         **dict.fromkeys(["created_at", "queued_at", "started_at", "progress_at"], stamps),

@@ -12,7 +12,7 @@ from freezegun.api import real_monotonic
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import conf, ledger, sweeps
+from reaper import conf, ledger, sweeps, switches
 from reaper import rows as reading
 from reaper.adapters import Message
 from reaper.broker import Broker
@@ -658,6 +658,7 @@ def test_a_run_that_moves_on_while_it_is_judged_is_left_alone(what, broker):
 @pytest.mark.django_db(transaction=True)
 def test_sweeps_that_overlap_act_on_every_run_once(broker):
     jobs = [lost_job(LOST) for _ in range(30)]
+    switches.switch(CrawlJobs(), "ada", NOW, released_until=NOW + HOUR)
     barrier, found = threading.Barrier(3), []
 
     class Together(CrawlJobs):

@@ -1,7 +1,6 @@
 """`manage.py reaper …`: sweep now, diagnose, explain one run, and the runbook's steps by hand."""
 
 import argparse
-import getpass
 import json
 import logging
 import os
@@ -9,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from django.apps import apps
@@ -17,9 +17,10 @@ from django.db import Error
 
 from reaper import clock, conf, sweeps
 from reaper.adapters import RunAdapter
-from reaper.decisions import Action
+from reaper.decisions import Action, Mode
 from reaper.facts import Phase, RunFacts
 from reaper.management import reports
+from reaper.management.switching import SETTINGS, Switching, actor, length
 from reaper.management.tables import PAST, Page
 from reaper.models import Sweep
 
@@ -45,11 +46,13 @@ class OneLineParser(CommandParser):
         raise CommandError(sentence, returncode=USAGE)
 
 
-class Command(BaseCommand):
+class Command(Switching, BaseCommand):
     """Looks after stuck runs by hand."""
 
     help = "Finds stuck runs, says what is the matter with them, and ends or requeues them."
-    missing_args_message = "say what to do: sweep, diagnose, explain, fail, requeue, finalize or schedules"
+    missing_args_message = (
+        "say what to do: sweep, diagnose, explain, fail, requeue, finalize, schedules, mode, pause, release or exempt"
+    )
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Return the parser."""
@@ -80,6 +83,22 @@ class Command(BaseCommand):
         gone = option("--remove", action="store_true", help="delete them, before the reaper is uninstalled")
         sub("schedules", "List the schedules by which Beat starts the sweeps.", gone)
         sub("finalize", "Give a parent whose children have all ended its outcome.", parent, user)
+        modes = option("mode", choices=[*Mode, SETTINGS], help="what its sweeps do; settings: what those say")
+        long, hour = {"metavar": "DURATION", "type": length}, timedelta(hours=1)
+        pause = option("duration", help="for how long, such as 2h; 0 ends it", **long)
+        release = option("duration", nargs="?", default=hour, help="for how long (default: 1h); 0 ends it", **long)
+        exempt = option("duration", nargs="?", help="for how long (default: for good); 0 ends it", **long)
+        named = option("kind", metavar="KIND", help="the kind of runs")
+        sub("mode", "Have a kind's sweeps act, only observe, or do nothing.", named, modes, user)
+        sub("pause", "Switch a kind's sweeps off for a while.", named, pause, user)
+        sub(
+            "release",
+            "Let a kind's sweeps act on however many runs, for a while: you have looked.",
+            named,
+            release,
+            user,
+        )
+        sub("exempt", "Leave one run alone, for a while or for good.", run, exempt, user)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do what the subcommand says. Exits with 1 when something is stuck, overdue or was not done."""
@@ -261,19 +280,6 @@ def as_json(row: Sweep) -> dict[str, Any]:
     """Return a sweep's figures for the JSON."""
     names = ("kind", "phase", "seen", "acted", "moved_on", "deferred", "finalized", "counts", "errors")
     return {name: getattr(row, name) for name in names}
-
-
-def actor(user: str | None) -> str:
-    """Return who asks, as the ledger has it. Never '': that is the reaper itself."""
-    return ((user or "").strip() or login())[:200]
-
-
-def login() -> str:
-    """Return who is logged in; a container's user may have no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return f"uid {os.getuid()}"
 
 
 @contextmanager
