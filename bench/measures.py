@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from unittest import mock
 
 import psutil
@@ -125,9 +124,11 @@ def requeue(rows: int) -> tuple[float, float]:
     """Return the seconds of requeuing so many orphans: without their messages, and all in all."""
     took, ours, publishing = [], Broker.publish, 0.0
 
-    def publish(*args: Any, **kwargs: Any) -> None:
+    def publish(broker: Broker, task: str, message: Message, task_id: str) -> None:
         nonlocal publishing
-        publishing += timed(lambda: ours(*args, **kwargs))
+        # To a queue that nobody consumes: thousands of refused tasks would keep a worker busy during what comes next.
+        elsewhere = message._replace(options={**message.options, "queue": "bench"})
+        publishing += timed(lambda: ours(broker, task, elsewhere, task_id))
 
     with setting(ON_ORPHAN="requeue"), mock.patch.object(Broker, "publish", publish):
         for _ in range(TIMES):
