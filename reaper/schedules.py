@@ -12,6 +12,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTa
 
 from reaper.conf import QUEUE
 from reaper.models import Sweep
+from reaper.tasks import EVERY
 
 DESCRIPTION = "Made by the reaper. Your changes stay. To stop it, switch it off: a deleted row returns with migrate."
 # What has to be there before rows are made: schedules of tasks that have no tables would only fail.
@@ -33,13 +34,14 @@ class Schedule(NamedTuple):
         return {"every": self.every.days, "period": IntervalSchedule.DAYS}
 
 
-SCHEDULES = (
-    Schedule("reaper: sweep running runs", "reaper.tasks.sweep_running", timedelta(seconds=5)),
-    Schedule("reaper: sweep pending runs", "reaper.tasks.sweep_pending", timedelta(seconds=30)),
-    Schedule("reaper: finalize orphaned parents", "reaper.tasks.finalize_parents", timedelta(seconds=60)),
-    Schedule("reaper: alert on long runs and backlogs", "reaper.tasks.raise_alerts", timedelta(seconds=60)),
-    Schedule("reaper: prune history", "reaper.tasks.prune_history", timedelta(days=1)),
-)
+NAMES = {
+    "reaper.tasks.sweep_running": "reaper: sweep running runs",
+    "reaper.tasks.sweep_pending": "reaper: sweep pending runs",
+    "reaper.tasks.finalize_parents": "reaper: finalize orphaned parents",
+    "reaper.tasks.raise_alerts": "reaper: alert on long runs and backlogs",
+    "reaper.tasks.prune_history": "reaper: prune history",
+}
+SCHEDULES = tuple(Schedule(NAMES[task], task, every) for task, every in EVERY.items())
 TASKS = [schedule.task for schedule in SCHEDULES]
 
 

@@ -1,7 +1,8 @@
 """The Celery tasks that Beat schedules. Each does its kinds one by one; one bad kind does not stop the others."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from celery import shared_task
@@ -18,6 +19,15 @@ from reaper.words import duration
 
 logger = logging.getLogger(__name__)
 
+# How often each is started, by Beat or by `manage.py reaper run`. By name: a task that is asked for anything too early
+# completes Celery's app too early.
+EVERY: Mapping[str, timedelta] = {
+    "reaper.tasks.sweep_running": timedelta(seconds=5),
+    "reaper.tasks.sweep_pending": timedelta(seconds=30),
+    "reaper.tasks.finalize_parents": timedelta(seconds=60),
+    "reaper.tasks.raise_alerts": timedelta(seconds=60),
+    "reaper.tasks.prune_history": timedelta(days=1),
+}
 # Rows deleted in one statement.
 PRUNE_BATCH = 5000
 

@@ -19,7 +19,7 @@ from reaper import clock, conf, sweeps
 from reaper.adapters import RunAdapter
 from reaper.decisions import Action, Mode
 from reaper.facts import Phase, RunFacts
-from reaper.management import reports
+from reaper.management import loop, reports
 from reaper.management.switching import SETTINGS, Switching, actor, length
 from reaper.management.tables import PAST, Page
 from reaper.models import Sweep
@@ -51,7 +51,8 @@ class Command(Switching, BaseCommand):
 
     help = "Finds stuck runs, says what is the matter with them, and ends or requeues them."
     missing_args_message = (
-        "say what to do: sweep, diagnose, explain, fail, requeue, finalize, schedules, mode, pause, release or exempt"
+        "say what to do: sweep, run, diagnose, explain, fail, requeue, finalize, schedules,"
+        " mode, pause, release or exempt"
     )
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -89,6 +90,7 @@ class Command(Switching, BaseCommand):
         release = option("duration", nargs="?", default=hour, help="for how long (default: 1h); 0 ends it", **long)
         exempt = option("duration", nargs="?", help="for how long (default: for good); 0 ends it", **long)
         named = option("kind", metavar="KIND", help="the kind of runs")
+        sub("run", "Sweep in a loop, without Beat and without a worker, until it is stopped.")
         sub("mode", "Have a kind's sweeps act, only observe, or do nothing.", named, modes, user)
         sub("pause", "Switch a kind's sweeps off for a while.", named, pause, user)
         sub(
@@ -104,7 +106,7 @@ class Command(Switching, BaseCommand):
         """Do what the subcommand says. Exits with 1 when something is stuck, overdue or was not done."""
         self.page = Page(self.stdout, no_color=options["no_color"])
         try:
-            with quiet(unless=options["verbosity"] > 1):
+            with quiet(unless=options["verbosity"] > 1 or options["do"] == "run"):
                 code = getattr(self, f"do_{options['do']}")(**options)
         except Error as error:
             sentence = f"The database does not answer as it should: {' '.join(str(error).split())}"
@@ -186,6 +188,11 @@ class Command(Switching, BaseCommand):
                 return NOT_WELL
         sentence = f"{parent} was not finalized: no parent of this id waits for its outcome, or a child has not ended."
         raise CommandError(sentence, returncode=NOT_WELL)
+
+    def do_run(self, **_: Any) -> int:
+        """Sweep until a signal comes."""
+        loop.run(loop.stopped_by_signals(), loop.scheduled())
+        return WELL
 
     def do_schedules(self, remove: bool, **_: Any) -> int:
         """List the schedules, or delete them. Exits with 1 when a task is not scheduled, or its schedule is off."""

@@ -1,0 +1,95 @@
+"""`manage.py reaper run`: sweeps without Beat and without a worker, and goes on whatever happens."""
+
+import sys
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+
+from reaper.management import loop
+from reaper.models import Sweep
+from reaper.schedules import SCHEDULES
+from tests.processes import database_url, end, start, wait_until
+from tests.worlds import COMMITTED, fresh, running_job
+
+SOON = timedelta(milliseconds=1)
+NEVER = timedelta(days=1)
+
+
+def ended_after(times, every, *others):
+    """Run the loop until the first task was done so often; return how often each was."""
+    stop, done = threading.Event(), []
+
+    def first():
+        done.append("first")
+        if len(done) == times:
+            stop.set()
+
+    loop.run(stop, {first: every, **dict(others)})
+    return done
+
+
+@COMMITTED
+def test_each_task_is_done_at_once_and_then_whenever_it_is_due():
+    rare = []
+    assert ended_after(5, SOON, (lambda: rare.append(1), NEVER)) == ["first"] * 5
+    assert rare == [1]
+
+
+@COMMITTED
+def test_a_task_that_fails_ends_neither_the_loop_nor_itself(caplog):
+    failed = []
+
+    def fails():
+        failed.append(1)
+        raise RuntimeError("no luck")
+
+    ended_after(50, SOON, (fails, SOON))
+    assert len(failed) > 1
+    assert "no luck" in caplog.text
+
+
+def test_a_loop_that_was_stopped_before_does_nothing():
+    stop = threading.Event()
+    stop.set()
+    loop.run(stop, {pytest.fail: SOON})
+
+
+def test_everything_that_beat_starts_is_started():
+    started = {task.name: every for task, every in loop.scheduled().items()}
+    assert started == {schedule.task: schedule.every for schedule in SCHEDULES}
+
+
+def backends():
+    """The sessions of other processes on this database; they are ended."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        return cursor.rowcount
+
+
+@pytest.mark.live
+@COMMITTED
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="another process cannot see the tests' database")
+def test_it_sweeps_goes_on_without_its_session_and_ends_when_it_is_told_to(transactional_db, redis_server, tmp_path):
+    log, jobs = tmp_path / "run.log", []
+    environment = {"DATABASE_URL": database_url(), "CELERY_BROKER_URL": redis_server.url, "DEBUG": "1"}
+
+    def sweeps_again():
+        jobs.append(running_job(timedelta(days=1)))
+        wait_until(lambda: fresh(jobs[-1]).status == "failed", what=f"it sweeps, see {log}")
+
+    process = start(sys.executable, "manage.py", "reaper", "run", log=log, environment=environment)
+    try:
+        sweeps_again()
+        # Between two sweeps there may be none: it is ended while one is under way.
+        wait_until(backends, what="a session")
+        sweeps_again()
+        process.terminate()
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        end(process)
+    assert Sweep.objects.filter(phase="parents").exists()
