@@ -20,7 +20,7 @@ PRODUCTION := DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secr
 unexport VIRTUAL_ENV DJANGO_SETTINGS_MODULE PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup live demo latency bench up test check format lock clean
+.PHONY: help setup live demo latency bench up test mutants check format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ test: $(STAMP) ## run the tests on throwaway servers; ARGS="-k name" chooses
 
 live: $(STAMP) ## run the longest tests: worlds of real workers in trouble, the whole deployment (4 minutes)
 	@$(RUN) $(BIN)/python -m pytest -m lane --numprocesses 3 --dist loadgroup --maxschedchunk 1 $(ARGS)
+
+mutants: $(STAMP) ## take each guard away in turn: the tests must notice (10 minutes); ARGS="brake" chooses
+	@$(RUN) $(BIN)/python -m tests.mutants $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
 	$(BIN)/ruff check .

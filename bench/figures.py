@@ -42,7 +42,7 @@ def measure(profile: Profile, stack: Stack) -> Iterator[Figure]:
     if profile.is_full:
         yield Figure(f"queries of sweeps with {many:,} stuck that read a whole table", plans.whole_tables(many), "", 0)
     yield from rivals(profile, fail, requeue)
-    yield Figure("delay of all by one locked row", measures.locked_row(few), "s", 0.5)
+    yield Figure("delay of all by one locked row", measures.locked_row(few), "s", profile.bar(0.5))
     yield Figure("messages published", measures.publishing(2_000), "per s")
     yield Figure("revoke 1,000 tasks", measures.revoking(1_000), "ms")
     yield from workers.interference(dsn(), many, profile.bar(10), profile.bar(50))

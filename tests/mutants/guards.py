@@ -1,0 +1,195 @@
+"""The guards: where each stands, what it looks like without it, and the tests that have to notice."""
+
+from typing import NamedTuple
+
+
+class Guard(NamedTuple):
+    """One guard: `old`, which stands in the file exactly once, is replaced by `new`."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+RULES = ("tests/reaper/test_decisions.py",)
+EVIDENCE = ("tests/reaper/test_evidence.py",)
+SWEEPS = ("tests/reaper/test_sweeps.py",)
+SWITCHES = ("tests/reaper/test_switches.py",)
+ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
+RUNS = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
+LEDGER = ("tests/reaper/test_ledger.py", "tests/reaper/test_sweeps.py")
+
+CLAIM = "waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id)"
+WRITE = "mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)"
+EMPTY = "model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id).update"
+SEEN = "return now == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]"
+RECORD = """            with bounded(self.adapter.using):
+                # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
+                ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+"""
+RECORD_APART = """            ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+            with bounded(self.adapter.using):
+"""
+
+
+PARTS = ("status", "task", "dispatch", "start", "progress")
+
+
+def seen_without(index: int) -> str:
+    """The comparison of a row with what was seen, without one of its five parts."""
+    seen = SEEN.removeprefix("return now == ")
+    return f"return [*now[:{index}], *now[{index + 1}:]] == [*{seen}[:{index}], *{seen}[{index + 1}:]]"
+
+
+def of(path: str, tests: tuple[str, ...], *guards: tuple[str, str, str]) -> list[Guard]:
+    """The guards of one file that the same tests have to notice: name, old and new of each."""
+    return [Guard(name, path, old, new, tests) for name, old, new in guards]
+
+
+GUARDS = [
+    *of(
+        "apps/sources/runs.py",
+        RUNS,
+        ("claim: the status", CLAIM, CLAIM.replace("status=PENDING, ", "")),
+        ("claim: the task", CLAIM, CLAIM.replace(", task_id=task_id", "")),
+        ("writes: the status", WRITE, WRITE.replace("status=RUNNING, ", "")),
+        ("writes: the task", WRITE, WRITE.replace(", task_id=self.task_id", "")),
+        (
+            "dispatch: the status",
+            "pending = model._default_manager.filter(pk=pk, status=PENDING)",
+            "pending = model._default_manager.filter(pk=pk)",
+        ),
+        ("a failed publish: the status", EMPTY, EMPTY.replace("status=PENDING, ", "")),
+        ("a failed publish: the task", EMPTY, EMPTY.replace(", task_id=task_id", "")),
+        ("a parent is finalized once", "filter(pk=parent_pk, finalized_at=None)", "filter(pk=parent_pk)"),
+        ("a parent is locked while it is finalized", ".select_for_update().first()", ".first()"),
+    ),
+    *of(
+        "reaper/adapters.py",
+        ADAPTERS,
+        *((f"reap: the {name} as seen", SEEN, seen_without(index)) for index, name in enumerate(PARTS)),
+        ("reap: locked rows are skipped", "select_for_update(skip_locked=skip_locked, of=", "select_for_update(of="),
+    ),
+    *of(
+        "reaper/adapters.py",
+        ADAPTERS + SWEEPS,
+        ("reap: a task that is NULL", "if None in seen_ids:", "if False:"),
+        ("reap: changed rows undo the batch", "!= len(group):", "is None:"),
+    ),
+    *of(
+        "reaper/sweeps.py",
+        SWEEPS,
+        ("the ledger in the same transaction", RECORD, RECORD_APART),
+        ("no sweep inside a transaction", "durable=True", "durable=False"),
+        (
+            "an owed revoke",
+            "row.revoked_at = row.finished_at if self.revoked else None",
+            "row.revoked_at = row.finished_at",
+        ),
+        ("no requeue while the broker is down", "waits = bool(self.broker.error) and not self.actor", "waits = False"),
+        ("a slow database is given up", "if self.refusals >= REFUSALS:", "if False:"),
+        ("the most that a sweep acts on", "doable[: self.room]", "doable"),
+    ),
+    *of(
+        "reaper/ledger.py",
+        LEDGER,
+        ("the ledger of what was not written", "if lost := [run.pk for run in runs]:", "if lost := []:"),
+        ("a kill only where it executes", 'partition("/")[0] if self.terminate else ""', 'partition("/")[0]'),
+        ("budgets begin anew by hand only", 'if row["actor"]:', "if True:"),
+    ),
+    *of(
+        "reaper/outbox.py",
+        SWEEPS,
+        ("a shared task is not revoked", "if each.task_id not in shared:", "if True:"),
+    ),
+    *of(
+        "reaper/decisions.py",
+        RULES,
+        ("what is finished", "if run.phase is Phase.FINISHED:", "if False:"),
+        ("a status that is not known", "if run.phase not in (Phase.QUEUED, Phase.RUNNING):", "if False:"),
+        ("the parent has ended", "if run.parent_ended:", "if False:"),
+        ("unpublished", "and run.history.unpublished == run.task_id:", "and False:"),
+        ("about to be published", "if about_to_be_published(run.history, now):", "if False:"),
+        ("backoff", "if in_backoff(run.history, policy, now):", "if False:"),
+        (
+            "no clock",
+            "if age is None:\n        return leave(Reason.NO_CLOCK)",
+            "if age is None:\n        age = timedelta(days=1)",
+        ),
+        ("held", "        return leave(Reason.HELD)\n", "        pass\n"),
+        ("the grace of an orphan", "if quiet <= policy.orphan_grace:", "if False:"),
+        ("the grace of a lost one", "if age <= policy.lost_grace:", "if False:"),
+        ("the worker let it go", "if evidence.gone and was_let_go(run, evidence):", "if evidence.gone:"),
+        (
+            "a running one that is not known",
+            "interrupted=evidence.announced)\n    return leave(Reason.UNKNOWN)",
+            "interrupted=evidence.announced)\n    return end(run, policy.on_orphan, policy, Reason.ORPHANED)",
+        ),
+        (
+            "a waiting one that is not known",
+            "Reason.OVERTAKEN)\n    return leave(Reason.UNKNOWN)",
+            "Reason.OVERTAKEN)\n    return requeue(run, policy, Reason.LOST)",
+        ),
+        (
+            "two looks",
+            "evidence.presence is Presence.ABSENT and evidence.twice:",
+            "evidence.presence is Presence.ABSENT:",
+        ),
+        ("the budget of requeues", "spent = history.requeues >= policy.max_requeues", "spent = False"),
+        ("the budget of redispatches", "spent = history.redispatches >= policy.max_redispatches", "spent = False"),
+        ("the budget of interruptions", "spent = history.interruptions >= policy.max_interruptions", "spent = False"),
+    ),
+    *of(
+        "reaper/decisions.py",
+        SWITCHES,
+        ("exempted", "if run.exempt:", "if False:"),
+    ),
+    *of(
+        "reaper/facts.py",
+        RULES,
+        ("gone: the absence", "return self.absent and bool(self.witness)", "return bool(self.witness)"),
+        ("gone: the witness", "return self.absent and bool(self.witness)", "return self.absent"),
+        ("heard between the looks", "self.first_look is not None and self.heard_since", "self.first_look is not None"),
+    ),
+    *of(
+        "reaper/evidence.py",
+        EVIDENCE,
+        ("a witness has been there for long", "and self.now - worker.since >= SILENCE", ""),
+        ("a witness is fresh", "if self.now - worker.seen_at <= FRESH", "if True"),
+        ("a report that is not whole", "and not crowd.doubts and not silence", "and not silence"),
+        ("a doubt about the answer", "if not node and not doubts:", "if not node:"),
+        ("more consumers than reports", "if consumers is not None and consumers >", "if False and consumers >"),
+    ),
+    *of(
+        "reaper/workers.py",
+        ("tests/reaper/test_workers.py", *EVIDENCE),
+        (
+            "a worker is dead only after its silence",
+            "if ended_at is not None or silence > SILENCE:",
+            "if ended_at is not None or silence > GAP:",
+        ),
+    ),
+    *of(
+        "reaper/brake.py",
+        SWITCHES,
+        ("the brake", "return acting > RUNS and is_most(acting, seen)", "return False"),
+    ),
+    *of(
+        "reaper/evidence.py",
+        SWITCHES,
+        ("mass silence", "silent = brake.fell_silent(mine, SILENCE, self.now)", "silent = None"),
+    ),
+    *of(
+        "reaper/sweeps.py",
+        SWITCHES,
+        (
+            "observing",
+            "        if self.mode is Mode.OBSERVE:\n            would",
+            "        if False:\n            would",
+        ),
+        ("off", "if run.mode is not Mode.OFF:\n            with", "if True:\n            with"),
+        ("the switch within one batch", "            if self.stopped():", "            if False:"),
+    ),
+]

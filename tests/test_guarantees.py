@@ -1,0 +1,30 @@
+"""docs/GUARANTEES.md names tests that are there, and names them once for each promise."""
+
+import re
+
+import pytest
+
+from tests.mutants.guards import GUARDS
+from tests.processes import ROOT
+
+PAGE = (ROOT / "docs" / "GUARANTEES.md").read_text()
+THERE = {
+    name
+    for path in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"^ *def (test_\w+)", path.read_text(), flags=re.MULTILINE)
+}
+
+
+@pytest.mark.parametrize("number", range(1, 17))
+def test_each_promise_names_tests_that_are_there(number):
+    (promise,) = re.findall(rf"^{number}\. (.*?)(?=^\d+\. |^## )", PAGE, flags=re.MULTILINE | re.DOTALL)
+    named = re.findall(r"`(test_\w+)`", promise)
+    assert named
+    assert set(named) <= THERE
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=[guard.name for guard in GUARDS])
+def test_each_guard_stands_where_the_mutants_look_for_it(guard):
+    assert (ROOT / guard.path).read_text().count(guard.old) == 1
+    assert guard.new != guard.old
+    assert all((ROOT / test).is_file() for test in guard.tests)
