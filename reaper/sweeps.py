@@ -90,10 +90,12 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
         run = _Sweep(adapter, phase, broker)
         if run.mode is not Mode.OFF:
             with run.told():
-                run.read(phase)
+                run.work(phase)
             # Of what could be read, also when not all could.
             with run.told():
                 run.carry_out()
+            with run.told():
+                run.kill_again()
         return run.close()
 
 
@@ -153,6 +155,9 @@ class _Sweep:
         self.counts: Counter[str] = Counter()
         self.errors: list[str] = []
         self.acting: list[Verdict] = []
+        # How many runs it may act on, unless the brake says less.
+        self.limit = self.policy.max_actions
+        # Whether the broker has taken every revoke so far.
         self.revoked = True
         self.refusals = 0
 
@@ -170,16 +175,18 @@ class _Sweep:
         if sentence not in self.errors:
             self.errors.append(sentence)
 
-    def read(self, phase: Phase) -> None:
-        """Judge the unfinished runs of a phase, until there is enough to act on."""
+    def work(self, phase: Phase) -> None:
+        """Judge the unfinished runs of a phase; act whenever there are as many to act on as one sweep may."""
         if self.mode is Mode.ACT:
             self.outbox.revoke_rest()
         for page in plan(self.adapter, phase, self.sources):
             remember(self.adapter, page, self.sources)
             self.note(page)
-            # What lies behind is looked at when there is room for it again.
+            # Those that cannot be written leave their room to those behind them; without room, these are not even read.
             if len(self.acting) >= self.policy.max_actions:
-                break
+                self.carry_out()
+                if not self.room or self.refusals >= REFUSALS:
+                    break
         # Rows that no rule knows are looked for by one of the two sweeps: it is the rarer one.
         if phase is Phase.QUEUED:
             for runs in self.adapter.unfinished(Phase.UNKNOWN):
@@ -192,50 +199,59 @@ class _Sweep:
         self.acting += [each for each in verdicts if each.decision.action is not Action.LEAVE]
 
     def carry_out(self) -> None:
-        """Act on what was kept, batch by batch, as far as the brake lets; when only observing, note it down."""
+        """Act on what was kept, as far as the brake lets; when only observing, note it down."""
+        verdicts, self.acting = self.acting, []
         if self.mode is Mode.OBSERVE:
-            would = [observation(each, self.now) for each in self.acting]
+            would = [observation(each, self.now) for each in verdicts]
             return observe(self.adapter, would, self.now, self.adapter.kind)
-        of = {action: [each for each in self.acting if each.decision.action is action] for action in Action}
+        of = {action: [each for each in verdicts if each.decision.action is action] for action in Action}
         self.republish([each.run for each in of[Action.REPUBLISH]])
         # That a child's parent has ended is a fact, and no evidence that could mislead.
-        acting = [*of[Action.CLOSE], *self.braked([*of[Action.FAIL], *of[Action.REQUEUE]])]
-        for start in range(0, len(acting), BATCH):
-            batch = acting[start : start + BATCH]
-            if self.stopped():
-                self.row.deferred += len(batch)
-            else:
-                self.act(batch)
-        if self.row.phase == Phase.RUNNING:
+        self.act_on(of[Action.CLOSE])
+        reaping = [*of[Action.FAIL], *of[Action.REQUEUE]]
+        self.brake(len(reaping))
+        self.act_on(reaping)
+
+    def act_on(self, verdicts: Sequence[Verdict]) -> None:
+        """Act batch by batch while there is room; what could not be written takes none."""
+        start = 0
+        while start < len(verdicts) and self.room and not self.stopped():
+            batch = verdicts[start : start + min(BATCH, self.room)]
+            self.act(batch)
+            start += len(batch)
+        self.row.deferred += len(verdicts) - start
+
+    def kill_again(self) -> None:
+        """Kill what still works on runs that it lost a while ago."""
+        if self.row.phase == Phase.RUNNING and self.mode is Mode.ACT:
             self.outbox.kill_again(self.sources.crowd)
 
     def republish(self, runs: Sequence[RunFacts]) -> None:
         """Publish once more what was never confirmed."""
-        sent = self.outbox.republish(runs[: self.room])
+        sent = self.outbox.republish(runs[: self.room]) if runs and not self.stopped() else 0
         self.row.acted += sent
         self.row.deferred += len(runs) - sent
 
-    def braked(self, verdicts: list[Verdict]) -> list[Verdict]:
-        """Return as many as may be acted on now; the others are put off, and it is told."""
+    def brake(self, reaping: int) -> None:
+        """Let no more than a few be acted on from now on where it would be most of the runs; tell why."""
         if self.counts[Reason.UNKNOWN] and (silence := self.sources.silence):
             self.tell(
                 f"held: {silence}: nothing is decided by the absence of a task until one consumes the queue again"
             )
         unfinished = self.row.seen - self.counts[Reason.UNKNOWN_STATUS]
-        if not brake.held(len(verdicts), unfinished) or switches.state(self.adapter, self.now).released:
-            return verdicts
-        many = f"{len(verdicts)} of {unfinished} {self.row.phase} runs would be acted on at once"
-        self.tell(f"held: {many}, so only {brake.RUNS} were; `manage.py reaper release {self.adapter.kind}` lets all")
-        self.row.deferred += len(verdicts) - brake.RUNS
-        return verdicts[: brake.RUNS]
+        if not brake.held(reaping, unfinished) or switches.state(self.adapter, self.now).released:
+            return
+        self.limit = min(self.limit, self.row.acted + brake.RUNS)
+        many = f"{reaping} of {unfinished} {self.row.phase} runs would be acted on at once"
+        self.tell(f"held: {many}, so only {brake.RUNS} are; `manage.py reaper release {self.adapter.kind}` lets all")
 
     def stopped(self) -> bool:
         """Return whether somebody has switched the kind off, or to observe, since the sweep began; it is told."""
-        now = clock.now(self.adapter.using)
-        if switches.state(self.adapter, now).mode is Mode.ACT:
-            return False
-        self.tell("it was switched off meanwhile: the rest was left alone")
-        return True
+        if self.mode is Mode.ACT and not self.actor:
+            self.mode = switches.state(self.adapter, clock.now(self.adapter.using)).mode
+            if self.mode is not Mode.ACT:
+                self.tell("it was switched off meanwhile: the rest was left alone")
+        return self.mode is not Mode.ACT
 
     def skip(self, runs: Sequence[RunFacts]) -> None:
         """Count runs that have no rule."""
@@ -248,11 +264,13 @@ class _Sweep:
         # person asks for is done, and published when the broker is back.
         waits = bool(self.broker.error) and not self.actor
         doable = [each for each in batch if not (waits and each.decision.action is Action.REQUEUE)]
-        changes = [self.change(each) for each in doable[: self.room]]
+        changes = [self.change(each) for each in doable]
         self.row.deferred += len(batch) - len(changes)
+        # Owed from the commit on, whatever goes wrong before the broker has taken it.
+        revoked, self.revoked = self.revoked, False
         won = self.write(changes)
         self.row.acted += len(won)
-        self.revoked &= self.outbox.revoke([ledger.doomed(change) for change in won if change.run.task_id])
+        self.revoked = self.outbox.revoke([ledger.doomed(change) for change in won if change.run.task_id]) and revoked
         self.outbox.publish(won)
         for parent in dict.fromkeys(change.run.parent for change in won):
             if parent is not None:
@@ -263,7 +281,7 @@ class _Sweep:
     @property
     def room(self) -> int:
         """Return how many more runs this sweep may act on."""
-        return max(0, self.policy.max_actions - self.row.acted)
+        return max(0, self.limit - self.row.acted)
 
     def change(self, each: Verdict) -> Change:
         """Return the change that a verdict asks for."""

@@ -88,9 +88,14 @@ GUARDS = [
             "row.revoked_at = row.finished_at if self.revoked else None",
             "row.revoked_at = row.finished_at",
         ),
+        (
+            "a revoke is owed from the commit on",
+            "revoked, self.revoked = self.revoked, False",
+            "revoked = self.revoked",
+        ),
         ("no requeue while the broker is down", "waits = bool(self.broker.error) and not self.actor", "waits = False"),
         ("a slow database is given up", "if self.refusals >= REFUSALS:", "if False:"),
-        ("the most that a sweep acts on", "doable[: self.room]", "doable"),
+        ("the most that a sweep acts on", "min(BATCH, self.room)", "BATCH"),
     ),
     *of(
         "reaper/ledger.py",
@@ -190,6 +195,6 @@ GUARDS = [
             "        if False:\n            would",
         ),
         ("off", "if run.mode is not Mode.OFF:\n            with", "if True:\n            with"),
-        ("the switch within one batch", "            if self.stopped():", "            if False:"),
+        ("the switch within one batch", "and self.room and not self.stopped():", "and self.room:"),
     ),
 ]

@@ -12,7 +12,7 @@ from freezegun.api import real_monotonic
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import conf, ledger, sweeps, switches
+from reaper import brake, conf, ledger, sweeps, switches
 from reaper import rows as reading
 from reaper.adapters import Message
 from reaper.broker import Broker
@@ -462,6 +462,26 @@ def test_what_was_done_before_the_database_became_slow_is_kept(impatient, monkey
     assert (row.deferred, len(row.errors)) == (1, 4)
     assert [revoke.ids for revoke in broker.revokes()] == [[job.task_id for job in jobs[:2]]]
     assert sweep(at=NOW + SECOND).acted == 4
+
+
+@pytest.mark.parametrize("limit", ["MAX_ACTIONS", "brake"])
+def test_runs_that_cannot_be_written_do_not_hide_those_behind_them(monkeypatch, limits, limit):
+    monkeypatch.setattr(reading, "PAGE", 2)
+    jobs = [running_job((9 - number) * HOUR) for number in range(6)]
+    locked = {str(job.pk) for job in jobs[:3]}
+
+    class Locked(CrawlJobs):
+        def apply(self, changes, now):
+            return super().apply([change for change in changes if change.run.pk not in locked], now)
+
+    if limit == "brake":
+        monkeypatch.setattr(brake, "RUNS", 2)
+    else:
+        limits(MAX_ACTIONS=2)
+    row = sweep(Locked())
+    assert (row.acted, row.moved_on) == (2, 3)
+    assert [fresh(job).status for job in jobs] == [*["running"] * 3, *["failed"] * 2, "running"]
+    assert sweep(Locked(), at=NOW + SECOND).acted == 1
 
 
 def test_what_lies_behind_the_last_run_that_may_be_acted_on_is_not_even_read(monkeypatch, limits):
@@ -928,6 +948,22 @@ def test_a_sweep_that_dies_between_commit_and_revoke_is_made_good_by_the_next_on
     assert cut_off.revoked_at == NOW + SECOND
     sweep(at=NOW + 2 * SECOND)
     assert broker.revokes() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_sweep_that_fails_between_commit_and_revoke_is_made_good_by_the_next_one(broker, monkeypatch):
+    job = held_job(2 * HOUR)
+
+    def fails(*_):
+        raise DatabaseError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CrawlJobs, "carried", fails)
+        row = sweep()
+    assert (fresh(job).status, row.revoked_at, broker.revokes()) == ("failed", None, [])
+    assert "gone" in row.errors[0]
+    sweep(at=NOW + SECOND)
+    assert broker.revokes() == [killed([job.task_id], "celery@w1")]
 
 
 def test_a_revoke_that_is_an_hour_late_is_not_sent_any_more(broker, monkeypatch, tmp_path):

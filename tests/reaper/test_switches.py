@@ -200,7 +200,7 @@ def test_most_of_many_at_once_is_held_and_goes_on_slowly():
     assert (row.acted, row.deferred) == (brake.RUNS, 5)
     (said,) = row.errors
     assert said == (
-        "held: 25 of 25 running runs would be acted on at once, so only 20 were;"
+        "held: 25 of 25 running runs would be acted on at once, so only 20 are;"
         " `manage.py reaper release crawl_job` lets all"
     )
     # The oldest come first; five are too few to be held.
