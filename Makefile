@@ -53,7 +53,7 @@ test: $(STAMP) ## run the tests on throwaway servers; ARGS="-k name" chooses
 live: $(STAMP) ## run the longest tests: worlds of real workers in trouble, the whole deployment (4 minutes)
 	@$(RUN) $(BIN)/python -m pytest -m lane --numprocesses 3 --dist loadgroup --maxschedchunk 1 $(ARGS)
 
-mutants: $(STAMP) ## take each guard away in turn: the tests must notice (10 minutes); ARGS="brake" chooses
+mutants: $(STAMP) ## take each guard away in turn: the tests must notice (13 minutes); ARGS="brake" chooses
 	@$(RUN) $(BIN)/python -m tests.mutants $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings

@@ -64,7 +64,6 @@ GUARDS = [
         ("a failed publish: the status", EMPTY, EMPTY.replace("status=PENDING, ", "")),
         ("a failed publish: the task", EMPTY, EMPTY.replace(", task_id=task_id", "")),
         ("a parent is finalized once", "filter(pk=parent_pk, finalized_at=None)", "filter(pk=parent_pk)"),
-        ("a parent is locked while it is finalized", ".select_for_update().first()", ".first()"),
     ),
     *of(
         "reaper/adapters.py",
