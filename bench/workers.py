@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 from django.db import connection
@@ -17,12 +19,11 @@ from bench import tables
 from bench.bars import Figure
 from bench.measures import beside, sweep_until_done, timed
 
+# Runs that are worked on at once, and how often each tells of its progress.
+AT_WORK, PROGRESS = 40, 5
 # How long an idle worker is watched, in seconds.
 WATCHED = 15
-HOT = """
-SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
-WHERE relname = 'crawl_jobs' AND pg_stat_force_next_flush() IS NOT NULL
-"""
+HOT = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'crawl_jobs'"
 
 
 def interference(dsn: str, rows: int, p99: float | None, longest: float | None) -> Iterator[Figure]:
@@ -52,17 +53,25 @@ def overhead(rows: int) -> Iterator[Figure]:
     tables.stick(rows)
     tables.run("UPDATE crawl_jobs SET status = 'pending', worker = '' WHERE status = 'running'")
     waiting = list(CrawlJob.objects.filter(status="pending").values_list("pk", "task_id"))
+    yield Figure("one UPDATE, committed by itself", timed(lambda: alone([pk for pk, _ in waiting])) / rows * 1e6, "µs")
+    took: Counter[str] = Counter()
+    for start in range(0, rows, AT_WORK):
+        took += work(waiting[start : start + AT_WORK])
+    for name in ("claim", "progress", "completion"):
+        yield Figure(f"a run's {name}", took[name] / rows * 1e6, "µs")
+    yield Figure("writes of progress that touch no index (HOT)", 100 * took["hot"] / took["written"], "%", 90, True)
+
+
+def work(waiting: Sequence[tuple[uuid.UUID, str]]) -> Counter[str]:
+    """Work on these jobs at once; return the seconds of each write, and how many rows progress has touched."""
     holds: list[runs.Hold] = []
-    bare = timed(lambda: alone([pk for pk, _ in waiting]))
     claim = timed(lambda: holds.extend(runs.claim(CrawlJob, *each, "celery@w/abc") for each in waiting))
     before = updates()
-    progress = timed(lambda: [hold.progress({"pages": 1}) for hold in holds])
+    progress = timed(lambda: [hold.progress({"pages": pages}) for pages in range(PROGRESS) for hold in holds])
     written, hot = (now - then for now, then in zip(updates(), before, strict=True))
-    complete = timed(lambda: [hold.complete({"pages": 2}) for hold in holds])
-    yield Figure("one UPDATE, committed by itself", bare / rows * 1e6, "µs")
-    for name, took in (("claim", claim), ("progress", progress), ("completion", complete)):
-        yield Figure(f"a run's {name}", took / rows * 1e6, "µs")
-    yield Figure("writes of progress that touch no index (HOT)", 100 * hot / written, "%")
+    completion = timed(lambda: [hold.complete({"pages": PROGRESS}) for hold in holds])
+    seconds: dict[str, Any] = {"claim": claim, "progress": progress / PROGRESS, "completion": completion}
+    return Counter(seconds | {"written": written, "hot": hot})
 
 
 def alone(pks: list[uuid.UUID]) -> None:
@@ -75,6 +84,8 @@ def alone(pks: list[uuid.UUID]) -> None:
 def updates() -> tuple[int, int]:
     """Return how many rows of the jobs' table were ever updated, and how many of them without touching an index."""
     with connection.cursor() as cursor:
+        # What this session has counted so far is told at the end of this very statement.
+        cursor.execute("SELECT pg_stat_force_next_flush()")
         cursor.execute(HOT)
         return cursor.fetchone()
 

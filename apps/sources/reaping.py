@@ -5,12 +5,12 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.dispatch import receiver
 
 from apps.sources import runs, tasks
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper import clock, conf, ledger, reporter
+from reaper import clock, conf, ledger, reporter, rows
 from reaper.adapters import Message, ModelRunAdapter
 from reaper.facts import RunFacts
 
@@ -70,18 +70,23 @@ class SourceResults(_CrawlRuns):
 
     def stuck_parents(self) -> Iterator[str]:
         """Yield the jobs that are no runs, are not finalized, and have no child that is still unfinished."""
-        jobs = CrawlJob.objects.using(self.using).filter(~Exists(UNFINISHED_CHILDREN), finalized_at=None)
+        jobs = CrawlJob.objects.using(self.using)
+        ended = jobs.filter(~Exists(UNFINISHED_CHILDREN), finalized_at=None)
+        with_source = ended.filter(Exists(CHILDREN), source__isnull=False)
         # Children that are still to be made are waited for; then a parent without any has failed.
-        alone = Q(source=None, created_at__lt=clock.now(self.using) - settings.CRAWL_QUEUE_TIMEOUT)
-        parents = jobs.filter(alone | Exists(CHILDREN))
-        # A query per status, for the indexes; an ended job is only looked at when it cannot be anything but a parent.
-        for rows in (
-            parents.filter(status="running"),
-            parents.filter(status="pending"),
-            jobs.filter(status__in=["cancelled", "paused"], source=None),
+        expecting = jobs.filter(~Exists(CHILDREN), created_at__gte=clock.now(self.using) - settings.CRAWL_QUEUE_TIMEOUT)
+        # A job that has ended can only be a parent when it has no source. Each query has an index that is in its order:
+        # asked for in any other way, PostgreSQL reads all the jobs that there are.
+        statuses = ("running", "pending", "cancelled", "paused")
+        for found, by in (
+            *((ended.filter(source=None, status=status), None) for status in statuses),
+            (with_source.filter(status="running"), "started_at"),
+            (with_source.filter(status="pending"), "queued_at"),
         ):
-            for pk in rows.order_by("pk").values_list("pk", flat=True).iterator(chunk_size=500):
-                yield str(pk)
+            for page in rows.pages(found, ["pk", by] if by else ["pk"], by):
+                keys = [row["pk"] for row in page]
+                awaited = set(expecting.filter(pk__in=keys).values_list("pk", flat=True))
+                yield from (str(pk) for pk in keys if pk not in awaited)
 
     def finalize(self, parent: str) -> bool:
         """Give the parent its outcome."""

@@ -196,7 +196,7 @@ def messages(model: Run, pks: Iterable[Any]) -> Iterator[tuple[uuid.UUID, Messag
     """Yield each run's key with its message's positional and keyword arguments; a run that is gone has none."""
     named, column = ("crawl_job_id", "pk") if model is CrawlJob else ("parent_job_id", "crawl_job_id")
     rows = model._default_manager.filter(pk__in=list(pks)).values_list("pk", "source_id", column)
-    for pk, source, job in rows.iterator(chunk_size=500):
+    for pk, source, job in rows:
         yield pk, ([str(source)], {named: str(job)})
 
 

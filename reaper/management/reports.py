@@ -99,7 +99,7 @@ def perform(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
     """Sweep one kind and phase, show what was acted on, and return the sweep."""
     row = sweeps.finalize_parents(adapter) if phase == PARENTS else sweeps.sweep(adapter, Phase(phase))
     rows = Reaping.objects.using(adapter.using).filter(sweep=row).order_by("id")
-    for page in paged(of_reaping(each) for each in rows.iterator(chunk_size=PAGE)):
+    for page in paged(of_reaping(each) for each in rows):
         show(page)
     return row
 

@@ -114,7 +114,7 @@ def test_an_index_that_is_for_something_else_serves_for_nothing(index):
 
 # --- what PostgreSQL does with them -------------------------------------------------------------------------------
 
-FINISHED, STUCK, PARENTS = 30_000, 6_000, 4_000
+FINISHED, STUCK, PARENTS = 30_000, 6_000, 7_000
 # More than a page and what the planner thinks that it might be, less than any table.
 FEW = 1_500
 
@@ -161,15 +161,15 @@ def full(transactional_db, broker, limits):
         cursor.execute("ANALYZE")
 
 
-def read(sql):
-    """The nodes of a query's plan that read more rows than a page holds only to leave them out, or read all of them."""
+def read(sql, few):
+    """The nodes of a query's plan that read more than a few rows only to leave them out, or read all of them."""
     with transaction.atomic(), connection.cursor() as cursor:
         # A table of this size is soon read as a whole; a larger one must not be.
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
         plan = cursor.fetchone()[0][0]["Plan"]
         transaction.set_rollback(True)
-    return [each for each in nodes(plan) if removed(each) > FEW]
+    return [each for each in nodes(plan) if removed(each, few) > few]
 
 
 def nodes(plan):
@@ -177,14 +177,14 @@ def nodes(plan):
     return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
 
 
-def removed(node):
+def removed(node, few):
     """How many rows a node read in vain; of what is read as a whole, how many there are."""
     in_vain = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Join Filter", 0)
-    is_whole = node["Node Type"] == "Seq Scan" or ("Scan" in node["Node Type"] and node["Actual Rows"] > FEW)
+    is_whole = node["Node Type"] == "Seq Scan" or ("Scan" in node["Node Type"] and node["Actual Rows"] > few)
     return in_vain + (node["Actual Rows"] if is_whole else 0)
 
 
-def slow(work):
+def slow(work, few=FEW):
     """What the work asks the database that reads rows in vain."""
     with CaptureQueriesContext(connection) as asked:
         work()
@@ -192,15 +192,18 @@ def slow(work):
     assert said
     # The first of each shape, behind which lies the most.
     shapes = {re.sub(r"'[^']*'", "", sql): sql for sql in reversed(said)}
-    return {sql: found for sql in shapes.values() if (found := read(sql))}
+    return {sql: found for sql in shapes.values() if (found := read(sql, few))}
 
 
 @COMMITTED
 @ON_POSTGRESQL
-def test_no_query_of_a_sweep_reads_rows_in_vain(full, settings):
+def test_no_query_of_a_sweep_reads_rows_in_vain(full, settings, monkeypatch):
     settings.REAPER = {**settings.REAPER, "MAX_ACTIONS": 20}
+    # For a cursor of the server's PostgreSQL makes another plan, one that finds the first rows soon.
+    monkeypatch.setattr(connection, "chunked_cursor", None)
     for adapter in conf.adapters().values():
-        assert slow(lambda adapter=adapter: sweeps.finalize_parents(adapter)) == {}
+        # Any of the unfinished may have children: it looks at all of them, once.
+        assert slow(lambda adapter=adapter: sweeps.finalize_parents(adapter), STUCK) == {}
         for phase in (Phase.RUNNING, Phase.QUEUED):
             assert slow(lambda adapter=adapter, phase=phase: sweeps.sweep(adapter, phase)) == {}
 
