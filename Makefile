@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m config.embedded run --
 # The lock's content is in the stamp's name: only a changed lock is installed again.
 STAMP := $(VENV)/installed-$(shell cksum < requirements.lock | tr -d ' ')
 
-RESOLVE = build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+RESOLVE = build/uv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
 
 # For commands that look at the code only: no server is started or asked.
@@ -20,7 +20,7 @@ PRODUCTION := DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secr
 unexport VIRTUAL_ENV DJANGO_SETTINGS_MODULE PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup live demo latency bench up test mutants check format lock clean
+.PHONY: help setup live demo latency bench up test faults soak mutants audit check format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,12 @@ test: $(STAMP) ## run the tests on throwaway servers; ARGS="-k name" chooses
 live: $(STAMP) ## run the longest tests: worlds of real workers in trouble, the whole deployment (4 minutes)
 	@$(RUN) $(BIN)/python -m pytest -m lane --numprocesses 3 --dist loadgroup --maxschedchunk 1 $(ARGS)
 
+faults: $(STAMP) ## what happens when processes and servers fail for real (5 minutes)
+	@$(RUN) $(BIN)/python -m pytest -m fault --numprocesses 3 --dist loadgroup --maxschedchunk 1 $(ARGS)
+
+soak: $(STAMP) ## thousands of runs under one fault after the other; MINUTES=30
+	@$(RUN) $(BIN)/python -m soak --minutes $(or $(MINUTES),5) $(ARGS)
+
 mutants: $(STAMP) ## take each guard away in turn: the tests must notice (13 minutes); ARGS="brake" chooses
 	@$(RUN) $(BIN)/python -m tests.mutants $(ARGS)
 
@@ -64,14 +70,20 @@ check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
 	$(STATIC) $(BIN)/python manage.py makemigrations --check --dry-run
 	@echo "manage.py check --deploy"; $(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING
 
+audit: $(STAMP) ## ask for known holes in what a deployment installs, and write its bill of materials (build/sbom.json)
+	@test -x build/audit/bin/pip-audit || $(PYTHON) -m venv build/audit
+	@build/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.lock
+	@build/audit/bin/python ops/audit.py requirements-host.lock build/sbom.json
+
 format: $(STAMP) ## format the code and repair what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## resolve pyproject.toml anew into the two requirements*.lock (uses the network)
+lock: ## resolve pyproject.toml anew into the three requirements*.lock (uses the network)
 	$(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(RESOLVE) --upgrade --group dev --output-file requirements.lock
-	$(RESOLVE) --group host --constraint requirements.lock --output-file requirements-host.lock
+	$(RESOLVE) pyproject.toml --upgrade --group dev --output-file requirements.lock
+	$(RESOLVE) pyproject.toml --group host --constraint requirements.lock --output-file requirements-host.lock
+	$(RESOLVE) --upgrade --group audit --output-file requirements-audit.lock
 
 clean: ## stop the embedded servers; delete their data, caches, build output and .venv
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m config.embedded delete; fi

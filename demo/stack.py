@@ -28,9 +28,9 @@ def crawler(name: str) -> list[str]:
     return [*CELERY, "worker", *_worker(name), "-Q", "default,crawl", "--concurrency", str(CRAWL_SLOTS)]
 
 
-def reaper() -> list[str]:
+def reaper(name: str = "reaper") -> list[str]:
     """Return the command of the reaper's own worker."""
-    return [*CELERY, "worker", *_worker("reaper"), "-Q", "reaper", "--concurrency", "1"]
+    return [*CELERY, "worker", *_worker(name), "-Q", "reaper", "--concurrency", "1"]
 
 
 def beat() -> list[str]:

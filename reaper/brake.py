@@ -10,6 +10,8 @@ PERCENT = 55
 WORKERS = 3
 # A sweep that would act on no more runs than this is never held; one that is held acts on so many.
 RUNS = 20
+# How a sweep's sentence begins that says that it was held.
+HELD = "held: "
 
 
 class Heard(Protocol):

@@ -32,10 +32,21 @@ from reaper.values import Wrong, a_choice, a_count, a_dict, a_duration, coercion
 
 CLOCKS = ("database", "host")
 KEEP_HISTORY = timedelta(days=90)
+# Budgets and backoffs are counted from the records; and PostgreSQL lets nobody delete younger ones (migration 0006).
+LEAST_HISTORY = timedelta(days=1)
 # The reaper's own queue: a backlog of runs must not silence what watches them.
 QUEUE = "reaper"
 # Safe in `KIND:ID`, in a log line and as a metric's label.
 KIND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def a_history(value: Any) -> timedelta:
+    """Return a duration of at least a day. Raises Wrong."""
+    length = a_duration(value)
+    if length < LEAST_HISTORY:
+        raise Wrong("E006", f"is {value}, which is less than a day", "Keep at least a day, or leave the default of 90.")
+    return length
+
 
 # What a value has to be, by the name of its setting.
 POLICY: Mapping[str, Callable[[Any], Any]] = {
@@ -47,7 +58,7 @@ TOP: Mapping[str, Callable[[Any], Any]] = {
     "ADAPTERS": some_paths,
     "KINDS": a_dict,
     "CLOCK": partial(a_choice, choices=CLOCKS, number="E010"),
-    "KEEP_HISTORY": a_duration,
+    "KEEP_HISTORY": a_history,
     **POLICY,
 }
 # The same as an adapter names them.

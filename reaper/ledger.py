@@ -99,12 +99,6 @@ def row_of(change: Change) -> tuple[Any, ...]:
     return (run.pk, str(run.phase), str(action), str(reason), *rest, *words)
 
 
-def withdraw(adapter: RunAdapter, sweep: Sweep, runs: Iterable[RunFacts]) -> None:
-    """Delete the sweep's rows of runs that were not changed after all, in the transaction that wrote them."""
-    if lost := [run.pk for run in runs]:
-        Reaping.objects.using(adapter.using).filter(kind=adapter.kind, sweep=sweep, run_id__in=lost).delete()
-
-
 def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:
     """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
     # Not by dataclasses.asdict(), whose deep copies take longer than all else that is done for a run.

@@ -15,6 +15,7 @@ from reaper.evidence import Crowd
 from reaper.facts import RunFacts
 from reaper.ledger import Doomed
 from reaper.models import Sweep
+from reaper.words import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Outbox:
         except Exception as error:
             if len(runs) > 1:
                 return {key: each for run in runs for key, each in self._messages([run]).items()}
-            logger.exception("%s:%s: the adapter made no message", self.adapter.kind, runs[0].pk)
+            logger.exception("%s:%s: the adapter made no message", self.adapter.kind, one_line(runs[0].pk))
             self.tell(f"the adapter made no message for {runs[0].pk}: {type(error).__name__}: {error}")
             return {}
 

@@ -24,6 +24,7 @@ from django.db.utils import load_backend
 
 from reaper.holding import Holding, carried, copied, cut, holding_of, merged
 from reaper.models import WorkerReport
+from reaper.words import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Reporter:
         """Log a trouble when it begins and when it is over, not with every report."""
         if error and trouble not in self.troubles:
             self.troubles.add(trouble)
-            logger.warning("%s %s: %s: %s", identity(), trouble[0], type(error).__name__, str(error).strip())
+            logger.warning("%s %s: %s: %s", identity(), trouble[0], type(error).__name__, one_line(str(error).strip()))
         elif not error and trouble in self.troubles:
             self.troubles.discard(trouble)
             logger.warning("%s %s", identity(), trouble[1])

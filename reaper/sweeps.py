@@ -26,7 +26,7 @@ from reaper.facts import NOTHING, Evidence, Phase, RunFacts
 from reaper.models import Observation, Reaping, Sweep
 from reaper.outbox import Outbox
 from reaper.signals import reaped, swept
-from reaper.words import describe
+from reaper.words import describe, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def judge(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> V
     try:
         return Verdict(run, decide(run, evidence, policy, now), evidence)
     except Exception:
-        logger.exception("%s:%s could not be judged", run.kind, run.pk)
+        logger.exception("%s:%s could not be judged", run.kind, one_line(run.pk))
         return Verdict(run, leave(Reason.UNJUDGED), evidence)
 
 
@@ -172,6 +172,7 @@ class _Sweep:
 
     def tell(self, sentence: str) -> None:
         """Add one sentence to the row, once."""
+        sentence = one_line(sentence)
         if sentence not in self.errors:
             self.errors.append(sentence)
 
@@ -236,14 +237,15 @@ class _Sweep:
         """Let no more than a few be acted on from now on where it would be most of the runs; tell why."""
         if self.counts[Reason.UNKNOWN] and (silence := self.sources.silence):
             self.tell(
-                f"held: {silence}: nothing is decided by the absence of a task until one consumes the queue again"
+                f"{brake.HELD}{silence}: nothing is decided by the absence of a task until one consumes the queue again"
             )
         unfinished = self.row.seen - self.counts[Reason.UNKNOWN_STATUS]
         if not brake.held(reaping, unfinished) or switches.state(self.adapter, self.now).released:
             return
         self.limit = min(self.limit, self.row.acted + brake.RUNS)
         many = f"{reaping} of {unfinished} {self.row.phase} runs would be acted on at once"
-        self.tell(f"held: {many}, so only {brake.RUNS} are; `manage.py reaper release {self.adapter.kind}` lets all")
+        release = f"`manage.py reaper release {self.adapter.kind}` lets all"
+        self.tell(f"{brake.HELD}{many}, so only {brake.RUNS} are; {release}")
 
     def stopped(self) -> bool:
         """Return whether somebody has switched the kind off, or to observe, since the sweep began; it is told."""
@@ -289,34 +291,41 @@ class _Sweep:
         message = describe(each.run, each.decision, self.now, by=self.actor)
         return Change(each.run, each.decision, message, new_task_id, each.evidence)
 
-    def write(self, changes: list[Change]) -> list[Change]:
+    def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Write the changes with their ledger rows in one transaction; return those that were written.
 
-        When the batch as a whole fails, each run is tried by itself, so that one bad row does not stop the others.
+        The ledger is only ever added to: a batch of which some have moved on is undone, and done without them. When a
+        batch as a whole fails, each run is tried by itself, so that one bad row does not stop the others.
         """
-        if not changes:
-            return []
-        if self.refusals >= REFUSALS:
-            self.tell("the database refused too often: the rest waits for the next sweep")
-            self.row.deferred += len(changes)
-            return []
+        while changes:
+            if self.refusals >= REFUSALS:
+                self.tell("the database refused too often: the rest waits for the next sweep")
+                self.row.deferred += len(changes)
+                return []
+            try:
+                won = self.attempt(changes)
+            except Exception as error:
+                self.refusals += isinstance(error, OperationalError)
+                if len(changes) > 1:
+                    return [change for each in changes for change in self.write([each])]
+                logger.exception("%s:%s could not be written", self.adapter.kind, one_line(changes[0].run.pk))
+                self.tell(f"{changes[0].run.pk} could not be written: {type(error).__name__}: {error}")
+                return []
+            self.row.moved_on += len(changes) - len(won)
+            if len(won) == len(changes):
+                break
+            changes = won
+        return changes
+
+    def attempt(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Write a batch; return those that could be. Unless that is all of them, nothing is."""
         self.open()
-        try:
-            with bounded(self.adapter.using):
-                # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
-                ledger.record(self.adapter, changes, self.now, self.row, self.actor)
-                won = self.adapter.apply(changes, self.now)
-                written = {change.run.pk for change in won}
-                lost = [change.run for change in changes if change.run.pk not in written]
-                ledger.withdraw(self.adapter, self.row, lost)
-        except Exception as error:
-            self.refusals += isinstance(error, OperationalError)
-            if len(changes) > 1:
-                return [each for change in changes for each in self.write([change])]
-            logger.exception("%s:%s could not be written", self.adapter.kind, changes[0].run.pk)
-            self.tell(f"{changes[0].run.pk} could not be written: {type(error).__name__}: {error}")
-            return []
-        self.row.moved_on += len(lost)
+        with bounded(self.adapter.using):
+            # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
+            ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+            won = self.adapter.apply(changes, self.now)
+            if len(won) < len(changes):
+                transaction.set_rollback(True, using=self.adapter.using)
         return won
 
     def finalize(self, parent: str) -> None:
@@ -328,7 +337,7 @@ class _Sweep:
                     ledger.finalized(self.adapter, parent, self.now, self.row, self.actor)
                     self.row.finalized += 1
         except Exception as error:
-            logger.exception("parent %s could not be finalized", parent)
+            logger.exception("parent %s could not be finalized", one_line(parent))
             self.tell(f"parent {parent} could not be finalized: {type(error).__name__}: {error}")
 
     def open(self) -> None:

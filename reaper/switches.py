@@ -9,6 +9,7 @@ from reaper import conf
 from reaper.adapters import RunAdapter
 from reaper.decisions import Mode
 from reaper.models import Exemption, Switch
+from reaper.words import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def switch(adapter: RunAdapter, by: str, now: datetime, **changes: Any) -> Switc
     for name, value in {"pk": None, "at": now, "by": by, **changes}.items():
         setattr(row, name, value)
     row.save(using=adapter.using, force_insert=True)
-    logger.warning("%s was switched by %s: %s", adapter.kind, by or "nobody", row.words)
+    logger.warning("%s was switched by %s: %s", adapter.kind, one_line(by) or "nobody", row.words)
     return row
 
 

@@ -13,6 +13,7 @@ from reaper import clock, conf, sweeps, workers
 from reaper.adapters import RunAdapter
 from reaper.decisions import alert
 from reaper.facts import Phase
+from reaper.health import health_of
 from reaper.models import Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import alerted
 from reaper.words import duration
@@ -64,12 +65,12 @@ def finalize_parents() -> None:
 
 @shared_task
 def raise_alerts() -> None:
-    """Warn of runs that are running for long, and of those that wait for long."""
+    """Warn of runs that are running or waiting for long, and of sweeps that do not go as they should."""
     each_kind(raise_alerts_of)
 
 
 def raise_alerts_of(adapter: RunAdapter) -> None:
-    """Log one line and send one signal per reason, however many runs there are."""
+    """Log one line and send one signal per reason and phase, however many runs there are."""
     now, policy = clock.now(adapter.using), conf.policy(adapter)
     found: dict[str, list] = {}
     for phase in (Phase.RUNNING, Phase.QUEUED):
@@ -81,6 +82,10 @@ def raise_alerts_of(adapter: RunAdapter) -> None:
         oldest = max(run.age(now) for run in runs)
         logger.warning("%s: %d %s runs, the oldest for %s", reason, len(runs), adapter.kind, duration(oldest))
         alerted.send_robust(sender=type(adapter), reason=reason, runs=runs, now=now)
+    for each in health_of(adapter, now):
+        for reason, sentence in each.conditions.items():
+            logger.warning("%s: %s %s: %s", reason, each.kind, each.phase, sentence)
+            alerted.send_robust(sender=type(adapter), reason=reason, runs=[], now=now, phase=each.phase, says=sentence)
 
 
 @shared_task

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from reaper.decisions import Action, Decision
 from reaper.facts import Evidence, History, Phase, Presence, RunFacts, Vital, hostname
 
+# What is not of this project (names, ids, errors) is said at no greater length.
+LONGEST = 500
 VERBS = {
     Action.LEAVE: "Left alone",
     Action.REQUEUE: "Requeued",
@@ -13,6 +15,12 @@ VERBS = {
     Action.FAIL: "Failed",
     Action.CLOSE: "Closed",
 }
+
+
+def one_line(text: object, most: int = LONGEST) -> str:
+    """Return what came from elsewhere as one line that is no command to a terminal and no second line of a log."""
+    said = "".join(char if char.isprintable() else " " for char in str(text)[: most + 1])
+    return said if len(said) <= most else f"{said[:most]}…"
 
 
 def describe(run: RunFacts, decision: Decision, now: datetime, *, by: str = "") -> str:

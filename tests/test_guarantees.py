@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.faults.__main__ import table, written
 from tests.mutants.guards import GUARDS
 from tests.processes import ROOT
 
@@ -21,6 +22,12 @@ def test_each_promise_names_tests_that_are_there(number):
     named = re.findall(r"`(test_\w+)`", promise)
     assert named
     assert set(named) <= THERE
+
+
+def test_the_table_of_faults_is_that_of_the_tests():
+    assert written(PAGE) == PAGE, "write it anew: python -m tests.faults"
+    marked = sum(path.read_text().count("\n@pytest.mark.fault(") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert table().count("\n") == marked >= 19
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=[guard.name for guard in GUARDS])

@@ -7,7 +7,8 @@ import pytest
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper import conf
-from reaper.models import FirstLook, WorkerReport
+from reaper.health import phases
+from reaper.models import FirstLook, Sweep, WorkerReport
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -59,6 +60,14 @@ def fresh(row):
 def sent_child(job=None, **fields):
     """One pending child, of a pending parent of its own unless one is given."""
     return child(job or parent(status="pending", started_at=None), "pending", **fields)
+
+
+def swept(at=NOW):
+    """Everything was swept, and nothing was to be done."""
+    for adapter in conf.adapters().values():
+        for phase in phases(adapter):
+            times = {"started_at": at, "finished_at": at}
+            Sweep.objects.update_or_create(kind=adapter.kind, phase=phase, idle=True, defaults=times)
 
 
 # --- what is behind the rows --------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ class CrawlJob(RunFields):
         SCHEDULE = "schedule"
         API = "api"
 
-    source = models.ForeignKey(Source, models.CASCADE, null=True, blank=True, related_name="crawl_jobs")
+    # Its index is below: one that has the parents' NULLs too, PostgreSQL takes for finding unfinished parents.
+    source = models.ForeignKey(Source, models.CASCADE, null=True, blank=True, related_name="crawl_jobs", db_index=False)
     is_multi_source = models.BooleanField(default=False)
     status = models.CharField(max_length=20, choices=Status, default=Status.PENDING)
     triggered_by = models.CharField(max_length=20, choices=Trigger, default=Trigger.MANUAL)
@@ -100,6 +101,7 @@ class CrawlJob(RunFields):
             models.UniqueConstraint(fields=["task_id"], condition=~Q(task_id=""), name="crawl_jobs_task_id_unique"),
         ]
         indexes = [
+            models.Index(fields=["source"], condition=Q(source__isnull=False), name="crawl_jobs_source"),
             models.Index(fields=["created_at"], name="crawl_jobs_created"),
             models.Index(fields=["started_at", "id"], condition=Q(status="running"), name="crawl_jobs_running"),
             models.Index(fields=["queued_at", "id"], condition=Q(status="pending"), name="crawl_jobs_pending"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -10,6 +11,7 @@ from django.dispatch import receiver
 
 from apps.sources import runs, tasks
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
+from apps.sources.outcomes import ENDED
 from reaper import clock, conf, ledger, reporter, rows
 from reaper.adapters import Message, ModelRunAdapter
 from reaper.facts import RunFacts
@@ -18,7 +20,6 @@ from reaper.facts import RunFacts
 tasks.identify = reporter.identity
 
 CHILDREN = CrawlJobSourceResult.objects.filter(crawl_job=OuterRef("pk"))
-UNFINISHED_CHILDREN = CHILDREN.exclude(status__in=["completed", "failed", "skipped"])
 
 
 class _CrawlRuns(ModelRunAdapter):
@@ -70,23 +71,30 @@ class SourceResults(_CrawlRuns):
 
     def stuck_parents(self) -> Iterator[str]:
         """Yield the jobs that are no runs, are not finalized, and have no child that is still unfinished."""
-        jobs = CrawlJob.objects.using(self.using)
-        ended = jobs.filter(~Exists(UNFINISHED_CHILDREN), finalized_at=None)
-        with_source = ended.filter(Exists(CHILDREN), source__isnull=False)
-        # Children that are still to be made are waited for; then a parent without any has failed.
-        expecting = jobs.filter(~Exists(CHILDREN), created_at__gte=clock.now(self.using) - settings.CRAWL_QUEUE_TIMEOUT)
+        jobs = CrawlJob.objects.using(self.using).filter(finalized_at=None)
+        with_source = jobs.filter(Exists(CHILDREN), source__isnull=False)
         # A job that has ended can only be a parent when it has no source. Each query has an index that is in its order:
         # asked for in any other way, PostgreSQL reads all the jobs that there are.
         statuses = ("running", "pending", "cancelled", "paused")
         for found, by in (
-            *((ended.filter(source=None, status=status), None) for status in statuses),
+            *((jobs.filter(source=None, status=status), None) for status in statuses),
             (with_source.filter(status="running"), "started_at"),
             (with_source.filter(status="pending"), "queued_at"),
         ):
             for page in rows.pages(found, ["pk", by] if by else ["pk"], by):
-                keys = [row["pk"] for row in page]
-                awaited = set(expecting.filter(pk__in=keys).values_list("pk", flat=True))
-                yield from (str(pk) for pk in keys if pk not in awaited)
+                yield from self._without_unfinished([row["pk"] for row in page])
+
+    def _without_unfinished(self, parents: list[UUID]) -> Iterator[str]:
+        """Those of the jobs that wait for no child: none is unfinished, and none is still to be made."""
+        children: dict[UUID, set[str]] = {pk: set() for pk in parents}
+        of_these = CrawlJobSourceResult.objects.using(self.using).filter(crawl_job__in=parents)
+        for parent, status in of_these.order_by().values_list("crawl_job_id", "status").distinct():
+            children[parent].add(status)
+        latest = clock.now(self.using) - settings.CRAWL_QUEUE_TIMEOUT
+        childless = [pk for pk, statuses in children.items() if not statuses]
+        young = CrawlJob.objects.using(self.using).filter(pk__in=childless, created_at__gte=latest)
+        awaited = set(young.values_list("pk", flat=True)) if childless else set()
+        yield from (str(pk) for pk, statuses in children.items() if statuses <= ENDED and pk not in awaited)
 
     def finalize(self, parent: str) -> bool:
         """Give the parent its outcome."""

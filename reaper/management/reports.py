@@ -1,34 +1,26 @@
 """What the `reaper` command finds out, before it is printed: every run is one `Line`, whatever is done with it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from django.apps import apps
 from django.db.models import F
 
-from reaper import clock, conf, ledger, sweeps, switches
+from reaper import clock, conf, ledger, sweeps
 from reaper.adapters import RunAdapter
 from reaper.broker import Broker
-from reaper.decisions import Action, Mode, Policy, Reason, alert
+from reaper.decisions import Action, Policy, Reason, alert
 from reaper.evidence import Sources
 from reaper.facts import NOTHING, Phase, RunFacts
+from reaper.health import Health, health_of
 from reaper.models import Reaping, RefusedWrite, Sweep
 from reaper.rows import PAGE
 from reaper.sweeps import PARENTS, Verdict
 from reaper.words import evidence_in_words
 
-# The task that sweeps each phase, by which its schedule is found.
-TASKS = {
-    Phase.RUNNING: "reaper.tasks.sweep_running",
-    Phase.QUEUED: "reaper.tasks.sweep_pending",
-    PARENTS: "reaper.tasks.finalize_parents",
-}
-# A sweep that missed one tick may have waited behind another; one that missed three is not running.
-MISSED = 3
 # What `explain` tells of a run's past.
 HISTORY = 100
 STAMPS = ("created_at", "queued_at", "started_at", "progress_at")
@@ -64,12 +56,6 @@ class Line(NamedTuple):
 
 
 Show = Callable[[list[Line]], Any]
-
-
-def phases(adapter: RunAdapter) -> list[str]:
-    """Return what there is to sweep of a kind: its parents only when it has any."""
-    has_parents = type(adapter).stuck_parents is not RunAdapter.stuck_parents
-    return [Phase.RUNNING, Phase.QUEUED, *([PARENTS] if has_parents else [])]
 
 
 def of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> Line:
@@ -142,29 +128,6 @@ class Listed:
             self.lines.append(line)
 
 
-class Health(NamedTuple):
-    """How the sweeps of one kind and phase are doing."""
-
-    kind: str
-    phase: str
-    # How long ago the last sweep without errors ended; None when there was none.
-    last_good: timedelta | None
-    overdue: bool
-    # Sentences about its schedule and about what went wrong since.
-    notes: Sequence[str] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as the JSON of `diagnose` has it."""
-        ago = None if self.last_good is None else int(self.last_good.total_seconds())
-        return {
-            "kind": self.kind,
-            "phase": self.phase,
-            "last_good_s": ago,
-            "overdue": self.overdue,
-            "notes": list(self.notes),
-        }
-
-
 @dataclass
 class Diagnosis:
     """What would happen now: what would be acted on, what is worth a look, the rest by reason, and the sweeps."""
@@ -190,7 +153,6 @@ class Diagnosis:
 def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None) -> Diagnosis:
     """Return what would happen now, with at most `limit` lines of each sort. Reads only."""
     found = Diagnosis(Listed(limit), Listed(limit), Listed(limit))
-    schedules = scheduled()
     for adapter in adapters.values():
         now, policy = clock.now(adapter.using), conf.policy(adapter)
         with Broker() as broker:
@@ -201,7 +163,7 @@ def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None) -> Di
         for parent in adapter.stuck_parents():
             found.parents.add(of_parent(adapter, parent))
             found.counts[Reason.CHILDREN_ENDED] += 1
-        found.sweeps += [health(adapter, phase, now, schedules.get(phase)) for phase in phases(adapter)]
+        found.sweeps += health_of(adapter, now)
     return found
 
 
@@ -215,57 +177,6 @@ def sort(found: Diagnosis, verdict: Verdict, policy: Policy, now: datetime) -> N
     found.left[line.reason] += 1
     if line.alert:
         found.alerts.add(line)
-
-
-class Schedule(NamedTuple):
-    """How often Beat starts a task, and whether it is switched on."""
-
-    every: timedelta
-    enabled: bool
-
-
-def scheduled() -> dict[str, Schedule]:
-    """Return the schedule of each phase that Beat has one for: of several the one that is on."""
-    if not apps.is_installed("django_celery_beat"):
-        return {}
-    rows = apps.get_model("django_celery_beat.PeriodicTask").objects.exclude(interval=None)
-    of_task = {
-        row.task: Schedule(row.interval.schedule.run_every, row.enabled)
-        for row in rows.filter(task__in=TASKS.values()).select_related("interval").order_by("enabled", "pk")
-    }
-    return {phase: of_task[task] for phase, task in TASKS.items() if task in of_task}
-
-
-def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None) -> Health:
-    """Return how the sweeps of one kind and phase are doing."""
-    rows = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, phase=phase).order_by("-started_at")
-    good = rows.filter(errors=[], finished_at__isnull=False).first()
-    last = rows.first()
-    ago = now - good.finished_at if good and good.finished_at else None
-    notes = list(notes_on(adapter, now))
-    if schedule is None:
-        notes.append("no schedule")
-    elif not schedule.enabled:
-        notes.append("its schedule is switched off")
-    if last and not last.finished_at:
-        notes.append(f"the one that began at {last.started_at:%H:%M:%S} has not ended")
-    elif last:
-        notes += last.errors
-    late = ago is None or (schedule is not None and ago > MISSED * schedule.every)
-    return Health(adapter.kind, phase, ago, late, notes)
-
-
-def notes_on(adapter: RunAdapter, now: datetime) -> Iterator[str]:
-    """Yield how a kind is switched, where that is not as usual."""
-    mode, paused, released = switches.state(adapter, now)
-    row = switches.newest(adapter)
-    who = f" by {row.by}" if row else ""
-    if paused:
-        yield f"it is paused{who} until {paused:%Y-%m-%d %H:%M:%S %Z}"
-    elif mode is not Mode.ACT:
-        yield f"it is switched to {mode}{who if row and row.mode else ' by the settings'}"
-    if released:
-        yield f"the brake is released{who}"
 
 
 def history(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:

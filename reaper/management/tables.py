@@ -12,10 +12,11 @@ from rich.text import Text
 
 from reaper.decisions import Action, Decision, Policy, Reason
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
-from reaper.management.reports import Diagnosis, Health, Line
+from reaper.health import Health
+from reaper.management.reports import Diagnosis, Line
 from reaper.models import Sweep
 from reaper.sweeps import PARENTS
-from reaper.words import duration, evidence_in_words
+from reaper.words import duration, evidence_in_words, one_line
 
 # Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
 UNWRAPPED = 10_000
@@ -50,11 +51,11 @@ class Page:
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print a line."""
-        self.console.print(text, style=style)
+        self.console.print(one_line(text, UNWRAPPED), style=style)
 
     def indented(self, text: str) -> None:
         """Print a paragraph of what stands under a title."""
-        self.console.print(Padding(text, (0, 0, 0, 2), expand=False))
+        self.console.print(Padding(one_line(text, UNWRAPPED), (0, 0, 0, 2), expand=False))
 
     def title(self, text: str) -> None:
         """Print the title of what follows."""
@@ -184,7 +185,7 @@ def cells(line: Line) -> tuple[str, str, str, str]:
     state = "parent" if line.phase == PARENTS else str(line.phase)
     if line.age is not None:
         state = f"{state} {duration(line.age)}"
-    return run, state, str(line.action), str(line.alert if line.action == Action.LEAVE else line.reason)
+    return one_line(run), state, str(line.action), str(line.alert if line.action == Action.LEAVE else line.reason)
 
 
 def aligned(row: Sequence[str]) -> str:

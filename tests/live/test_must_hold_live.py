@@ -35,6 +35,7 @@ pytestmark = [
 HOUR = timedelta(hours=1)
 
 
+@pytest.mark.fault("clocks are an hour off, workers are busy, draining, halted, of an older release")
 def test_runs_that_a_live_worker_holds_are_left_alone_whatever_makes_it_look_dead(stage, broker):
     """Each worker looks dead in a way of its own, for longer than the silence limit; in the end all runs complete."""
     odd = {"ahead": "ahead", "behind": "behind", "old": "mute", "computing": "computing", "redelivered": "forgetful"}
@@ -164,6 +165,7 @@ def sweep_again():
     return sweep_pending()
 
 
+@pytest.mark.fault("the broker loses some of 5,000 messages")
 def test_of_5000_waiting_runs_only_those_whose_messages_are_gone_are_sent_again(stage, broker, caplog):
     ids = await_backlog(stage)
     assert sweep_again().acted == 0
@@ -248,6 +250,7 @@ def worker_holds():
     return held
 
 
+@pytest.mark.fault("the broker is full")
 def test_a_redis_at_its_memory_limit_costs_no_run_anything_and_all_goes_out_once_it_can(transactional_db, broker):
     source, then = Source.objects.create(name="unsent"), timezone.now() - HOUR
     CrawlJob.objects.bulk_create([CrawlJob(source=source, created_at=then) for _ in range(3)])

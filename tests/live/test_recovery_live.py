@@ -23,6 +23,7 @@ pytestmark = [
 SOON = 60
 
 
+@pytest.mark.fault("some of many workers are killed, out of memory, evicted, stopped, over their time limit, deployed")
 def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(stage):
     """Ten workers, each with a run under way, and then each in trouble of its own; one more stays and is idle."""
     lost = ("killed", "out_of_memory", "quit", "group", "evicted", "stopped")
@@ -73,6 +74,7 @@ def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(sta
     assert stage.wrongly_reaped() == {"stopped"}, "its process lived, but nobody could have known"
 
 
+@pytest.mark.fault("all workers of a queue are dead")
 def test_the_run_of_a_worker_that_was_alone_waits_until_it_is_back(stage):
     """Alone on its queue, its silence might be the network's; one silence limit after its return it is not."""
     stage.start("reaper", queues="reaper")

@@ -9,8 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
+from urllib.parse import urlsplit
 
 from tests.mutants.guards import GUARDS, Guard
 
@@ -18,12 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED = 0, 1
 # Seconds for one run of the tests; without a guard some may hang.
 PATIENCE = 240
+# Guards that are tried at once, each in a copy with a database of its own.
+LANES = 2
 
 
 def pytest(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run tests of the copy; the test database is made once and kept."""
+    """Run tests of the copy; the test database, which has the copy's name, is made once and kept."""
     options = ["-q", "--reuse-db", "-m", "not live", "-p", "no:cacheprovider", "-p", "no:randomly", "--timeout", "60"]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    database = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{folder.name}").geturl()
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "DATABASE_URL": database}
     command = [sys.executable, "-m", "pytest", *options, *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -57,22 +64,41 @@ def without(guard: Guard, folder: Path) -> tuple[str, str]:
     return ("SURVIVED", "") if done.returncode == PASSED else (f"broken: {done.stdout[-500:]}{done.stderr[-500:]}", "")
 
 
+@contextmanager
+def lanes(guards: Sequence[Guard]) -> Iterator[Queue[Path]]:
+    """Yield the copies. Raises SystemExit when the tests are red as it is."""
+    tests = dict.fromkeys(test for guard in guards for test in guard.tests)
+    with tempfile.TemporaryDirectory(prefix="reaper-mutants-") as temporary, ThreadPoolExecutor(LANES) as pool:
+        copies = [copy_of_the_code(Path(temporary) / f"lane{number}") for number in range(min(LANES, len(guards)))]
+        # The first tries all the tests; the others only make their databases, by one of them.
+        asked = [[*tests], *([next(iter(tests))] for _ in copies[1:])]
+        for done in pool.map(lambda copy, words: pytest(copy, "--create-db", *words), copies, asked):
+            if done.returncode != PASSED:
+                raise SystemExit(f"The tests are red already:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        free: Queue[Path] = Queue()
+        for copy in copies:
+            free.put(copy)
+        yield free
+
+
+def tried(guard: Guard, free: Queue[Path]) -> bool:
+    """Try one guard in a copy that is free, print what became of it, and return whether a test noticed."""
+    folder = free.get()
+    try:
+        begin = time.monotonic()
+        fate, by = without(guard, folder)
+        print(f"{guard.name:45} {fate:10} {time.monotonic() - begin:5.1f} s  {by}", flush=True)
+    finally:
+        free.put(folder)
+    return fate == "killed"
+
+
 def main(chosen: Sequence[str]) -> int:
     """Try every guard, or those whose names contain one of the words; print a table; return the exit status."""
     guards = [guard for guard in GUARDS if not chosen or any(word in guard.name for word in chosen)]
-    with tempfile.TemporaryDirectory(prefix="reaper-mutants-") as temporary:
-        folder = copy_of_the_code(Path(temporary))
-        whole = pytest(folder, "--create-db", *dict.fromkeys(test for guard in guards for test in guard.tests))
-        if whole.returncode != PASSED:
-            print(f"The tests are red already:\n{whole.stdout[-3000:]}{whole.stderr[-1000:]}")
-            return 1
-        alive = []
-        for guard in guards:
-            begin = time.monotonic()
-            fate, by = without(guard, folder)
-            print(f"{guard.name:45} {fate:10} {time.monotonic() - begin:5.1f} s  {by}", flush=True)
-            if fate != "killed":
-                alive.append(guard.name)
+    with lanes(guards) as free, ThreadPoolExecutor(LANES) as pool:
+        fates = list(pool.map(lambda guard: tried(guard, free), guards))
+    alive = [guard.name for guard, killed in zip(guards, fates, strict=True) if not killed]
     print(f"mutants: {len(guards)}, killed {len(guards) - len(alive)}, not killed: {', '.join(alive) or 'none'}")
     return int(bool(alive))
 

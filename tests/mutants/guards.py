@@ -25,12 +25,12 @@ CLAIM = "waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=
 WRITE = "mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)"
 EMPTY = "model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id).update"
 SEEN = "return now == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]"
-RECORD = """            with bounded(self.adapter.using):
-                # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
-                ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+RECORD = """        with bounded(self.adapter.using):
+            # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
+            ledger.record(self.adapter, changes, self.now, self.row, self.actor)
 """
-RECORD_APART = """            ledger.record(self.adapter, changes, self.now, self.row, self.actor)
-            with bounded(self.adapter.using):
+RECORD_APART = """        ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+        with bounded(self.adapter.using):
 """
 
 
@@ -81,6 +81,11 @@ GUARDS = [
         "reaper/sweeps.py",
         SWEEPS,
         ("the ledger in the same transaction", RECORD, RECORD_APART),
+        (
+            "no ledger of what was not written",
+            "if len(won) < len(changes):\n                t",
+            "if False:\n                t",
+        ),
         ("no sweep inside a transaction", "durable=True", "durable=False"),
         (
             "an owed revoke",
@@ -99,7 +104,6 @@ GUARDS = [
     *of(
         "reaper/ledger.py",
         LEDGER,
-        ("the ledger of what was not written", "if lost := [run.pk for run in runs]:", "if lost := []:"),
         ("a kill only where it executes", 'partition("/")[0] if self.terminate else ""', 'partition("/")[0]'),
         ("budgets begin anew by hand only", 'if row["actor"]:', "if True:"),
     ),

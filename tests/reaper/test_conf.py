@@ -153,6 +153,11 @@ def test_an_optional_value_may_be_none():
     assert optional(5) == timedelta(seconds=5)
 
 
+def test_a_day_of_history_is_enough():
+    with named("Orders", KEEP_HISTORY=timedelta(days=1)):
+        assert conf.keep_history() == timedelta(days=1)
+
+
 def test_clock_and_keep_history_are_read():
     with named("Orders", CLOCK="host", KEEP_HISTORY=timedelta(days=7)):
         assert (conf.clock(), conf.keep_history()) == ("host", timedelta(days=7))
@@ -212,6 +217,7 @@ WRONG_SETTINGS = {
     "beyond a timedelta": ({**ORDERS, "RUN_TIMEOUT": 1e300}, ["E008"]),
     "beyond a float": ({**ORDERS, "RUN_TIMEOUT": 10**400}, ["E008"]),
     "the longest timedelta": ({**ORDERS, "KEEP_HISTORY": timedelta.max}, ["E008"]),
+    "history of less than a day": ({**ORDERS, "KEEP_HISTORY": timedelta(days=1) - timedelta(seconds=1)}, ["E006"]),
     "beyond a database's integer": ({**ORDERS, "MAX_ACTIONS": 2**31}, ["E008"]),
     "neither fail nor requeue": ({**ORDERS, "ON_TIMEOUT": "retry"}, ["E009"]),
     "an action, but none of these": ({**ORDERS, "ON_TIMEOUT": Action.LEAVE}, ["E009"]),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.db import IntegrityError, connection, transaction
 from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ ADAPTER = CrawlJobs()
 RUN = RunFacts(kind="crawl_job", pk="7", phase=Phase.QUEUED, status="pending", task_id="t1", queued_at=NOW)
 
 pytestmark = pytest.mark.django_db
+on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="the trigger is PostgreSQL's")
 
 
 def entry(action="requeue", phase="queued", new="", sent=False, by="", at=NOW, run="7", **fields):
@@ -183,16 +185,71 @@ def test_a_batch_of_any_size_is_written():
     changes = [Change(replace(RUN, pk=str(pk)), Decision(Action.FAIL, Reason.STALLED), "") for pk in range(1_001)]
     ledger.record(ADAPTER, changes, NOW, sweep, "")
     assert sorted(map(int, Reaping.objects.values_list("run_id", flat=True))) == list(range(1_001))
-    ledger.withdraw(ADAPTER, sweep, [change.run for change in changes[1:]])
-    assert Reaping.objects.get().run_id == "0"
 
 
-def test_only_the_sweeps_own_rows_are_withdrawn():
+# --- nobody changes it --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def young():
+    """A row of this moment, by the database's own clock."""
     sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
-    entry()
-    entry(sweep=sweep, run="8")
-    ledger.withdraw(ADAPTER, sweep, [RUN])
-    assert Reaping.objects.count() == 2
+    ledger.record(ADAPTER, [Change(RUN, Decision(Action.REQUEUE, Reason.LOST), "", "new")], now(), sweep, "")
+    return Reaping.objects.get()
+
+
+def now():
+    """The database's time, which no test can freeze."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT now()")
+        return cursor.fetchone()[0]
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: "other"} for name in ("kind", "run_id", "phase", "action", "reason", "task_id", "new_task_id")),
+        *({name: True} for name in ("exhausted", "interrupted", "terminate")),
+        *({name: {"a": 1}} for name in ("facts", "evidence")),
+        {"message": "other"},
+        {"actor": "other"},
+        {"at": NOW},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_was_recorded_is_never_changed(young, change):
+    before = Reaping.objects.values().get()
+    with pytest.raises(IntegrityError, match=f"row {young.pk} is not changed"), transaction.atomic():
+        Reaping.objects.update(**change)
+    assert Reaping.objects.values().get() == before
+
+
+@on_postgresql
+def test_a_dispatch_is_confirmed_once_and_the_confirmation_stays(young):
+    ledger.confirm(ADAPTER, {RUN.pk: "new"}, NOW)
+    assert Reaping.objects.get().published_at == NOW
+    for later in (None, NOW + SECOND):
+        with pytest.raises(IntegrityError, match="is not changed"), transaction.atomic():
+            Reaping.objects.update(published_at=later)
+
+
+@on_postgresql
+def test_a_row_outlives_its_sweep_and_belongs_to_no_other(young):
+    other = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
+    with pytest.raises(IntegrityError, match="is not changed"), transaction.atomic():
+        Reaping.objects.update(sweep=other)
+    Sweep.objects.all().delete()
+    assert Reaping.objects.get().sweep is None
+
+
+@on_postgresql
+def test_a_row_is_deleted_by_its_age_only(young):
+    with pytest.raises(IntegrityError, match=f"row {young.pk} is too young to be deleted"), transaction.atomic():
+        Reaping.objects.all().delete()
+    entry(at=now() - 13 * HOUR)
+    Reaping.objects.exclude(pk=young.pk).delete()
+    assert Reaping.objects.get() == young
 
 
 def report(hostname, silent=timedelta(0), **fields):

@@ -265,6 +265,7 @@ def test_a_stopped_worker_is_dead_by_its_silence_and_lives_again_when_it_goes_on
 # --- its database -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("the database ends a worker's session")
 def test_a_worker_whose_session_was_ended_reports_again_over_a_new_one_and_is_never_dead(stage):
     worker = next_report("threads")
     row = WorkerReport.objects.filter(incarnation=worker.incarnation)
@@ -282,6 +283,7 @@ def test_a_worker_whose_session_was_ended_reports_again_over_a_new_one_and_is_ne
         assert "cannot report" not in log()
 
 
+@pytest.mark.fault("the database does not answer a worker")
 def test_a_database_that_hangs_stops_only_the_reports_and_they_return_by_themselves(stage):
     before = next_report("prefork")
     with stage.listening("prefork") as log:

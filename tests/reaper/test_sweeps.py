@@ -674,6 +674,21 @@ def test_a_run_that_moves_on_while_it_is_judged_is_left_alone(what, broker):
         assert (fresh(job).status, fresh(job).error_message) == ("completed", "")
 
 
+def test_a_batch_of_which_one_moves_on_is_undone_and_done_without_it(broker):
+    class Losing(CrawlJobs):
+        batches = 0
+
+        def apply(self, changes, now):
+            self.batches += 1
+            return super().apply(changes, now)[self.batches == 1 :]
+
+    jobs = [running_job(ago) for ago in (4 * HOUR, 3 * HOUR, 2 * HOUR)]
+    row = sweep(losing := Losing())
+    assert (row.acted, row.moved_on, row.errors, losing.batches) == (2, 1, [], 2)
+    assert [fresh(job).status for job in jobs] == ["running", "failed", "failed"]
+    assert list(Reaping.objects.order_by("id").values_list("run_id", flat=True)) == [str(job.pk) for job in jobs[1:]]
+
+
 @on_postgresql
 @pytest.mark.django_db(transaction=True)
 def test_sweeps_that_overlap_act_on_every_run_once(broker):

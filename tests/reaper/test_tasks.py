@@ -10,7 +10,8 @@ from reaper import conf, tasks
 from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import alerted
 from tests.plugin.adapter import Parcels
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, child, fresh, lost_job, parent, queued_job, running_job
+from tests.reaper.test_sweeps import connected
+from tests.worlds import HOUR, MINUTE, NOW, SECOND, child, fresh, lost_job, parent, queued_job, running_job, swept
 
 HERE = "tests.reaper.test_tasks"
 DAY = timedelta(days=1)
@@ -84,7 +85,8 @@ def test_the_tasks_are_registered_under_the_names_that_the_schedules_use():
 
 @pytest.fixture
 def heard():
-    """The warnings that were signalled, as (reason, kind, keys)."""
+    """The warnings that were signalled, as (reason, kind, keys). The sweeps themselves are well."""
+    swept()
     found = []
 
     def note(sender, reason, runs, now, **_):
@@ -114,7 +116,7 @@ def test_runs_that_are_running_or_waiting_for_long_are_told_at_once(heard, caplo
         "backlog: 1 crawl_job runs, the oldest for 15 min 1 s",
         "long_running: 1 source_result runs, the oldest for 31 min",
     ]
-    assert Sweep.objects.count() == Reaping.objects.count() == 0
+    assert (Sweep.objects.filter(idle=False).count(), Reaping.objects.count()) == (0, 0)
 
 
 @freeze_time(NOW)
@@ -124,6 +126,30 @@ def test_where_nothing_is_late_nothing_is_said(heard, caplog):
     running_job(started_at=None, queued_at=None, created_at=NOW)
     tasks.raise_alerts()
     assert (heard, caplog.messages) == ([], [])
+
+
+@freeze_time(NOW)
+def test_a_sweep_that_does_not_go_as_it_should_is_told(caplog):
+    swept(NOW - 15 * SECOND)
+    failing = {"kind": "crawl_job", "phase": "queued", "errors": ["the broker did not answer"]}
+    Sweep.objects.create(started_at=NOW, finished_at=NOW, **failing)
+    told = []
+    with connected(alerted, lambda sender, **said: told.append((sender.kind, said))):
+        tasks.raise_alerts()
+    assert told == [
+        (
+            "crawl_job",
+            {
+                "signal": alerted,
+                "reason": "sweep_failing",
+                "runs": [],
+                "now": NOW,
+                "phase": "queued",
+                "says": "the broker did not answer",
+            },
+        )
+    ]
+    assert caplog.messages == ["sweep_failing: crawl_job queued: the broker did not answer"]
 
 
 @freeze_time(NOW)

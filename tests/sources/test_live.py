@@ -90,6 +90,7 @@ def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once
     assert broker.ids() == []
 
 
+@pytest.mark.fault("a worker is killed, and its kind is requeued")
 def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, broker, settings):
     lost, never_sent = job_of(slow.url), job_of(slow.url)
     with start("victim") as victim:

@@ -15,7 +15,7 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from reaper import clock, conf, sweeps
+from reaper import clock, conf, health, sweeps
 from reaper.adapters import RunAdapter
 from reaper.decisions import Action, Mode
 from reaper.facts import Phase, RunFacts
@@ -125,7 +125,7 @@ class Command(Switching, BaseCommand):
         if dry_run and not json:
             self.page.title("Dry run: nothing is written.")
         for adapter in self.chosen(kind):
-            for phase in reports.phases(adapter):
+            for phase in health.phases(adapter):
                 act = reports.rehearse if dry_run else reports.perform
                 swept.append(act(adapter, phase, lines.extend if json else self.page.runs))
         if json:
@@ -144,7 +144,7 @@ class Command(Switching, BaseCommand):
         found = reports.diagnose(conf.adapters(), limit=None if json else SHOWN)
         if json:
             lines = [*found.acting.lines, *found.parents.lines, *found.alerts.lines]
-            self.print_json(found.counts, lines, sweeps=[health.as_json() for health in found.sweeps])
+            self.print_json(found.counts, lines, sweeps=[each.as_json() for each in found.sweeps])
         else:
             self.page.diagnosis(found)
         return WELL if found.well else NOT_WELL
@@ -177,7 +177,7 @@ class Command(Switching, BaseCommand):
         if parent.partition(":")[0] in conf.adapters():
             raise CommandError(f"{parent!r} names a run: give the parent's id alone, without a kind.", returncode=USAGE)
         for adapter in conf.adapters().values():
-            if reports.PARENTS not in reports.phases(adapter):
+            if sweeps.PARENTS not in health.phases(adapter):
                 continue
             done, row = sweeps.finalize_by_hand(adapter, parent, actor(user))
             if done:

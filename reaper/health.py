@@ -1,0 +1,145 @@
+"""The reaper watched: how the sweeps of each kind and phase are doing, and what of it is worth a warning."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.apps import apps
+
+from reaper import switches
+from reaper.adapters import RunAdapter
+from reaper.brake import HELD
+from reaper.decisions import Mode
+from reaper.facts import Phase
+from reaper.models import Sweep
+from reaper.sweeps import PARENTS
+from reaper.words import duration
+
+# The task that sweeps each phase, by which its schedule is found.
+TASKS = {
+    Phase.RUNNING: "reaper.tasks.sweep_running",
+    Phase.QUEUED: "reaper.tasks.sweep_pending",
+    PARENTS: "reaper.tasks.finalize_parents",
+}
+# A sweep that missed one tick may have waited behind another; one that missed three is not running.
+MISSED = 3
+# As seldom as any is started by default: of one that nobody has a schedule for, such as with `manage.py reaper run`.
+SELDOM = timedelta(minutes=1)
+SWITCHED_OFF, OVERDUE, FAILING, BRAKE_HELD = "switched_off", "sweep_overdue", "sweep_failing", "brake_held"
+
+
+class Schedule(NamedTuple):
+    """How often Beat starts a task, and whether it is switched on."""
+
+    every: timedelta
+    enabled: bool
+
+
+class Health(NamedTuple):
+    """How the sweeps of one kind and phase are doing."""
+
+    kind: str
+    phase: str
+    # How long ago the last sweep without errors ended; None when there was none.
+    last_good: timedelta | None
+    overdue: bool
+    # What is worth a warning: its name, and a sentence.
+    conditions: Mapping[str, str]
+    # Sentences about its switches, its schedule, and what went wrong since.
+    notes: Sequence[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the JSON of `diagnose` has it."""
+        ago = None if self.last_good is None else int(self.last_good.total_seconds())
+        return {
+            "kind": self.kind,
+            "phase": self.phase,
+            "last_good_s": ago,
+            "overdue": self.overdue,
+            "conditions": dict(self.conditions),
+            "notes": list(self.notes),
+        }
+
+
+def health_of(adapter: RunAdapter, now: datetime) -> list[Health]:
+    """Return how each phase of a kind is swept."""
+    schedules = scheduled()
+    return [health(adapter, phase, now, schedules.get(phase)) for phase in phases(adapter)]
+
+
+def phases(adapter: RunAdapter) -> list[str]:
+    """Return what there is to sweep of a kind: its parents only when it has any."""
+    has_parents = type(adapter).stuck_parents is not RunAdapter.stuck_parents
+    return [Phase.RUNNING, Phase.QUEUED, *([PARENTS] if has_parents else [])]
+
+
+def scheduled() -> dict[str, Schedule]:
+    """Return the schedule of each phase that Beat has one for: of several the one that is on."""
+    if not apps.is_installed("django_celery_beat"):
+        return {}
+    rows = apps.get_model("django_celery_beat.PeriodicTask").objects.exclude(interval=None)
+    of_task = {
+        row.task: Schedule(row.interval.schedule.run_every, row.enabled)
+        for row in rows.filter(task__in=TASKS.values()).select_related("interval").order_by("enabled", "pk")
+    }
+    return {phase: of_task[task] for phase, task in TASKS.items() if task in of_task}
+
+
+def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None) -> Health:
+    """Return how the sweeps of one kind and phase are doing."""
+    rows = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, phase=phase).order_by("-started_at", "-id")
+    ended, last = rows.exclude(finished_at=None), rows.first()
+    limit = MISSED * (schedule.every if schedule else SELDOM)
+    ago, good = (since(each, now) for each in (ended.first(), ended.filter(errors=[]).first()))
+    state, off, wrong = switches.state(adapter, now), disabled(schedule), of_last(last)
+    notes = [*switched(adapter, state), *off, *([] if schedule else ["no schedule"]), *wrong]
+    if last and not last.finished_at and now - last.started_at <= SELDOM:
+        wrong = []
+    found = {
+        SWITCHED_OFF: [*(switched(adapter, state) if state.mode is Mode.OFF else ()), *off],
+        OVERDUE: overdue(ago, limit),
+        BRAKE_HELD: [each for each in wrong if each.startswith(HELD)],
+        FAILING: [each for each in wrong if not each.startswith(HELD)],
+    }
+    if found[SWITCHED_OFF]:
+        # Then it is known why none comes.
+        del found[OVERDUE]
+    conditions = {name: "; ".join(sentences) for name, sentences in found.items() if sentences}
+    return Health(adapter.kind, phase, good, good is None or good > limit, conditions, notes)
+
+
+def overdue(ago: timedelta | None, limit: timedelta) -> list[str]:
+    """Return that no sweep has ended for longer than the limit, well or not."""
+    if ago is None:
+        return ["it has never been swept"]
+    return [f"the last sweep ended {duration(ago)} ago"] if ago > limit else []
+
+
+def since(sweep: Sweep | None, now: datetime) -> timedelta | None:
+    """Return how long ago a sweep ended; None when there is none."""
+    return now - sweep.finished_at if sweep and sweep.finished_at else None
+
+
+def switched(adapter: RunAdapter, state: switches.State) -> list[str]:
+    """Return how a kind is switched, where that is not as usual."""
+    row, said = switches.newest(adapter), []
+    who = f" by {row.by}" if row else ""
+    if state.paused_until:
+        said.append(f"it is paused{who} until {state.paused_until:%Y-%m-%d %H:%M:%S %Z}")
+    elif state.mode is not Mode.ACT:
+        said.append(f"it is switched to {state.mode}{who if row and row.mode else ' by the settings'}")
+    if state.released:
+        said.append(f"the brake is released{who}")
+    return said
+
+
+def disabled(schedule: Schedule | None) -> list[str]:
+    """Return that Beat does not start it, because its schedule is switched off."""
+    return ["its schedule is switched off"] if schedule and not schedule.enabled else []
+
+
+def of_last(sweep: Sweep | None) -> list[str]:
+    """Return what the last sweep has told of itself."""
+    if sweep and not sweep.finished_at:
+        return [f"the one that began at {sweep.started_at:%H:%M:%S} has not ended"]
+    return list(sweep.errors) if sweep else []

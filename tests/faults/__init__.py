@@ -1,0 +1,1 @@
+"""Faults: real processes, real servers, and something that goes wrong between them. `make faults` runs them all."""

@@ -1,0 +1,67 @@
+"""A proxy before a server's unix socket, which can hang, and can lose the answer to what it has passed on."""
+
+import socket
+import threading
+from contextlib import contextmanager, suppress
+
+
+class Proxy:
+    """`lose`: the answer to the next message with these bytes in it never arrives, and the connection ends."""
+
+    def __init__(self, listen, upstream):
+        self.upstream, self.lose, self.lost, self.open = str(upstream), b"", 0, True
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(listen))
+        self.listener.listen(64)
+        self.sockets = []
+        self.start(self.accept)
+
+    def start(self, what, *args):
+        threading.Thread(target=what, args=args, daemon=True).start()
+
+    def accept(self):
+        while self.open:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self.upstream)
+            self.sockets += [client, server]
+            losing = threading.Event()
+            self.start(self.pump, client, server, losing, True)
+            self.start(self.pump, server, client, losing, False)
+
+    def pump(self, source, target, losing, is_question):
+        """Pass on what one side says."""
+        with suppress(OSError):
+            while said := source.recv(65536):
+                self.flowing.wait()
+                if is_question and self.lose and self.lose in said:
+                    self.lose = b""
+                    losing.set()
+                elif not is_question and losing.is_set():
+                    # It has been done: this is the answer.
+                    self.lost += 1
+                    break
+                target.sendall(said)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def hanging(self):
+        """Nothing is passed on any more."""
+        self.flowing.clear()
+        try:
+            yield
+        finally:
+            self.flowing.set()
+
+    def close(self):
+        self.open = False
+        self.flowing.set()
+        for each in (self.listener, *self.sockets):
+            each.close()

@@ -1,0 +1,360 @@
+"""The reaper as a process that is killed, cut off and doubled, between real servers. Each test proves its fault."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+from reaper.models import Reaping, Sweep
+from tests import processes
+from tests.faults.proxy import Proxy
+from tests.faults.sweeper import STEPS
+from tests.processes import broker_at, database_url, halt, redis_server, wait_until
+from tests.worlds import COMMITTED, HOUR, MINUTE, SECOND, fresh
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.lane,
+    COMMITTED,
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="the processes need a server in common"),
+]
+# A dispatch that was not confirmed is sent again after 10 s; a hanging broker or database is waited for.
+WITHIN = 90
+
+
+class World:
+    """Three stuck runs: one to fail, one to send, and the last child of a parent; and sweeps in processes."""
+
+    def __init__(self, redis, folder):
+        self.redis, self.folder, self.processes = redis, folder, []
+        self.environment = {**os.environ, "DATABASE_URL": database_url(), "CELERY_BROKER_URL": redis.url, "DEBUG": "1"}
+        old = timezone.now() - 2 * HOUR
+        source = Source.objects.create(name="source", url="http://127.0.0.1/")
+        stamps = {"created_at": old, "queued_at": old, "source": source}
+        began = {"status": "running", "started_at": old, "worker": "celery@gone/abc"}
+        self.job = CrawlJob.objects.create(task_id=str(uuid4()), **began, **stamps)
+        self.unsent = CrawlJob.objects.create(**{**stamps, "created_at": timezone.now() - MINUTE})
+        self.parent = CrawlJob.objects.create(is_multi_source=True, status="running", created_at=old)
+        self.child = CrawlJobSourceResult.objects.create(crawl_job=self.parent, task_id=str(uuid4()), **began, **stamps)
+
+    # --- sweeps -----------------------------------------------------------------------------------------------
+
+    def begin(self, *words, **environment):
+        """Begin to sweep in a process."""
+        words = [sys.executable, "-m", "tests.faults.sweeper", *words]
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                words,
+                cwd=processes.ROOT,
+                env={**self.environment, **environment},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def sweep(self, **environment):
+        """Sweep in a process, and return what it told."""
+        said, _ = self.begin(**environment).communicate(timeout=WITHIN)
+        return said
+
+    def halted(self, step):
+        """Begin to sweep, and return the process when it stands still at a step."""
+        process = self.begin(step, "halt")
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, what=f"it halts at {step}")
+        return process
+
+    def go_on(self, process):
+        """Let it go on to its end; return what it told."""
+        process.send_signal(signal.SIGCONT)
+        return process.communicate(timeout=WITHIN)[0]
+
+    def told(self):
+        """What the sweeps' processes have logged."""
+        return (self.folder / "log").read_text()
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+    # --- what became of the runs ------------------------------------------------------------------------------
+
+    def is_healed(self):
+        unsent = fresh(self.unsent)
+        unconfirmed = Reaping.objects.exclude(new_task_id="").filter(published_at=None)
+        owed = Sweep.objects.filter(revoked_at=None, idle=False)
+        return (
+            [fresh(each).status for each in (self.job, self.child, self.parent)] == ["failed"] * 3
+            and unsent.task_id in self.redis.ids()
+            and not unconfirmed.exists()
+            and not owed.exists()
+        )
+
+    def heal(self):
+        """Sweep until all is well, and look whether all was done once."""
+
+        def healed():
+            return self.sweep() is not None and self.is_healed()
+
+        wait_until(healed, WITHIN, what=f"all is healed, see {self.folder}")
+        self.check()
+        before = list(CrawlJob.objects.order_by("pk").values()), Reaping.objects.count(), self.redis.ids()
+        assert self.sweep().strip() == ""
+        assert (list(CrawlJob.objects.order_by("pk").values()), Reaping.objects.count(), self.redis.ids()) == before
+
+    def check(self):
+        """Each was acted on once, and every message is the run's own."""
+        rows = {str(run.pk): [] for run in (self.job, self.unsent, self.parent, self.child)}
+        for run_id, action in Reaping.objects.order_by("id").values_list("run_id", "action"):
+            rows[run_id].append(action)
+        assert [rows[str(run.pk)] for run in (self.job, self.unsent, self.child)] == [["fail"], ["requeue"], ["fail"]]
+        assert rows[str(self.parent.pk)] in ([], ["finalize"])
+        assert set(self.redis.ids()) == {fresh(self.unsent).task_id}
+
+
+@pytest.fixture
+def redis():
+    with redis_server() as server, broker_at(server.url):
+        yield server
+
+
+@pytest.fixture
+def world(transactional_db, redis, tmp_path):
+    world = World(redis, tmp_path)
+    yield world
+    world.end()
+
+
+# --- the reaper's process ---------------------------------------------------------------------------------------------
+
+DONE_BY_THEN = {"judged": 0, "recorded": 0, "written": 0, "committed": 1, "revoked": 1, "published": 1, "finalizing": 3}
+
+
+@pytest.mark.fault("the reaper is killed at each step of a sweep")
+@pytest.mark.parametrize("step", STEPS)
+def test_a_reaper_that_is_killed_leaves_nothing_half_done(world, step):
+    process = world.begin(step, "kill")
+    process.communicate(timeout=WITHIN)
+    assert process.returncode == -signal.SIGKILL
+    assert Reaping.objects.count() == DONE_BY_THEN[step]
+    assert Sweep.objects.filter(finished_at=None).exists() == (step != "judged")
+    assert len(world.redis.ids()) == (step in ("published", "finalizing"))
+    world.heal()
+
+
+@pytest.mark.fault("two reapers sweep at the same time")
+@pytest.mark.parametrize("step", ["judged", "committed"])
+def test_two_reapers_at_once_do_everything_once(world, step):
+    both = [world.halted("judged"), world.halted(step)]
+    told = [world.go_on(process) for process in both]
+    assert [each.strip() for each in told] == ["", ""]
+    assert sum(Sweep.objects.values_list("moved_on", flat=True)) >= 1
+    world.heal()
+
+
+# --- the database -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("the database ends the reaper's session in the middle of a transaction")
+@pytest.mark.parametrize("step", ["recorded", "written"])
+def test_a_session_that_is_ended_in_a_transaction_has_changed_nothing(world, step):
+    process = world.halted(step)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE state = 'idle in transaction' AND datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert cursor.fetchone() == (1,)
+    assert "could not be written" in world.go_on(process) or Reaping.objects.count() == 0
+    world.heal()
+
+
+@pytest.mark.fault("the database commits, and its answer is lost")
+def test_a_commit_whose_answer_is_lost_is_not_done_again(world):
+    of = connection.settings_dict
+    if not of["HOST"].startswith("/"):
+        pytest.skip("the database has no unix socket")
+    name = f".s.PGSQL.{of['PORT'] or 5432}"
+    proxy = Proxy(world.folder / name, Path(of["HOST"]) / name)
+    try:
+        process = world.begin("recorded", "halt", DATABASE_URL=database_url().replace(of["HOST"], str(world.folder)))
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, what="it is in a transaction")
+        proxy.lose = b"COMMIT"
+        world.go_on(process)
+        assert proxy.lost == 1
+    finally:
+        proxy.close()
+    assert Reaping.objects.filter(action="requeue").count() == 1
+    world.heal()
+
+
+@pytest.mark.fault("the database is read-only")
+def test_a_database_that_is_read_only_is_told_and_nothing_is_sent(world):
+    name = connection.settings_dict["NAME"]
+    with connection.cursor() as cursor:
+        cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    try:
+        world.sweep()
+        assert "read-only transaction" in world.told()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+    assert (Reaping.objects.count(), world.redis.ids()) == (0, [])
+    world.heal()
+
+
+@pytest.mark.fault("somebody has locked a run's row")
+def test_a_locked_row_waits_and_the_others_do_not(world):
+    locked, done = threading.Event(), threading.Event()
+
+    def hold():
+        other = connection.copy()
+        try:
+            other.set_autocommit(False)
+            with other.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM crawl_jobs WHERE id = %s FOR UPDATE", [world.job.pk])
+                locked.set()
+                done.wait(WITHIN)
+            other.rollback()
+        finally:
+            other.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert locked.wait(WITHIN)
+        world.sweep()
+        assert [fresh(each).status for each in (world.job, world.child, world.parent)] == [
+            "running",
+            "failed",
+            "failed",
+        ]
+    finally:
+        done.set()
+        thread.join()
+    world.heal()
+
+
+# --- the broker -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("the broker refuses")
+def test_a_broker_that_refuses_loses_nothing(world, tmp_path):
+    told = world.sweep(CELERY_BROKER_URL=f"redis+socket://{tmp_path}/nobody.sock")
+    assert "the broker did not" in told
+    assert (fresh(world.job).status, world.redis.ids()) == ("failed", [])
+    assert Reaping.objects.get(action="requeue").published_at is None
+    world.heal()
+
+
+@pytest.mark.fault("the broker hangs")
+def test_a_broker_that_hangs_loses_nothing(world):
+    halt(world.redis.process.pid)
+    try:
+        told = world.sweep()
+    finally:
+        world.redis.process.send_signal(signal.SIGCONT)
+    assert "the broker did not" in told
+    assert fresh(world.job).status == "failed"
+    world.heal()
+
+
+@pytest.mark.fault("the broker takes a message, and its answer is lost")
+def test_a_message_whose_confirmation_is_lost_is_sent_again_under_the_same_id(world):
+    proxy = Proxy(world.folder / "proxy.sock", world.redis.socket)
+    try:
+        proxy.lose = b"LPUSH"
+        told = world.sweep(CELERY_BROKER_URL=f"redis+socket://{world.folder}/proxy.sock")
+        assert proxy.lost == 1
+    finally:
+        proxy.close()
+    assert "the broker did not take a message" in told
+    assert world.redis.ids() == [fresh(world.unsent).task_id]
+    assert Reaping.objects.get(action="requeue").published_at is None
+    world.heal()
+    assert len(world.redis.ids()) == 2
+
+
+@pytest.mark.fault("the broker is killed with all that it holds, and comes back")
+def test_a_broker_that_lost_everything_in_mid_sweep_is_sent_it_again(world):
+    process = world.halted("published")
+    assert len(world.redis.ids()) == 1
+    with world.redis.restarted():
+        pass
+    assert world.redis.ids() == []
+    # It was confirmed before it was lost: only a live worker's word tells that the message is gone.
+    world.go_on(process)
+    assert Reaping.objects.get(action="requeue").published_at is not None
+    assert [fresh(each).status for each in (world.job, world.child, world.parent)] == ["failed"] * 3
+    CrawlJob.objects.filter(pk=world.unsent.pk).update(queued_at=timezone.now() - timedelta(days=1))
+    world.sweep()
+    assert fresh(world.unsent).status == "pending"
+    assert Reaping.objects.filter(action="requeue").count() == 1
+
+
+# --- the rules --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("the kind is switched off in the middle of a sweep")
+def test_a_kind_that_is_switched_off_in_mid_sweep_is_left_alone(world):
+    from reaper import conf, switches
+
+    process = world.halted("judged")
+    adapter = conf.adapters()["crawl_job"]
+    switches.switch(adapter, "ada", timezone.now() - SECOND, mode="off")
+    world.go_on(process)
+    # The batch that was under way is the last one.
+    assert fresh(world.job).status == "running"
+    assert fresh(world.child).status == "failed"
+    switches.switch(adapter, "ada", timezone.now() - SECOND, mode="act")
+    world.heal()
+
+
+# --- a role that can do no more than it needs -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def role():
+    """A role of its own with what docs/DEPLOY.md grants."""
+    name = f"service_{uuid4().hex[:8]}"
+    page = (processes.ROOT / "docs" / "DEPLOY.md").read_text()
+    (granted,) = re.findall(r"```sql\n(CREATE ROLE .*?)```", page, flags=re.DOTALL)
+    with connection.cursor() as cursor:
+        cursor.execute(granted.replace("crawler_service", name))
+        yield name
+        cursor.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def test_the_documented_role_is_enough_for_sweeps_and_for_nothing_else(world, role):
+    of = connection.settings_dict
+    world.environment["DATABASE_URL"] = database_url().replace(f"//{of['USER']}", f"//{role}", 1)
+    world.heal()
+    other = connection.copy()
+    other.settings_dict = {**of, "USER": role, "PASSWORD": ""}
+    try:
+        for forbidden in (
+            "TRUNCATE reaper_reaping",
+            "DROP TRIGGER reaper_keep_ledger ON reaper_reaping",
+            "ALTER TABLE reaper_reaping DISABLE TRIGGER ALL",
+            "DROP TABLE reaper_reaping",
+            "UPDATE reaper_reaping SET reason = 'other'",
+            "DELETE FROM reaper_reaping",
+        ):
+            with pytest.raises(DatabaseError), other.cursor() as cursor:
+                cursor.execute(forbidden)
+    finally:
+        other.close()
+    assert Reaping.objects.count() >= 3

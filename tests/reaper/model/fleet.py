@@ -1,0 +1,173 @@
+"""Workers whose every move is made from outside: they take real messages, and write through the real fence."""
+
+import base64
+import json
+from collections import Counter
+from datetime import timedelta
+from itertools import count
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, CrawlJobSourceResult
+from reaper.inspection import Inquiry
+from reaper.models import WorkerReport
+from reaper.workers import SILENCE
+
+QUEUE = "crawl"
+NAMES = ("w1", "w2", "w3")
+
+
+class Worker:
+    """One life of a worker."""
+
+    def __init__(self, name, incarnation, now):
+        self.name, self.hostname, self.incarnation = f"celery@{name}/{incarnation}", f"celery@{name}", incarnation
+        self.since, self.alive, self.heard, self.answers = now, True, True, True
+        # Messages that it has taken, as (task id, model, key); and what it works on.
+        self.hand, self.working = [], {}
+
+    def report(self, now):
+        """Say what it holds, as the real reporter does."""
+        fields = {
+            "seen_at": now,
+            "listed_at": now,
+            "since": self.since,
+            "active": {task_id: began.timestamp() for task_id, (_, began) in self.working.items()},
+            "held": [task_id for task_id, *_ in self.hand],
+            "queues": [QUEUE],
+            "ended_at": None,
+        }
+        key = {"hostname": self.hostname, "incarnation": self.incarnation}
+        WorkerReport.objects.update_or_create(**key, defaults=fields)
+
+
+class Fleet:
+    """The workers, the messages on their way, and what was seen to happen."""
+
+    def __init__(self, redis, now):
+        self.redis, self.now, self.incarnations = redis, now, count()
+        # Messages that neither the broker nor a worker has.
+        self.late = []
+        self.seen = Counter()
+        # What workers have ended, as (model, key): how often.
+        self.ends = Counter()
+        self.workers = [Worker(name, next(self.incarnations), now - timedelta(hours=1)) for name in NAMES]
+        self.report()
+
+    def report(self):
+        """Have all who can be heard report."""
+        for worker in self.workers:
+            if worker.alive and worker.heard:
+                worker.report(self.now)
+
+    def pass_time(self, now):
+        """Time has passed, in which all who can be heard have reported without a gap."""
+        self.now = now
+        self.report()
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def receive(self, worker):
+        """A worker takes the oldest message, which is gone from the broker then."""
+        if raw := self.redis.rpop(QUEUE):
+            worker.hand.append(read(raw))
+
+    def lose(self):
+        """The oldest message is lost."""
+        self.seen["messages lost"] += bool(self.redis.rpop(QUEUE))
+
+    def copy(self):
+        """The oldest message is there twice."""
+        if raw := self.redis.lindex(QUEUE, -1):
+            self.redis.lpush(QUEUE, raw)
+            self.seen["messages copied"] += 1
+
+    def delay(self):
+        """The oldest message is nowhere for a while."""
+        if raw := self.redis.rpop(QUEUE):
+            self.late.append(raw)
+
+    def deliver_late(self):
+        """A message that was nowhere comes after all."""
+        if self.late:
+            self.redis.lpush(QUEUE, self.late.pop(0))
+            self.seen["messages late"] += 1
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def start(self, worker):
+        """A worker begins with the first message that it has."""
+        if not worker.hand:
+            return
+        task_id, model, pk = worker.hand.pop(0)
+        try:
+            hold = runs.claim(model, pk, task_id, worker.name)
+        except runs.Refused:
+            self.seen["stale messages"] += 1
+        else:
+            worker.working[task_id] = (hold, self.now)
+
+    def write(self, worker, how):
+        """A worker writes to the oldest of its runs: `progress`, `complete`, `fail` or `release`."""
+        if not worker.working:
+            return
+        task_id, (hold, _) = next(iter(worker.working.items()))
+        arguments = {
+            "progress": [{"pages": 1}],
+            "complete": [{"pages": 2}],
+            "fail": ["broken", "error"],
+            "release": [1],
+        }
+        if how != "progress":
+            del worker.working[task_id]
+        try:
+            getattr(hold, how)(*arguments[how])
+        except runs.Refused:
+            worker.working.pop(task_id, None)
+            self.seen["writes refused"] += 1
+        else:
+            self.ends[hold.model, str(hold.pk)] += how in ("complete", "fail")
+
+    # --- life and death ---------------------------------------------------------------------------------------
+
+    def kill(self, worker):
+        """A worker dies; what it held dies with it."""
+        worker.alive = False
+        worker.hand, worker.working = [], {}
+        self.seen["workers killed"] += 1
+
+    def replace(self, worker):
+        """Another worker comes in the place of a dead one."""
+        name = worker.hostname.partition("@")[2]
+        self.workers[self.workers.index(worker)] = Worker(name, next(self.incarnations), self.now)
+
+    def hush(self, worker):
+        """A worker goes on working, and its reports do not arrive: it will be a zombie."""
+        worker.heard = False
+
+    def come_back(self, worker):
+        """It is heard again."""
+        if not worker.heard:
+            worker.heard, worker.since = True, self.now
+
+    def inquire(self, broker, task_ids, expected, seconds):
+        """Answer in the place of `reaper.inspection.inquire`: all who live and answer at all."""
+        asked = [each for each in self.workers if each.alive and each.answers]
+        holding = {task_id: each.hostname for each in asked for task_id, *_ in each.hand}
+        active = {task_id: each.hostname for each in asked for task_id in each.working}
+        nodes = frozenset(each.hostname for each in asked)
+        return Inquiry({**holding, **active}, active, nodes, nodes)
+
+    def works_for(self, task_id, since):
+        """Whether a worker works on the task that was alive and heard without a gap for a silence limit before then."""
+        there = [each for each in self.workers if each.alive and each.heard and each.since <= since - SILENCE]
+        return any(task_id in each.working and each.working[task_id][1] <= since for each in there)
+
+
+def read(raw):
+    """A message as (task id, model, key)."""
+    message = json.loads(raw)
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    if "crawl_job_id" in kwargs:
+        return message["headers"]["id"], CrawlJob, kwargs["crawl_job_id"]
+    child = CrawlJobSourceResult.objects.get(crawl_job=kwargs["parent_job_id"], source=args[0])
+    return message["headers"]["id"], CrawlJobSourceResult, str(child.pk)

@@ -1,0 +1,110 @@
+"""A real sweep that stops at each of its steps: it may go on, be killed there, or lose its database."""
+
+import threading
+from queue import Queue
+
+from django.db import InterfaceError, connections
+
+from reaper import ledger, sweeps
+from reaper.outbox import Outbox
+
+# Never so long unless something is wrong: the other side waits for a lock, or for this side.
+PATIENCE = 30
+HERE = threading.local()
+
+
+class Killed(BaseException):
+    """The process of the sweep is killed: nothing catches that."""
+
+
+class SteppedSweep:
+    """One sweep in a thread, with a database connection of its own."""
+
+    def __init__(self, adapter, phase):
+        self.kind, self.phase = adapter.kind, phase
+        self.at, self.ended, self.error = "", False, None
+        self.orders, self.reports = Queue(), Queue()
+        self.thread = threading.Thread(target=self._body, args=[adapter, phase], daemon=True)
+        self.thread.start()
+        self._wait()
+
+    def go_on(self, order=""):
+        """Take one step: "" goes on, "kill" ends the process here, "database" loses the database here."""
+        self.orders.put(order)
+        self._wait()
+
+    def finish(self):
+        """Take all the steps that are left."""
+        while not self.ended:
+            self.go_on()
+
+    def stop_at(self, step):
+        """Stop here; called in the sweep's own thread."""
+        self.reports.put(step)
+        order = self.orders.get(timeout=PATIENCE)
+        if order == "kill":
+            raise Killed
+        if order == "database":
+            raise InterfaceError("the connection is lost")
+
+    def _wait(self):
+        self.at = self.reports.get(timeout=PATIENCE)
+        if self.at is None:
+            self.thread.join(PATIENCE)
+            self.ended = True
+            if self.error:
+                raise self.error
+
+    def _body(self, adapter, phase):
+        HERE.sweep = self
+        try:
+            sweeps.finalize_parents(adapter) if phase == sweeps.PARENTS else sweeps.sweep(adapter, phase)
+        except Killed:
+            pass
+        except BaseException as error:
+            self.error = error
+        finally:
+            connections.close_all()
+            self.reports.put(None)
+
+
+def stepping(monkeypatch, committed):
+    """Have the sweeps that are `SteppedSweep`s stop before each write, after its commit, and before each message.
+
+    No step holds a row's lock: a worker's write would wait for it, and nobody would let the sweep go on.
+    `committed(sweep, changes)` is told what was written, whoever sweeps.
+    """
+    attempt = sweeps._Sweep.attempt
+
+    def attempting(self, changes):
+        pause("before the write")
+        won = attempt(self, changes)
+        if len(won) == len(changes):
+            committed(self, won)
+            pause("committed")
+        return won
+
+    monkeypatch.setattr(sweeps._Sweep, "attempt", attempting)
+    for owner, name, step in (
+        (Outbox, "publish", "revoked"),
+        (ledger, "confirm", "published"),
+        (sweeps._Sweep, "finalize", "before a parent"),
+        (sweeps, "remember", "judged"),
+    ):
+        monkeypatch.setattr(owner, name, stopping(getattr(owner, name), step))
+
+
+def stopping(what, step):
+    """Return what it does, after a stop."""
+
+    def stopped(*args, **more):
+        pause(step)
+        return what(*args, **more)
+
+    return stopped
+
+
+def pause(step):
+    """Stop, in a thread that is stepped."""
+    if sweep := getattr(HERE, "sweep", None):
+        sweep.stop_at(step)

@@ -1,0 +1,194 @@
+"""What must not be done, and what must not be seen: pickled messages, secrets, and names that are more than names."""
+
+import base64
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from django.core import serializers
+from django.urls import reverse
+from freezegun import freeze_time
+
+from apps.sources.reaping import CrawlJobs
+from reaper import models, sweeps
+from reaper.adapters import Message
+from reaper.decisions import Phase
+from reaper.words import LONGEST, one_line
+from tests.processes import PATIENCE, wait_until, worker
+from tests.reaper.command import reaper
+from tests.reaper.test_sweeps import sweep, sweep_queued, unsent_job
+from tests.worlds import COMMITTED, HOUR, MINUTE, NOW, fresh, queued_job, report, running_job
+
+CANARY = "canary-7f3a9"
+HOSTILE = "w\x1b[2J\n2026-03-01 ERROR root: all is lost\r<script>alert(1)</script>\u202e"
+KEPT = [each for each in vars(models).values() if isinstance(each, type) and each.__module__ == models.__name__]
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
+
+
+def everything_kept():
+    """All that the reaper has written down."""
+    return "".join(serializers.serialize("json", each.objects.all()) for each in KEPT)
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.file),)
+
+
+def pickled(task, file):
+    """A message of Celery's whose body is pickled, as it lies in Redis."""
+    body = base64.b64encode(pickle.dumps(((Bomb(file),), {}, {}))).decode()
+    headers = {"task": task, "id": CANARY, "lang": "py", "argsrepr": "()", "kwargsrepr": "{}"}
+    delivery = {"exchange": "", "routing_key": "crawl"}
+    properties = {
+        "body_encoding": "base64",
+        "delivery_info": delivery,
+        "delivery_tag": CANARY,
+        "correlation_id": CANARY,
+    }
+    kind = {"content-type": "application/x-python-serialize", "content-encoding": "binary"}
+    return json.dumps({"body": body, "headers": headers, "properties": properties, **kind})
+
+
+# --- pickle -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.live
+@COMMITTED
+def test_a_worker_refuses_a_pickled_message_and_goes_on(broker, tmp_path):
+    bomb, log = tmp_path / "bomb", tmp_path / "log"
+    for queue, task in (("crawl", "apps.sources.tasks.crawl_source"), ("reaper", "reaper.tasks.sweep_running")):
+        broker.client.lpush(queue, pickled(task, bomb))
+    environment = {"CELERY_BROKER_URL": broker.url, "CELERY_BROKER_WRITE_URL": ""}
+    with worker("safe", log, "-Q", "crawl,reaper", "-P", "solo", environment=environment) as process:
+        wait_until(lambda: log.read_text().count("Refusing to deserialize") >= 2, PATIENCE, f"it refuses, see {log}")
+        assert process.poll() is None
+    assert not bomb.exists()
+
+
+def test_a_sweep_looks_at_a_pickled_message_without_opening_it(broker, tmp_path):
+    job = queued_job(MINUTE, task_id=CANARY)
+    broker.client.lpush("crawl", pickled("apps.sources.tasks.crawl_source", tmp_path / "bomb"))
+    row = sweep_queued()
+    assert row.counts == {"backlog": 1}
+    assert fresh(job).task_id == CANARY
+    assert not (tmp_path / "bomb").exists()
+
+
+# --- secrets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:1/0", "amqp://ann:{}@127.0.0.1:1//"])
+def test_a_brokers_password_is_never_told(monkeypatch, caplog, url):
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", url.format(CANARY))
+    running_job(2 * HOUR)
+    unsent_job()
+    said = [sweep().summary, sweep_queued().summary, *reaper("sweep"), *reaper("diagnose", "--json")]
+    assert "the broker did not" in said[0]
+    assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_arguments_of_a_task_are_never_told(broker, caplog):
+    class Secret(CrawlJobs):
+        def messages(self, runs):
+            return {run.pk: Message([CANARY], {"token": CANARY}) for run in runs}
+
+    job = unsent_job()
+    assert sweep(Secret(), Phase.QUEUED).acted == 1
+    assert CANARY in str(broker.waiting())
+    said = [*reaper("explain", f"crawl_job:{job.pk}"), *reaper("diagnose", "--json")]
+    assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
+
+
+def test_arguments_that_cannot_be_sent_are_not_told_either(broker, caplog):
+    class Unsendable(CrawlJobs):
+        def messages(self, runs):
+            return {run.pk: Message([{CANARY: object()}]) for run in runs}
+
+    unsent_job()
+    row = sweep(Unsendable(), Phase.QUEUED)
+    assert "cannot be sent" in row.errors[0]
+    assert CANARY not in row.errors[0] + caplog.text + everything_kept()
+
+
+# --- names that are more than names -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hostile():
+    """A stuck run whose every text is hostile, and a report of a worker of that name."""
+    job = running_job(2 * HOUR, worker=f"{HOSTILE}/abc", task_id=HOSTILE, error_message=HOSTILE)
+    report(f"{HOSTILE}/abc", active={HOSTILE: NOW.timestamp()})
+    return job
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hostile_name_is_one_line_on_the_terminal(hostile):
+    for words in (
+        ["diagnose"],
+        ["explain", f"crawl_job:{hostile.pk}"],
+        ["sweep"],
+        ["explain", f"crawl_job:{hostile.pk}"],
+    ):
+        said = "".join(map(str, reaper(*words)))
+        assert not set("\x1b\r\u202e") & set(said)
+        assert not any(line.startswith("2026-03-01 ERROR") for line in said.splitlines())
+
+
+@pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
+def test_a_hostile_name_is_text_on_every_page(hostile, admin_client):
+    sweep()
+    with freeze_time(NOW):
+        models.RefusedWrite.objects.create(at=NOW, kind="crawl_job", run_id=HOSTILE, worker=HOSTILE, write="claim")
+    shown = 0
+    for model in (models.Sweep, models.Reaping, models.RefusedWrite, models.WorkerReport):
+        name = model._meta.model_name
+        row = model.objects.first()
+        for url in (reverse(f"admin:reaper_{name}_changelist"), reverse(f"admin:reaper_{name}_change", args=[row.pk])):
+            page = admin_client.get(url).content.decode()
+            assert "<script>alert" not in page
+            shown += "&lt;script&gt;alert" in page
+    assert shown >= 5
+
+
+def test_an_error_text_of_any_length_is_one_short_line(monkeypatch, caplog):
+    class Broken(CrawlJobs):
+        def apply(self, changes, now):
+            raise ValueError(HOSTILE * 1000)
+
+    running_job(2 * HOUR)
+    row = sweep(Broken())
+    assert [len(each) <= LONGEST + 1 and each.isprintable() for each in row.errors] == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain", "plain"),
+        ("a\nb\tc", "a b c"),
+        ("\x1b[31mred", " [31mred"),
+        ("ä € 漢", "ä € 漢"),
+        ("x" * LONGEST, "x" * LONGEST),
+        ("x" * (LONGEST + 1), "x" * LONGEST + "…"),
+        (None, "None"),
+    ],
+)
+def test_one_line(text, line):
+    assert one_line(text) == line
+
+
+def test_what_a_broken_sweep_says_is_one_line(monkeypatch):
+    def broken(*_):
+        raise RuntimeError(HOSTILE)
+
+    monkeypatch.setattr(sweeps, "plan", broken)
+    assert [each.isprintable() for each in sweep().errors] == [True]
