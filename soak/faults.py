@@ -37,11 +37,14 @@ class Faults:
         self.stopped: dict[str, tuple[float, float]] = {}
         self.missing: dict[str, float] = {}
         self.done: dict[str, int] = {}
+        self.deck: list[Callable[[Faults], bool]] = []
 
     def strike(self) -> str:
-        """Let one fault happen, by chance; return its name."""
+        """Let one fault happen, by chance but each in its turn; return its name."""
         while True:
-            fault = self.chance.choice(ALL)
+            if not self.deck:
+                self.deck = self.chance.sample(ALL, len(ALL))
+            fault = self.deck.pop()
             if fault(self):
                 name = fault.__name__.replace("_", " ")
                 self.done[name] = self.done.get(name, 0) + 1
@@ -184,4 +187,8 @@ ALL: tuple[Callable[[Faults], bool], ...] = (
     cut_the_broker_off,
     hang_the_broker,
     cut_the_database_off,
+    # What makes late and doubled tasks is what has to be refused.
+    stop_a_crawl_worker,
+    copy_a_message,
+    copy_a_message,
 )
