@@ -1,4 +1,4 @@
-"""The admin of the reaper's records: everything can be read, nothing changed."""
+"""The admin of the reaper's records: they can be read, and not changed. Who may `reap` can switch and exempt."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,10 +12,11 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from reaper import conf
+from reaper import clock, conf, switches
 from reaper.adapters import ModelRunAdapter
 from reaper.decisions import Action, Reason
 from reaper.facts import Phase
+from reaper.forms import ExemptionForm, SwitchForm
 from reaper.models import Exemption, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
 from reaper.sweeps import PARENTS
 from reaper.words import duration
@@ -289,26 +290,69 @@ class ObservationAdmin(OfRunAdmin):
         return f"{row.reason}: {sentence(row.reason)}"
 
 
-@admin.register(Switch)
-class SwitchAdmin(ReadOnlyAdmin):
-    """Who switched a kind of runs, when, and how."""
+class AddedByReapers(ReadOnlyAdmin):
+    """Records that people with the permission `reaper.reap` may add: what they order takes effect at once."""
 
+    shown: Sequence[Any] = ()
+    asked: Sequence[str] = ()
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may reap."""
+        return request.user.has_perm("reaper.reap")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may look, or reap."""
+        return super().has_view_permission(request, obj) or self.has_add_permission(request)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return what is shown of a record, or asked for a new one."""
+        return self.shown if obj else self.asked
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return what cannot be changed: everything that is there."""
+        return self.shown if obj else ()
+
+
+@admin.register(Switch)
+class SwitchAdmin(AddedByReapers):
+    """Who switched a kind of runs, when, and how; a new record switches it."""
+
+    form = SwitchForm
     list_display = (at("at"), "kind", "words", "by")
     list_filter = (KindFilter, "at")
-    fields: ClassVar[Any] = (at("at"), "kind", "words", "by")
-    readonly_fields = fields
+    shown = (at("at"), "kind", "words", "by")
+    asked = ("kind", "mode", "paused_until", "released_until")
+
+    def save_model(self, request: HttpRequest, obj: Switch, form: Any, change: bool) -> None:
+        """Switch the kind, by the way that the command takes as well."""
+        adapter = conf.adapters()[obj.kind]
+        orders = {name: form.cleaned_data[name] for name in self.asked if name != "kind"}
+        row = switches.switch(adapter, request.user.get_username(), clock.now(adapter.using), **orders)
+        obj.pk, obj.at, obj.by = row.pk, row.at, row.by
 
 
 @admin.register(Exemption)
-class ExemptionAdmin(OfRunAdmin):
-    """The runs that are to be left alone."""
+class ExemptionAdmin(AddedByReapers, OfRunAdmin):
+    """The runs that are to be left alone; a new record exempts one, and without it the run is looked after again."""
 
+    form = ExemptionForm
+    asked = ("kind", "run_id", "until")
+    shown = (at("at"), "run", "by", at("until"))
     list_display = (at("at"), "run", "by", at("until"))
     list_filter = (KindFilter, "at")
     search_fields = ("run_id__exact",)
     search_help_text = "A run's id, or KIND:ID, in full."
-    fields: ClassVar[Any] = (at("at"), "run", "by", at("until"))
-    readonly_fields = fields
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may reap."""
+        return self.has_add_permission(request)
+
+    def save_model(self, request: HttpRequest, obj: Exemption, form: Any, change: bool) -> None:
+        """Exempt the run, by the way that the command takes as well."""
+        adapter = conf.adapters()[obj.kind]
+        now = clock.now(adapter.using)
+        row = switches.exempt(adapter, obj.run_id, request.user.get_username(), now, obj.until)
+        obj.pk, obj.at, obj.by = row.pk, row.at, row.by
 
 
 @admin.register(RefusedWrite)

@@ -152,6 +152,8 @@ class Switch(models.Model):
     class Meta:
         ordering = ("-id",)
         verbose_name_plural = "switches"
+        # The one permission to change anything by the admin: to switch kinds, and to exempt runs.
+        permissions = [("reap", "Can switch the reaper and exempt runs")]
         indexes = [models.Index(fields=["kind", "id"], name="reaper_switch_newest")]
 
     def __str__(self) -> str:

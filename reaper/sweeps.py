@@ -9,7 +9,7 @@ anywhere, run twice, or overlap with another.
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -139,6 +139,21 @@ def finalize_by_hand(adapter: RunAdapter, parent: str, actor: str) -> tuple[bool
         return bool(row.finalized), row
 
 
+def held_by_silence(counts: Mapping[str, int], sources: Sources) -> str:
+    """Return the sentence that nothing is decided by a task's absence, as the workers fell silent together; or ''."""
+    if not counts.get(Reason.UNKNOWN) or not (silence := sources.silence):
+        return ""
+    return f"{brake.HELD}{silence}: nothing is decided by the absence of a task until one consumes the queue again"
+
+
+def held_by_number(adapter: RunAdapter, phase: str, reaping: int, unfinished: int, now: datetime) -> str:
+    """Return the sentence that only a few are acted on, as it would be most of the runs; or ''."""
+    if not brake.held(reaping, unfinished) or switches.state(adapter, now).released:
+        return ""
+    many = f"{reaping} of {unfinished} {phase} runs would be acted on at once"
+    return f"{brake.HELD}{many}, so only {brake.RUNS} are; `manage.py reaper release {adapter.kind}` lets all"
+
+
 class _Sweep:
     """One sweep under way: the row that is being filled, and the acts that fill it."""
 
@@ -235,17 +250,12 @@ class _Sweep:
 
     def brake(self, reaping: int) -> None:
         """Let no more than a few be acted on from now on where it would be most of the runs; tell why."""
-        if self.counts[Reason.UNKNOWN] and (silence := self.sources.silence):
-            self.tell(
-                f"{brake.HELD}{silence}: nothing is decided by the absence of a task until one consumes the queue again"
-            )
+        if sentence := held_by_silence(self.counts, self.sources):
+            self.tell(sentence)
         unfinished = self.row.seen - self.counts[Reason.UNKNOWN_STATUS]
-        if not brake.held(reaping, unfinished) or switches.state(self.adapter, self.now).released:
-            return
-        self.limit = min(self.limit, self.row.acted + brake.RUNS)
-        many = f"{reaping} of {unfinished} {self.row.phase} runs would be acted on at once"
-        release = f"`manage.py reaper release {self.adapter.kind}` lets all"
-        self.tell(f"{brake.HELD}{many}, so only {brake.RUNS} are; {release}")
+        if sentence := held_by_number(self.adapter, self.row.phase, reaping, unfinished, self.now):
+            self.limit = min(self.limit, self.row.acted + brake.RUNS)
+            self.tell(sentence)
 
     def stopped(self) -> bool:
         """Return whether somebody has switched the kind off, or to observe, since the sweep began; it is told."""

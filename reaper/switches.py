@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from reaper import conf
@@ -12,6 +12,9 @@ from reaper.models import Exemption, Switch
 from reaper.words import one_line
 
 logger = logging.getLogger(__name__)
+
+# Nobody remembers after a year what was switched, and why.
+LONGEST = timedelta(days=366)
 
 
 class State(NamedTuple):
@@ -57,10 +60,10 @@ def exempted(adapter: RunAdapter, pks: Sequence[str], now: datetime) -> set[str]
     return {row.run_id for row in rows if row.until is None or now < row.until}
 
 
-def exempt(adapter: RunAdapter, pk: str, by: str, now: datetime, until: datetime | None) -> None:
-    """Have one run be left alone, until then or, with None, for good. Again is a new end."""
+def exempt(adapter: RunAdapter, pk: str, by: str, now: datetime, until: datetime | None) -> Exemption:
+    """Have one run be left alone, until then or, with None, for good; return the row. Again is a new end."""
     values = {"by": by, "at": now, "until": until}
-    Exemption.objects.using(adapter.using).update_or_create(kind=adapter.kind, run_id=pk, defaults=values)
+    return Exemption.objects.using(adapter.using).update_or_create(kind=adapter.kind, run_id=pk, defaults=values)[0]
 
 
 def readmit(adapter: RunAdapter, pk: str) -> bool:

@@ -99,13 +99,21 @@ def rehearse(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
             row.seen = row.finalized = row.seen + len(page)
             show(page)
         return row
+    reaping = 0
     with Broker() as broker:
-        for verdicts in sweeps.plan(adapter, Phase(phase), Sources(adapter, broker, conf.policy(adapter), now)):
+        sources = Sources(adapter, broker, conf.policy(adapter), now)
+        for verdicts in sweeps.plan(adapter, Phase(phase), sources):
             lines = [of_verdict(each, now) for each in verdicts]
             acting = [line for line in lines if line.action != Action.LEAVE]
             row.seen, row.acted = row.seen + len(lines), row.acted + len(acting)
             row.counts = Counter(row.counts) + Counter(line.reason for line in lines)
+            reaping += sum(line.action in (Action.FAIL, Action.REQUEUE) for line in acting)
             show(acting)
+        brakes = (
+            sweeps.held_by_silence(row.counts, sources),
+            sweeps.held_by_number(adapter, phase, reaping, row.seen, now),
+        )
+    row.errors = [sentence for sentence in brakes if sentence]
     return row
 
 

@@ -12,13 +12,13 @@ from reaper.adapters import RunAdapter
 from reaper.decisions import Mode
 from reaper.facts import RunFacts
 from reaper.models import Switch
+from reaper.switches import LONGEST
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # What stands for the mode that the settings name.
 SETTINGS = "settings"
 # What the sweeps of each mode do.
 SWEEPS = {Mode.ACT: "act", Mode.OBSERVE: "observe, and touch nothing", Mode.OFF: "do nothing"}
-LONGEST = timedelta(days=366)
 
 
 def length(text: str) -> timedelta:

@@ -1,4 +1,4 @@
-"""A proxy before a server's unix socket, which can hang, and can lose the answer to what it has passed on."""
+"""A proxy before a server's unix socket: it can hang, cut everybody off, and lose the answer to what it passed on."""
 
 import socket
 import threading
@@ -16,6 +16,7 @@ class Proxy:
         self.listener.bind(str(listen))
         self.listener.listen(64)
         self.sockets = []
+        self.is_cut, self.turned_away = False, 0
         self.start(self.accept)
 
     def start(self, what, *args):
@@ -27,6 +28,10 @@ class Proxy:
                 client, _ = self.listener.accept()
             except OSError:
                 return
+            if self.is_cut:
+                self.turned_away += 1
+                client.close()
+                continue
             server = socket.socket(socket.AF_UNIX)
             server.connect(self.upstream)
             self.sockets += [client, server]
@@ -59,6 +64,18 @@ class Proxy:
             yield
         finally:
             self.flowing.set()
+
+    @contextmanager
+    def cut(self):
+        """All connections end, and nobody gets a new one."""
+        self.is_cut = True
+        for each in self.sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        try:
+            yield
+        finally:
+            self.is_cut = False
 
     def close(self):
         self.open = False

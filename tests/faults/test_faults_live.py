@@ -6,16 +6,20 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import psutil
 import pytest
+from django.core.management import call_command
 from django.db import DatabaseError, connection
 from django.utils import timezone
+from environ import Env
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+from config.embedded.servers import Postgres
 from reaper.models import Reaping, Sweep
 from tests import processes
 from tests.faults.proxy import Proxy
@@ -138,6 +142,28 @@ def world(transactional_db, redis, tmp_path):
     world.end()
 
 
+@contextmanager
+def own_database(folder):
+    """A durable server of the test's own with the tables of now, which Django's connection leads to meanwhile."""
+    folder.mkdir()
+    server, before = Postgres(folder), {**connection.settings_dict}
+    connection.close()
+    try:
+        connection.settings_dict.update(address_of(server.start()))
+        call_command("migrate", verbosity=0)
+        yield server
+    finally:
+        connection.close()
+        connection.settings_dict.update(before)
+        server.delete()
+
+
+def address_of(url):
+    """What Django calls an address."""
+    words = Env.db_url_config(url)
+    return {name: words[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")}
+
+
 # --- the reaper's process ---------------------------------------------------------------------------------------------
 
 DONE_BY_THEN = {"judged": 0, "recorded": 0, "written": 0, "committed": 1, "revoked": 1, "published": 1, "finalizing": 3}
@@ -180,6 +206,26 @@ def test_a_session_that_is_ended_in_a_transaction_has_changed_nothing(world, ste
         assert cursor.fetchone() == (1,)
     assert "could not be written" in world.go_on(process) or Reaping.objects.count() == 0
     world.heal()
+
+
+@pytest.mark.fault("the database is restarted in the middle of a sweep")
+@pytest.mark.parametrize("step", ["recorded", "committed"])
+def test_a_database_that_is_restarted_in_mid_sweep_has_lost_nothing_that_it_committed(redis, tmp_path, step):
+    with own_database(tmp_path / "server") as server:
+        world = World(redis, tmp_path)
+        try:
+            process = world.halted(step)
+            before = server.process().pid
+            connection.close()
+            server.stop()
+            assert not psutil.pid_exists(before)
+            connection.settings_dict.update(address_of(server.start()))
+            assert Reaping.objects.count() == DONE_BY_THEN[step]
+            world.environment["DATABASE_URL"] = database_url()
+            assert "connection" in world.go_on(process)
+            world.heal()
+        finally:
+            world.end()
 
 
 @pytest.mark.fault("the database commits, and its answer is lost")

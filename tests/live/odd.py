@@ -15,11 +15,23 @@ from apps.sources import crawler, tasks
 from reaper import reporter
 
 HOUR = timedelta(hours=1)
+# What a host's clock drifts by in some weeks without a time server.
+DRIFT = timedelta(seconds=288)
 
 
 def ahead() -> None:
     """The host's clock is an hour fast."""
     shift_clock(HOUR)
+
+
+def fast() -> None:
+    """The host's clock has drifted ahead."""
+    shift_clock(DRIFT)
+
+
+def slow() -> None:
+    """The host's clock has drifted behind."""
+    shift_clock(-DRIFT)
 
 
 def behind() -> None:

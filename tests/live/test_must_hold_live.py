@@ -19,6 +19,7 @@ from reaper.models import Reaping, WorkerReport
 from reaper.reporter import DEADLINE
 from reaper.signals import alerted
 from tests import processes, rabbit
+from tests.live.odd import DRIFT
 from tests.live.stage import stage_at
 from tests.processes import wait_until
 from tests.worlds import COMMITTED
@@ -35,10 +36,11 @@ pytestmark = [
 HOUR = timedelta(hours=1)
 
 
-@pytest.mark.fault("clocks are an hour off, workers are busy, draining, halted, of an older release")
+@pytest.mark.fault("clocks are 288 s and an hour off, workers are busy, draining, halted, of an older release")
 def test_runs_that_a_live_worker_holds_are_left_alone_whatever_makes_it_look_dead(stage, broker):
     """Each worker looks dead in a way of its own, for longer than the silence limit; in the end all runs complete."""
-    odd = {"ahead": "ahead", "behind": "behind", "old": "mute", "computing": "computing", "redelivered": "forgetful"}
+    clocks = {"ahead": HOUR, "behind": -HOUR, "fast": DRIFT, "slow": -DRIFT}
+    odd = {**{name: name for name in clocks}, "old": "mute", "computing": "computing", "redelivered": "forgetful"}
     pools = {"busy": ["-P", "solo"], "computing": ["-P", "solo"], "redelivered": ["-c", "2"]}
     names = ("busy", "draining", "stopped", *odd)
     for name in ("stays", *names):
@@ -58,7 +60,7 @@ def test_runs_that_a_live_worker_holds_are_left_alone_whatever_makes_it_look_dea
     assert stage.is_stopped("stopped")
     stage.signal("stopped", signal.SIGCONT)
     stage.go_on(5)
-    for name, by in (("ahead", HOUR), ("behind", -HOUR)):
+    for name, by in clocks.items():
         report = WorkerReport.objects.get(hostname=f"{name}@test")
         assert abs(report.listed_at - report.seen_at - by) < timedelta(minutes=1)
     assert not WorkerReport.objects.filter(hostname="old@test").exists()

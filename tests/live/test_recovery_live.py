@@ -74,6 +74,44 @@ def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(sta
     assert stage.wrongly_reaped() == {"stopped"}, "its process lived, but nobody could have known"
 
 
+@pytest.mark.fault("a run kills each process that executes it: poison")
+def test_a_run_that_kills_its_worker_each_time_is_requeued_to_its_budget_and_then_failed_as_poison(stage, settings):
+    """Its process is killed like one that has no memory left, each time it gets to the second page."""
+    budget = {"ON_ORPHAN": "requeue", "MAX_REQUEUES": 2, "BACKOFF": [1]}
+    settings.REAPER = {**settings.REAPER, "KINDS": {"crawl_job": budget}}
+    stage.start("works", "-c", "2")
+    stage.await_ready("works")
+    stage.crawl("healthy", queue="works")
+    stage.crawl("poison", queue="works")
+    stage.await_under_way("healthy")
+    tasks = []
+    for times in range(1, 4):
+        await_begun(stage, "poison", times)
+        tasks.append(stage.row("poison").task_id)
+        os.kill(stage.child_of("poison"), signal.SIGKILL)
+        stage.until(lambda: Reaping.objects.filter(task_id=tasks[-1]).exists(), "its end is found")
+
+    stage.until(lambda: stage.statuses()["poison"] == "failed", "it is given up")
+    assert len(set(tasks)) == 3
+    assert stage.row("poison").error_code == "poison"
+    actions = Reaping.objects.filter(run_id=stage.key("poison"), reason="orphaned").order_by("pk")
+    assert list(actions.values_list("action", flat=True)) == ["requeue", "requeue", "fail"]
+    stage.let_go("healthy", "poison")
+    stage.until(lambda: stage.statuses()["healthy"] == "completed", "the other one is not concerned")
+    stage.go_on(3)
+    assert begun(stage, "poison") == 3, "nobody tries it again"
+    assert stage.wrongly_reaped() == set()
+
+
+def begun(stage, name):
+    """How often a run was claimed."""
+    return sum(event.event == "claimed" and event.run == stage.key(name) for event in stage.watch.journal)
+
+
+def await_begun(stage, name, times):
+    stage.until(lambda: begun(stage, name) == times, f"{name} is executed for the {times}. time")
+
+
 @pytest.mark.fault("all workers of a queue are dead")
 def test_the_run_of_a_worker_that_was_alone_waits_until_it_is_back(stage):
     """Alone on its queue, its silence might be the network's; one silence limit after its return it is not."""

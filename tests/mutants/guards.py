@@ -20,6 +20,7 @@ SWITCHES = ("tests/reaper/test_switches.py",)
 ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
 RUNS = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
 LEDGER = ("tests/reaper/test_ledger.py", "tests/reaper/test_sweeps.py")
+MODEL = ("tests/reaper/model/test_model.py",)
 
 CLAIM = "waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id)"
 WRITE = "mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)"
@@ -199,5 +200,24 @@ GUARDS = [
         ),
         ("off", "if run.mode is not Mode.OFF:\n            with", "if True:\n            with"),
         ("the switch within one batch", "and self.room and not self.stopped():", "and self.room:"),
+    ),
+    # The model test knows no guard by name: these are to show that it finds what it is not told of.
+    *of(
+        "apps/sources/runs.py",
+        MODEL,
+        ("model: claim: the status", CLAIM, CLAIM.replace("status=PENDING, ", "")),
+        ("model: writes: the task", WRITE, WRITE.replace(", task_id=self.task_id", "")),
+    ),
+    *of("reaper/adapters.py", MODEL, ("model: reap: the task as seen", SEEN, seen_without(PARTS.index("task")))),
+    *of("reaper/sweeps.py", MODEL, ("model: the ledger in the same transaction", RECORD, RECORD_APART)),
+    *of(
+        "reaper/decisions.py",
+        MODEL,
+        ("model: the budget of requeues", "spent = history.requeues >= policy.max_requeues", "spent = False"),
+    ),
+    *of(
+        "reaper/evidence.py",
+        MODEL,
+        ("model: mass silence", "silent = brake.fell_silent(mine, SILENCE, self.now)", "silent = None"),
     ),
 ]

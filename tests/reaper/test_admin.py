@@ -1,17 +1,20 @@
-"""The reaper's admin: every page shows its figures, and nothing can be changed."""
+"""The reaper's admin: every page shows its figures; what is written down stays, and orders can be added."""
 
 from datetime import timedelta
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.test import Client
 from django.urls import reverse
 from freezegun import freeze_time
 
-from reaper import conf, sweeps
-from reaper.decisions import Phase
+from reaper import conf, sweeps, switches
+from reaper.decisions import Mode, Phase
 from reaper.models import Exemption, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
-from tests.worlds import NOW, parent, queued_job, running_job
+from tests.worlds import NOW, SECOND, parent, queued_job, running_job
 
-HOUR = timedelta(hours=1)
+HOUR, YEAR = timedelta(hours=1), timedelta(days=366)
 MODELS = (Sweep, Reaping, Observation, Switch, Exemption, RefusedWrite, WorkerReport)
 
 pytestmark = [
@@ -146,12 +149,15 @@ def test_lists_are_filtered(admin_client, records, model, query, count):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_nothing_is_added_changed_or_deleted(admin_client, records, model):
+def test_what_is_written_down_is_not_added_to_changed_or_deleted(admin_client, records, model):
     row = model.objects.first()
     before = list(model.objects.order_by("pk").values())
-    for url in (page(model, "add"), page(model, "change", row.pk), page(model, "delete", row.pk)):
+    pages = {"add": page(model, "add"), "delete": page(model, "delete", row.pk)}
+    orders = {Switch: {"add"}, Exemption: {"add", "delete"}}.get(model, set())
+    for url in (page(model, "change", row.pk), *(pages[each] for each in pages.keys() - orders)):
         assert admin_client.post(url, {"kind": "changed", "post": "yes"}).status_code == 403
-    admin_client.post(page(model), {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"})
+    if "delete" not in orders:
+        admin_client.post(page(model), {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"})
     assert list(model.objects.order_by("pk").values()) == before
 
 
@@ -164,3 +170,146 @@ def test_a_page_of_many_rows_asks_no_more_than_one_of_few(admin_client, records,
     model.objects.bulk_create(model(**fields) for fields in many)
     with django_assert_max_num_queries(6):
         text_of(admin_client, page(model))
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def moment(name, at):
+    """A form's two fields for a moment."""
+    return {f"{name}_0": f"{at:%Y-%m-%d}", f"{name}_1": f"{at:%H:%M:%S}"} if at else {f"{name}_0": "", f"{name}_1": ""}
+
+
+def switch_to(mode="", paused=None, released=None, kind="crawl_job"):
+    return {"kind": kind, "mode": mode, **moment("paused_until", paused), **moment("released_until", released)}
+
+
+def exemption_of(run, until=None, kind="crawl_job"):
+    return {"kind": kind, "run_id": str(run), **moment("until", until)}
+
+
+def order(client, model, data, *, at=NOW):
+    """Fill in the form; return what it complains of, by field."""
+    with freeze_time(at):
+        response = client.post(page(model, "add"), data)
+    if response.status_code == 302:
+        return {}
+    assert response.status_code == 200
+    return response.context["adminform"].form.errors
+
+
+def state():
+    return switches.state(conf.adapters()["crawl_job"], NOW)
+
+
+def test_a_kind_is_switched_in_the_users_name_and_it_is_in_the_history(admin_client, admin_user):
+    assert order(admin_client, Switch, switch_to("observe", released=NOW + HOUR)) == {}
+    assert state() == (Mode.OBSERVE, None, True)
+    row = Switch.objects.get()
+    assert (row.by, row.at) == (admin_user.username, NOW)
+    entry = LogEntry.objects.get()
+    assert (entry.user, entry.object_id, entry.object_repr) == (admin_user, str(row.pk), str(row))
+    with freeze_time(NOW):
+        running_job(2 * HOUR)
+        assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).mode == "observe"
+
+    # What is left empty ends.
+    assert order(admin_client, Switch, switch_to()) == {}
+    assert state() == (Mode.ACT, None, False)
+
+
+def test_a_kind_is_paused_and_the_list_says_so(admin_client):
+    assert order(admin_client, Switch, switch_to(paused=NOW + HOUR)) == {}
+    assert state() == (Mode.OFF, NOW + HOUR, False)
+    with freeze_time(NOW):
+        assert "paused until 2026" in text_of(admin_client, page(Switch))
+        assert "paused until 2026" in text_of(admin_client, page(Switch, "change", Switch.objects.get().pk))
+
+
+@pytest.mark.parametrize(
+    ("until", "refused"), [(-SECOND, True), (0 * SECOND, True), (SECOND, False), (YEAR, False), (YEAR + SECOND, True)]
+)
+def test_what_has_passed_or_is_more_than_a_year_away_is_refused_and_nothing_is_switched(admin_client, until, refused):
+    for name in ("paused", "released"):
+        errors = order(admin_client, Switch, switch_to(**{name: NOW + until}))
+        assert errors == (
+            {f"{name}_until": [f"{NOW + until:%Y-%m-%d %H:%M:%S} UTC is not within a year from now."]}
+            if refused
+            else {}
+        )
+    assert Switch.objects.count() == (0 if refused else 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (switch_to("reap all"), "mode"),
+        (switch_to(kind="nobody"), "kind"),
+        (switch_to() | {"paused_until_0": "soon"}, "paused_until"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(admin_client, data, field):
+    assert set(order(admin_client, Switch, data)) == {field}
+    assert not Switch.objects.exists()
+
+
+def test_a_run_is_exempted_and_looked_after_again(admin_client, admin_user):
+    run = running_job(2 * HOUR)
+    assert order(admin_client, Exemption, exemption_of(f" {str(run.pk).upper()} ", until=NOW + HOUR)) == {}
+    row = Exemption.objects.get()
+    assert (row.run_id, row.by, row.until) == (str(run.pk), admin_user.username, NOW + HOUR)
+    with freeze_time(NOW):
+        assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).counts == {"exempt": 1}
+        assert str(run.pk) in text_of(admin_client, page(Exemption))
+
+    assert "already exists" in str(order(admin_client, Exemption, exemption_of(run.pk)))
+    assert admin_client.post(page(Exemption, "delete", row.pk), {"post": "yes"}).status_code == 302
+    with freeze_time(NOW):
+        assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 1
+
+
+@pytest.mark.parametrize("run", ["nobody", "00000000-0000-0000-0000-000000000000", "<script>"])
+def test_a_run_that_is_not_there_is_not_exempted(admin_client, run):
+    assert order(admin_client, Exemption, exemption_of(run)) == {"run_id": [f"There is no crawl_job run {run!r}."]}
+    assert not Exemption.objects.exists()
+
+
+# --- who may ----------------------------------------------------------------------------------------------------------
+
+
+def user_of(role):
+    """A user, or None for nobody."""
+    if role == "anonymous":
+        return None
+    user = User.objects.create_user(role, is_staff=role != "no staff", is_superuser=role == "superuser")
+    if role in ("reaps", "no staff"):
+        user.user_permissions.add(Permission.objects.get(codename="reap"))
+    elif role == "looks":
+        user.user_permissions.set(Permission.objects.filter(content_type__app_label="reaper").exclude(codename="reap"))
+    return user
+
+
+@pytest.mark.parametrize("how", ["GET", "POST", "POST without its token"])
+@pytest.mark.parametrize("role", ["anonymous", "no staff", "staff", "looks", "reaps", "superuser"])
+def test_only_a_post_with_its_token_by_somebody_who_may_reap_changes_anything(role, how):
+    """`looks` has every permission on the reaper's tables but this one."""
+    run, user, client = running_job(), user_of(role), Client(enforce_csrf_checks=True)
+    exemption = Exemption.objects.create(kind="crawl_job", run_id="other", at=NOW, by="ann")
+    if user:
+        client.force_login(user)
+    token = "t" * 32
+    client.cookies["csrftoken"] = token
+    more = {"csrfmiddlewaretoken": token} if how == "POST" else {}
+    orders = (
+        (page(Switch, "add"), switch_to("off")),
+        (page(Exemption, "add"), exemption_of(run.pk)),
+        (page(Exemption, "delete", exemption.pk), {"post": "yes"}),
+    )
+    for url, data in orders:
+        (client.get if how == "GET" else client.post)(url, data | more)
+    changed = (
+        Switch.objects.exists(),
+        Exemption.objects.filter(run_id=run.pk).exists(),
+        not Exemption.objects.filter(pk=exemption.pk).exists(),
+    )
+    assert changed == ((role in ("reaps", "superuser") and how == "POST"),) * 3

@@ -8,9 +8,23 @@ from django.core.management import call_command
 from django_celery_beat.models import PeriodicTask
 
 from apps.sources.models import CrawlJob
+from reaper import brake
 from reaper.models import Reaping, RefusedWrite, Sweep, Switch
 from tests.reaper.command import everything, named, reaper, stuck_runs
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, fresh, held_job, lost_job, parent, queued_job, running_job, source
+from tests.worlds import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    fresh,
+    held_job,
+    lost_job,
+    parent,
+    queued_job,
+    report,
+    running_job,
+    source,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker", "limits")]
 
@@ -65,6 +79,26 @@ def test_a_dry_run_and_the_sweep_after_it_agree(stuck):
         runs[bool(words)] = sorted((run["id"], run["action"], run["reason"], run["age_s"]) for run in report["runs"])
     assert runs[True] == runs[False]
     assert len(runs[True]) == 6
+
+
+def test_a_dry_run_tells_that_the_brake_would_hold_the_sweep_until_it_is_released():
+    for _ in range(brake.RUNS + 1):
+        running_job(2 * HOUR)
+    held = f"held: {brake.RUNS + 1} of {brake.RUNS + 1} running runs would be acted on at once"
+    code, _, err = reaper("sweep", "--dry-run")
+    assert (code, err.count(held)) == (1, 1)
+    assert not Sweep.objects.exists()
+    assert held in reaper("sweep")[2], "as it says of the sweep itself"
+    reaper("release", "crawl_job")
+    assert reaper("sweep", "--dry-run")[::2] == (0, "")
+
+
+def test_a_dry_run_tells_that_workers_fell_silent_together():
+    for number in range(3):
+        job = running_job(5 * MINUTE, worker=f"celery@s{number}/abc")
+        report(job.worker, silent=MINUTE, active={job.task_id: 0})
+    code, _, err = reaper("sweep", "--dry-run")
+    assert (code, err.count("held: 3 of 3 workers of queue crawl fell silent together")) == (1, 1)
 
 
 def test_a_broker_that_is_down_is_told_and_is_not_well(stuck, refusing_broker):
