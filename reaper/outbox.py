@@ -52,13 +52,18 @@ class Outbox:
                 return
             Sweep.objects.using(self.adapter.using).filter(pk=sweep.pk).update(revoked_at=self.now)
 
-    def kill_again(self, crowd: Crowd) -> None:
-        """Kill the tasks that lost their runs a while ago and that a worker still reports as executing."""
+    def kill_again(self, crowd: Crowd, stopped: Callable[[], bool]) -> None:
+        """Kill the tasks that lost their runs a while ago and that a worker still reports as executing.
+
+        Before the first kill, `stopped` is asked whether the kind is still to be acted on.
+        """
         executing = {task_id: worker for worker in crowd.live for task_id in worker.active}
         if not executing:
             return
         rows = ledger.reaped_tasks(self.adapter, executing, self.now - ledger.REVOKE_WITHIN)
         late = {row.task_id for row in rows if self.now - row.at > LAST_WORDS} - self.adapter.carried(list(executing))
+        if not late or stopped():
+            return
         for node in {executing[task_id].hostname for task_id in late}:
             self._revoked([task_id for task_id in late if executing[task_id].hostname == node], node)
 

@@ -240,7 +240,7 @@ class _Sweep:
     def kill_again(self) -> None:
         """Kill what still works on runs that it lost a while ago."""
         if self.row.phase == Phase.RUNNING and self.mode is Mode.ACT:
-            self.outbox.kill_again(self.sources.crowd)
+            self.outbox.kill_again(self.sources.crowd, self.stopped)
 
     def republish(self, runs: Sequence[RunFacts]) -> None:
         """Publish once more what was never confirmed."""

@@ -20,6 +20,7 @@ from tests.worlds import (
     NOW,
     SECOND,
     child,
+    executing,
     fresh,
     held_job,
     lost_job,
@@ -166,6 +167,45 @@ def test_the_switch_is_obeyed_within_one_batch(monkeypatch, broker):
     assert (row.acted, row.deferred) == (4, 2)
     assert row.errors == ["it was switched off meanwhile: the rest was left alone"]
     assert Reaping.objects.count() == 4
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_what_still_works_on_a_lost_run_is_not_killed_once_the_kind_is_off(off, monkeypatch, broker):
+    job = held_job(2 * HOUR)
+    sweep()
+    broker.revokes()
+    at = NOW + MINUTE
+    executing(job, name=job.worker, now=at)
+    judged = sweeps.plan
+
+    def is_seen_by_ada(*what):
+        yield from judged(*what)
+        if off:
+            switched(mode=Mode.OFF)
+
+    monkeypatch.setattr(sweeps, "plan", is_seen_by_ada)
+    row = sweep(at=at)
+    assert broker.revokes() == ([] if off else [killed([job.task_id], "celery@w1")])
+    assert row.errors == (["it was switched off meanwhile: the rest was left alone"] if off else [])
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_what_was_never_confirmed_is_not_sent_again_once_the_kind_is_off(off, monkeypatch, broker, tmp_path):
+    job = unsent_job()
+    with monkeypatch.context() as patch:
+        patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
+        sweep_queued()
+    judged = sweeps.plan
+
+    def is_seen_by_ada(*what):
+        yield from judged(*what)
+        if off:
+            switched(mode=Mode.OFF)
+
+    monkeypatch.setattr(sweeps, "plan", is_seen_by_ada)
+    row = sweep_queued(at=NOW + MINUTE)
+    assert (row.acted, row.deferred) == ((0, 1) if off else (1, 0))
+    assert broker.ids() == ([] if off else [fresh(job).task_id])
 
 
 def test_a_person_may_act_on_a_kind_that_is_off(broker):
