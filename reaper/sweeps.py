@@ -192,14 +192,14 @@ class _Sweep:
             self.errors.append(sentence)
 
     def work(self, phase: Phase) -> None:
-        """Judge the unfinished runs of a phase; act whenever there are as many to act on as one sweep may."""
+        """Judge the unfinished runs of a phase; act whenever there are as many to act on as the sweep still may."""
         if self.mode is Mode.ACT:
             self.outbox.revoke_rest()
         for page in plan(self.adapter, phase, self.sources):
             remember(self.adapter, page, self.sources)
             self.note(page)
             # Those that cannot be written leave their room to those behind them; without room, these are not even read.
-            if len(self.acting) >= self.policy.max_actions:
+            if len(self.acting) >= self.room:
                 self.carry_out()
                 if not self.room or self.refusals >= REFUSALS:
                     break

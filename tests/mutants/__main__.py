@@ -14,25 +14,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
-from urllib.parse import urlsplit
 
 from tests.mutants.guards import GUARDS, Guard
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED = 0, 1
-# Seconds for one run of the tests; without a guard some may hang.
-PATIENCE = 240
+# Seconds for one run of the tests; without a guard some may hang. All of them, as they are, take longer.
+PATIENCE, PATIENCE_WITH_ALL = 240, 600
 # Guards that are tried at once, each in a copy with a database of its own.
 LANES = 2
 
 
-def pytest(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def pytest(folder: Path, *words: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     """Run tests of the copy; the test database, which has the copy's name, is made once and kept."""
     options = ["-q", "--reuse-db", "-m", "not live", "-p", "no:cacheprovider", "-p", "no:randomly", "--timeout", "60"]
-    database = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{folder.name}").geturl()
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "DATABASE_URL": database}
+    # The folder of a unix socket, if there is one, stands before the database's name.
+    server = os.environ["DATABASE_URL"].partition("?")[0].rpartition("/")[0]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "DATABASE_URL": f"{server}/{folder.name}"}
     command = [sys.executable, "-m", "pytest", *options, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=patience)
+
+
+def first(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run tests of a new copy as it is."""
+    return pytest(folder, "--create-db", *words, patience=PATIENCE_WITH_ALL)
 
 
 def copy_of_the_code(folder: Path) -> Path:
@@ -67,12 +72,12 @@ def without(guard: Guard, folder: Path) -> tuple[str, str]:
 @contextmanager
 def lanes(guards: Sequence[Guard]) -> Iterator[Queue[Path]]:
     """Yield the copies. Raises SystemExit when the tests are red as it is."""
-    tests = dict.fromkeys(test for guard in guards for test in guard.tests)
+    tests = list(dict.fromkeys(test for guard in guards for test in guard.tests))
     with tempfile.TemporaryDirectory(prefix="reaper-mutants-") as temporary, ThreadPoolExecutor(LANES) as pool:
         copies = [copy_of_the_code(Path(temporary) / f"lane{number}") for number in range(min(LANES, len(guards)))]
-        # The first tries all the tests; the others only make their databases, by one of them.
-        asked = [[*tests], *([next(iter(tests))] for _ in copies[1:])]
-        for done in pool.map(lambda copy, words: pytest(copy, "--create-db", *words), copies, asked):
+        # Between them they try all the tests, and each makes its database.
+        asked = [tests[number :: len(copies)] or tests[:1] for number in range(len(copies))]
+        for done in pool.map(lambda copy, files: first(copy, *files), copies, asked):
             if done.returncode != PASSED:
                 raise SystemExit(f"The tests are red already:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
         free: Queue[Path] = Queue()

@@ -493,6 +493,19 @@ def test_what_lies_behind_the_last_run_that_may_be_acted_on_is_not_even_read(mon
     assert [(row.seen, row.acted, row.deferred) for row in rows] == [(4, 3, 1), (4, 3, 1), (1, 1, 0)]
 
 
+def test_no_more_are_read_for_the_room_that_one_leaves_than_it_takes(monkeypatch, limits):
+    monkeypatch.setattr(reading, "PAGE", 2)
+    limits(MAX_ACTIONS=4)
+    first, *_ = (running_job((20 - number) * HOUR) for number in range(10))
+
+    class Locked(CrawlJobs):
+        def apply(self, changes, now):
+            return super().apply([change for change in changes if change.run.pk != str(first.pk)], now)
+
+    row = sweep(Locked())
+    assert (row.seen, row.acted, row.moved_on, row.deferred) == (6, 4, 1, 1)
+
+
 @pytest.mark.django_db(transaction=True)
 @on_postgresql
 def test_a_row_that_is_locked_for_long_is_left_alone_until_it_is_free(broker):

@@ -35,6 +35,7 @@ from tests.worlds import COMMITTED, NOW, SECOND
 pytestmark = [
     COMMITTED,
     pytest.mark.long,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(connection.vendor != "postgresql", reason="sweeps at once need connections that do not wait"),
 ]
 STORIES, MOVES = int(os.environ.get("MODEL_STORIES", 25)), 100
@@ -54,16 +55,16 @@ POLICY = {
 }
 # What has to have happened in all stories together: else nothing was shown.
 LEAST = {
-    "overlaps": 10, "stale messages": 10, "writes refused": 3, "requeues": 10, "fails": 10, "sweeps killed": 4,
-    "moved on": 1, "parents finalized": 2, "by hand": 3,
+    "overlaps": 20, "stale messages": 15, "writes refused": 3, "requeues": 50, "fails": 20, "sweeps killed": 10,
+    "moved on": 10, "parents finalized": 4, "by hand": 8,
 }  # fmt: skip
 
 # How often each move is made.
 WEIGHTS = {
     "jobs": 6, "parent": 3, "message": 4, "broker": 1,
     "take_and_start": 14, "take": 2, "start": 2, "write": 6, "die_or_be_replaced": 4, "fall_silent_or_come_back": 4,
-    "time": 12, "sweep": 3, "sweep_begins": 10, "sweep_goes_on": 18, "sweep_dies": 6, "sweep_loses_the_database": 1,
-    "person_acts": 2, "person_cancels": 1, "person_switches": 1,
+    "time": 12, "sweep": 3, "sweep_begins": 10, "sweeps_meet": 4, "sweep_goes_on": 18, "sweep_dies": 6,
+    "sweep_loses_the_database": 1, "person_acts": 2, "person_cancels": 1, "person_switches": 1,
 }  # fmt: skip
 
 
@@ -166,6 +167,18 @@ class Story(RuleBasedStateMachine):
     def sweep_begins(self, choice):
         if len(self.under_way) < 3:
             self.keep(SteppedSweep(*self.swept(choice)))
+
+    def sweeps_meet(self, choice):
+        """Two sweeps have judged the same runs; they act one after the other, now or whenever they go on."""
+        if len(self.under_way) < 2:
+            self.pass_time(40)
+            both = [SteppedSweep(*self.swept(choice)) for _ in range(2)]
+            for each in both:
+                self.keep(each)
+            while choice % 2 and both:
+                sweep = both.pop()
+                sweep.finish()
+                self.under_way = [each for each in self.under_way if each is not sweep]
 
     def sweep_goes_on(self, choice, order=""):
         if self.under_way:
@@ -320,7 +333,6 @@ class Story(RuleBasedStateMachine):
         self.told["parents finalized"] += Reaping.objects.filter(action=Reaping.FINALIZE).count()
         again = self.sweep_all()
         assert [(row.acted, row.finalized, row.errors) for row in again] == [(0, 0, [])] * len(again)
-        assert Reaping.objects.exclude(new_task_id="").filter(published_at=None, actor="").count() == 0
         self.written.extend(Reaping.objects.filter(kind__in=MODELS, actor=""))
         self.told["moved on"] += sum(Sweep.objects.values_list("moved_on", flat=True))
         self.told += self.fleet.seen
