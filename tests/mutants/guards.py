@@ -206,18 +206,9 @@ GUARDS = [
         "apps/sources/runs.py",
         MODEL,
         ("model: claim: the status", CLAIM, CLAIM.replace("status=PENDING, ", "")),
+        ("model: claim: the task", CLAIM, CLAIM.replace(", task_id=task_id", "")),
+        ("model: writes: the status", WRITE, WRITE.replace("status=RUNNING, ", "")),
         ("model: writes: the task", WRITE, WRITE.replace(", task_id=self.task_id", "")),
     ),
-    *of("reaper/adapters.py", MODEL, ("model: reap: the task as seen", SEEN, seen_without(PARTS.index("task")))),
     *of("reaper/sweeps.py", MODEL, ("model: the ledger in the same transaction", RECORD, RECORD_APART)),
-    *of(
-        "reaper/decisions.py",
-        MODEL,
-        ("model: the budget of requeues", "spent = history.requeues >= policy.max_requeues", "spent = False"),
-    ),
-    *of(
-        "reaper/evidence.py",
-        MODEL,
-        ("model: mass silence", "silent = brake.fell_silent(mine, SILENCE, self.now)", "silent = None"),
-    ),
 ]

@@ -99,11 +99,13 @@ class Fleet:
         if not worker.hand:
             return
         task_id, model, pk = worker.hand.pop(0)
+        row = as_it_is(model, pk)
         try:
             hold = runs.claim(model, pk, task_id, worker.name)
         except runs.Refused:
             self.seen["stale messages"] += 1
         else:
+            assert row == ("pending", task_id), f"{task_id} began with {pk}, which was {row}"
             worker.working[task_id] = (hold, self.now)
 
     def write(self, worker, how):
@@ -119,12 +121,14 @@ class Fleet:
         }
         if how != "progress":
             del worker.working[task_id]
+        row = as_it_is(hold.model, hold.pk)
         try:
             getattr(hold, how)(*arguments[how])
         except runs.Refused:
             worker.working.pop(task_id, None)
             self.seen["writes refused"] += 1
         else:
+            assert row == ("running", task_id), f"{how} by {task_id} of {hold.pk}, which was {row}"
             self.ends[hold.model, str(hold.pk)] += how in ("complete", "fail")
 
     # --- life and death ---------------------------------------------------------------------------------------
@@ -161,6 +165,11 @@ class Fleet:
         """Whether a worker works on the task that was alive and heard without a gap for a silence limit before then."""
         there = [each for each in self.workers if each.alive and each.heard and each.since <= since - SILENCE]
         return any(task_id in each.working and each.working[task_id][1] <= since for each in there)
+
+
+def as_it_is(model, pk):
+    """A run's status and task."""
+    return model.objects.values_list("status", "task_id").get(pk=pk)
 
 
 def read(raw):
