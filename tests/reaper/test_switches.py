@@ -169,6 +169,17 @@ def test_the_switch_is_obeyed_within_one_batch(monkeypatch, broker):
     assert Reaping.objects.count() == 4
 
 
+def switch_off_once_all_are_judged(monkeypatch):
+    """Between the last verdict of a sweep and what it does then, somebody switches the kind off."""
+    judged = sweeps.plan
+
+    def is_seen_by_ada(*what):
+        yield from judged(*what)
+        switched(mode=Mode.OFF)
+
+    monkeypatch.setattr(sweeps, "plan", is_seen_by_ada)
+
+
 @pytest.mark.parametrize("off", [False, True])
 def test_what_still_works_on_a_lost_run_is_not_killed_once_the_kind_is_off(off, monkeypatch, broker):
     job = held_job(2 * HOUR)
@@ -176,14 +187,8 @@ def test_what_still_works_on_a_lost_run_is_not_killed_once_the_kind_is_off(off, 
     broker.revokes()
     at = NOW + MINUTE
     executing(job, name=job.worker, now=at)
-    judged = sweeps.plan
-
-    def is_seen_by_ada(*what):
-        yield from judged(*what)
-        if off:
-            switched(mode=Mode.OFF)
-
-    monkeypatch.setattr(sweeps, "plan", is_seen_by_ada)
+    if off:
+        switch_off_once_all_are_judged(monkeypatch)
     row = sweep(at=at)
     assert broker.revokes() == ([] if off else [killed([job.task_id], "celery@w1")])
     assert row.errors == (["it was switched off meanwhile: the rest was left alone"] if off else [])
@@ -195,14 +200,8 @@ def test_what_was_never_confirmed_is_not_sent_again_once_the_kind_is_off(off, mo
     with monkeypatch.context() as patch:
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         sweep_queued()
-    judged = sweeps.plan
-
-    def is_seen_by_ada(*what):
-        yield from judged(*what)
-        if off:
-            switched(mode=Mode.OFF)
-
-    monkeypatch.setattr(sweeps, "plan", is_seen_by_ada)
+    if off:
+        switch_off_once_all_are_judged(monkeypatch)
     row = sweep_queued(at=NOW + MINUTE)
     assert (row.acted, row.deferred) == ((0, 1) if off else (1, 0))
     assert broker.ids() == ([] if off else [fresh(job).task_id])

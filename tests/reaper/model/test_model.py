@@ -266,6 +266,8 @@ class Story(RuleBasedStateMachine):
         acts = Reaping.objects.filter(kind__in=MODELS).exclude(action__in=[Reaping.DISPATCH, Reaping.FINALIZE])
         by_the_ledger = Counter(acts.values_list("kind", "run_id", "action"))
         assert by_the_ledger == self.acted, "the ledger does not say what was done, or says more"
+        for kind, pk in acts.filter(action="fail").values_list("kind", "run_id"):
+            assert MODELS[kind].objects.get(pk=pk).status == "failed", f"{pk} is in the ledger and not failed"
 
     # --- the end ----------------------------------------------------------------------------------------------
 
