@@ -32,6 +32,8 @@ ALLOWED_HOSTS = environment.hosts("ALLOWED_HOSTS", ["localhost", "127.0.0.1"] if
 CSRF_TRUSTED_ORIGINS = environment.origins("CSRF_TRUSTED_ORIGINS")
 if not DEBUG:
     SECURE_SSL_REDIRECT = environment.flag("SECURE_SSL_REDIRECT", True)
+    # What Prometheus asks from the same machine, past the proxy that ends TLS.
+    SECURE_REDIRECT_EXEMPT = ["^metrics$", "^reaper/state$"]
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_HSTS_SECONDS = environment.number("SECURE_HSTS_SECONDS", 31_536_000, least=0)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True
@@ -131,6 +133,7 @@ REAPER = {
     "ADAPTERS": ["apps.sources.reaping.CrawlJobs", "apps.sources.reaping.SourceResults"],
     "RUN_TIMEOUT": timedelta(seconds=environment.number("REAPER_RUN_TIMEOUT", 3600)),
     "QUEUE_TIMEOUT": CRAWL_QUEUE_TIMEOUT,
+    "METRICS_TOKEN": environment.text("REAPER_METRICS_TOKEN"),
     "ALERT_AFTER": timedelta(seconds=environment.number("REAPER_ALERT_AFTER", 1800)),
 }
 

@@ -37,6 +37,13 @@ class Message(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
+class Load(NamedTuple):
+    """How many runs are in a phase, and the oldest of them by the time that its row says; None where none does."""
+
+    number: int
+    oldest: RunFacts | None = None
+
+
 class RunAdapter(ABC):
     """One kind of run. Subclass `ModelRunAdapter` where the runs are rows of a Django model."""
 
@@ -69,6 +76,12 @@ class RunAdapter(ABC):
     @abstractmethod
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when there is no such run."""
+
+    def load(self, phase: Phase) -> Load:
+        """Return how many runs of a phase there are, and the oldest. Only shown. Override it where there are many."""
+        pages = self.unfinished(phase)
+        first = next(pages, [])
+        return Load(len(first) + sum(map(len, pages)), next(iter(first), None))
 
     @abstractmethod
     def apply(self, changes: Sequence[Change], now: datetime) -> list[Change]:
@@ -164,6 +177,18 @@ class ModelRunAdapter(RunAdapter):
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when no run has this key."""
         return self._one(pk=pk)
+
+    def load(self, phase: Phase) -> Load:
+        """Return how many runs of a phase there are, and the oldest."""
+        number, first, by = 0, [], self._since(phase)
+        for status in self.running if phase is Phase.RUNNING else self.queued:
+            found = self.queryset().filter(**{self.status_field: status})
+            number += found.count()
+            if row := rows.oldest(found, self._columns(), by):
+                first.append(row)
+        # Of several statuses, each has an oldest one.
+        oldest = min(first, key=lambda row: row[by], default=None) if by else next(iter(first), None)
+        return Load(number, self._facts(oldest) if oldest else None)
 
     def by_task_id(self, task_id: str) -> RunFacts | None:
         """Return the facts of the run that carries the task id, or None."""

@@ -6,6 +6,7 @@
         "KINDS": {"order": {"ON_TIMEOUT": "requeue"}},   # the same, for one kind only
         "CLOCK": "database",                             # whose time counts; or "host"
         "KEEP_HISTORY": timedelta(days=90),              # how long the reaper's own records are kept
+        "METRICS_TOKEN": "…",                            # who asks for /metrics from elsewhere has to send it
     }
 
 A kind's own value wins over the top level's, that one over its adapter's `policy`, that one over `Policy`'s default.
@@ -34,6 +35,8 @@ CLOCKS = ("database", "host")
 KEEP_HISTORY = timedelta(days=90)
 # Budgets and backoffs are counted from the records; and PostgreSQL lets nobody delete younger ones (migration 0006).
 LEAST_HISTORY = timedelta(days=1)
+# Characters: 128 bits in base 64 are 22, and nobody counts them.
+LEAST_TOKEN = 20
 # The reaper's own queue: a backlog of runs must not silence what watches them.
 QUEUE = "reaper"
 # Safe in `KIND:ID`, in a log line and as a metric's label.
@@ -48,6 +51,16 @@ def a_history(value: Any) -> timedelta:
     return length
 
 
+def a_token(value: Any) -> str:
+    """Return a token that nobody guesses; '' is none. Raises Wrong, which does not say what it is."""
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]*", value):
+        raise Wrong("E005", "is no text of visible ASCII characters", "Give a random text.")
+    if value and len(value) < LEAST_TOKEN:
+        rest = f"has {len(value)} characters, which can be guessed"
+        raise Wrong("E006", rest, f"Give a random text of at least {LEAST_TOKEN}.")
+    return value
+
+
 # What a value has to be, by the name of its setting.
 POLICY: Mapping[str, Callable[[Any], Any]] = {
     **{name.upper(): coercion(annotation) for name, annotation in get_type_hints(Policy).items()},
@@ -59,6 +72,7 @@ TOP: Mapping[str, Callable[[Any], Any]] = {
     "KINDS": a_dict,
     "CLOCK": partial(a_choice, choices=CLOCKS, number="E010"),
     "KEEP_HISTORY": a_history,
+    "METRICS_TOKEN": a_token,
     **POLICY,
 }
 # The same as an adapter names them.
@@ -105,6 +119,14 @@ def clock() -> str:
 def keep_history() -> timedelta:
     """Return how long the reaper's own records are kept. Raises ImproperlyConfigured when the settings are wrong."""
     return usable().values.get("keep_history", KEEP_HISTORY)
+
+
+def metrics_token() -> str:
+    """Return what has to be sent to see the metrics from another machine; '' when nobody there may see them.
+
+    Raises ImproperlyConfigured when the settings are wrong.
+    """
+    return usable().values.get("metrics_token", "")
 
 
 def problems() -> list[Problem]:

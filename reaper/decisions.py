@@ -156,6 +156,11 @@ class Decision(NamedTuple):
         return "poison" if self.exhausted else str(self.reason)
 
 
+# Verdicts by which a run is left alone because all is well with it; the others are suspects.
+CALM = (
+    *(Reason.FINISHED, Reason.EXEMPT, Reason.BACKOFF, Reason.HELD, Reason.RETURNING),
+    *(Reason.RESERVED, Reason.BACKLOG, Reason.YOUNG),
+)
 # Verdicts that rest on a task's absence from all workers: before them the workers are asked themselves.
 BY_ABSENCE = (Reason.ORPHANED, Reason.LOST, Reason.STRANDED)
 

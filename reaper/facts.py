@@ -152,3 +152,14 @@ class Evidence:
 
 
 NOTHING = Evidence()
+
+
+def unattended(run: RunFacts, evidence: Evidence, now: datetime) -> timedelta | None:
+    """Return for how long nobody is known to have worked on a run; None when nothing tells.
+
+    Of a running run, since its last sign or the last report of its dead worker; of a waiting one, since its dispatch.
+    """
+    known = [run.quiet(now) if run.phase is Phase.RUNNING else run.age(now)]
+    if evidence.claimant is Vital.DEAD and evidence.claimant_seen_at:
+        known.append(max(now - evidence.claimant_seen_at, timedelta(0)))
+    return min((each for each in known if each is not None), default=None)

@@ -26,6 +26,7 @@ MISSED = 3
 # As seldom as any is started by default: of one that nobody has a schedule for, such as with `manage.py reaper run`.
 SELDOM = timedelta(minutes=1)
 SWITCHED_OFF, OVERDUE, FAILING, BRAKE_HELD = "switched_off", "sweep_overdue", "sweep_failing", "brake_held"
+CONDITIONS = (SWITCHED_OFF, OVERDUE, FAILING, BRAKE_HELD)
 
 
 class Schedule(NamedTuple):
@@ -47,6 +48,8 @@ class Health(NamedTuple):
     conditions: Mapping[str, str]
     # Sentences about its switches, its schedule, and what went wrong since.
     notes: Sequence[str] = ()
+    # The last sweep that has ended, well or not.
+    last: Sweep | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as the JSON of `diagnose` has it."""
@@ -63,8 +66,8 @@ class Health(NamedTuple):
 
 def health_of(adapter: RunAdapter, now: datetime) -> list[Health]:
     """Return how each phase of a kind is swept."""
-    schedules = scheduled()
-    return [health(adapter, phase, now, schedules.get(phase)) for phase in phases(adapter)]
+    schedules, state = scheduled(), switches.state(adapter, now)
+    return [health(adapter, phase, now, schedules.get(phase), state) for phase in phases(adapter)]
 
 
 def phases(adapter: RunAdapter) -> list[str]:
@@ -85,18 +88,17 @@ def scheduled() -> dict[str, Schedule]:
     return {phase: of_task[task] for phase, task in TASKS.items() if task in of_task}
 
 
-def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None) -> Health:
+def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None, state: switches.State) -> Health:
     """Return how the sweeps of one kind and phase are doing."""
-    rows = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, phase=phase).order_by("-started_at", "-id")
-    ended, last = rows.exclude(finished_at=None), rows.first()
+    last, ended, good_one = latest(adapter, phase)
     limit = MISSED * (schedule.every if schedule else SELDOM)
-    ago, good = (since(each, now) for each in (ended.first(), ended.filter(errors=[]).first()))
-    state, off, wrong = switches.state(adapter, now), disabled(schedule), of_last(last)
-    notes = [*switched(adapter, state), *off, *([] if schedule else ["no schedule"]), *wrong]
+    ago, good = since(ended, now), since(good_one, now)
+    off, wrong = disabled(schedule), of_last(last)
+    notes = [*switched(state), *off, *([] if schedule else ["no schedule"]), *wrong]
     if last and not last.finished_at and now - last.started_at <= SELDOM:
         wrong = []
     found = {
-        SWITCHED_OFF: [*(switched(adapter, state) if state.mode is Mode.OFF else ()), *off],
+        SWITCHED_OFF: [*(switched(state) if state.mode is Mode.OFF else ()), *off],
         OVERDUE: overdue(ago, limit),
         BRAKE_HELD: [each for each in wrong if each.startswith(HELD)],
         FAILING: [each for each in wrong if not each.startswith(HELD)],
@@ -105,7 +107,16 @@ def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | 
         # Then it is known why none comes.
         del found[OVERDUE]
     conditions = {name: "; ".join(sentences) for name, sentences in found.items() if sentences}
-    return Health(adapter.kind, phase, good, good is None or good > limit, conditions, notes)
+    return Health(adapter.kind, phase, good, good is None or good > limit, conditions, notes, ended)
+
+
+def latest(adapter: RunAdapter, phase: str) -> tuple[Sweep | None, Sweep | None, Sweep | None]:
+    """Return the last sweep, the last that has ended, and the last of these that went well: mostly one row."""
+    rows = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, phase=phase).order_by("-started_at", "-id")
+    last = rows.first()
+    ended = last if last is None or last.finished_at else rows.exclude(finished_at=None).first()
+    good = ended if ended is None or not ended.errors else rows.exclude(finished_at=None).filter(errors=[]).first()
+    return last, ended, good
 
 
 def overdue(ago: timedelta | None, limit: timedelta) -> list[str]:
@@ -120,14 +131,13 @@ def since(sweep: Sweep | None, now: datetime) -> timedelta | None:
     return now - sweep.finished_at if sweep and sweep.finished_at else None
 
 
-def switched(adapter: RunAdapter, state: switches.State) -> list[str]:
+def switched(state: switches.State) -> list[str]:
     """Return how a kind is switched, where that is not as usual."""
-    row, said = switches.newest(adapter), []
-    who = f" by {row.by}" if row else ""
+    who, said = f" by {state.by}" if state.by else "", []
     if state.paused_until:
         said.append(f"it is paused{who} until {state.paused_until:%Y-%m-%d %H:%M:%S %Z}")
     elif state.mode is not Mode.ACT:
-        said.append(f"it is switched to {state.mode}{who if row and row.mode else ' by the settings'}")
+        said.append(f"it is switched to {state.mode}{who if state.named else ' by the settings'}")
     if state.released:
         said.append(f"the brake is released{who}")
     return said

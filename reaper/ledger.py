@@ -16,7 +16,7 @@ from django.db.models import F, QuerySet
 
 from reaper.adapters import Change, RunAdapter
 from reaper.decisions import Action, Reason
-from reaper.facts import Evidence, History, Phase, RunFacts
+from reaper.facts import Evidence, History, Phase, RunFacts, unattended
 from reaper.models import Reaping, RefusedWrite, Sweep
 
 # A task that was to be revoked this long ago has started, ended or been refused by its fence since.
@@ -25,7 +25,7 @@ REVOKE_WITHIN = timedelta(hours=1)
 ROW = (
     *("sweep", "at", "kind", "actor"),
     *("run_id", "phase", "action", "reason", "terminate", "exhausted", "interrupted"),
-    *("task_id", "new_task_id", "message", "facts", "evidence"),
+    *("task_id", "new_task_id", "message", "facts", "unattended_s", "evidence"),
 )
 Data = TypeVar("Data", RunFacts, Evidence, History)
 
@@ -86,17 +86,19 @@ def record(adapter: RunAdapter, changes: Sequence[Change], now: datetime, sweep:
     with connection.cursor() as cursor:
         for start in range(0, len(changes), step):
             some, same = changes[start : start + step], (sweep.pk, at, adapter.kind, actor)
-            rows = [(*same, *row_of(each), evidence(each.evidence)) for each in some]
+            rows = [(*same, *row_of(each, now), evidence(each.evidence)) for each in some]
             places = ", ".join([f"({', '.join(['%s'] * len(fields))})"] * len(rows))
             sql = f"INSERT INTO {quote(Reaping._meta.db_table)} ({columns}) VALUES {places}"  # noqa: S608
             cursor.execute(sql, list(chain.from_iterable(rows)))
 
 
-def row_of(change: Change) -> tuple[Any, ...]:
+def row_of(change: Change, now: datetime) -> tuple[Any, ...]:
     """Return what a row says of its change alone, without the evidence, in the order of ROW."""
     run, (action, reason, *rest) = change.run, change.decision
     words = (run.task_id or "", change.new_task_id, change.message, json.dumps(kept(run)))
-    return (run.pk, str(run.phase), str(action), str(reason), *rest, *words)
+    alone = unattended(run, change.evidence, now)
+    seconds = None if alone is None else alone.total_seconds()
+    return (run.pk, str(run.phase), str(action), str(reason), *rest, *words, seconds)
 
 
 def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:

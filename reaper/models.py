@@ -92,6 +92,8 @@ class Reaping(models.Model):
     message = models.TextField(default="", blank=True)
     facts = models.JSONField(default=dict)
     evidence = models.JSONField(default=dict)
+    # For how many seconds nobody was known to work on the run then; NULL where nothing tells.
+    unattended_s = models.FloatField(null=True, blank=True)
     # Who asked for it; '' is the reaper itself.
     actor = models.CharField(max_length=200, default="", blank=True)
     published_at = models.DateTimeField(null=True, blank=True)
@@ -111,6 +113,23 @@ class Reaping(models.Model):
     def unrevoked(self) -> bool:
         """True when the broker has not taken its old task's revoke yet."""
         return bool(self.task_id) and self.sweep is not None and self.sweep.revoked_at is None
+
+
+class Total(models.Model):
+    """What pruned rows had been counted as: what is counted since the beginning never falls (`totals.py`)."""
+
+    metric = models.CharField(max_length=20)
+    kind = models.CharField(max_length=120)
+    label = models.CharField(max_length=100)
+    count = models.BigIntegerField(default=0)
+    seconds = models.FloatField(default=0)
+
+    class Meta:
+        ordering = ("metric", "kind", "label")
+        constraints = [models.UniqueConstraint(fields=["metric", "kind", "label"], name="reaper_one_total")]
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.kind} {self.label}: {self.count}"
 
 
 class Observation(models.Model):

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DataError
-from django.db.models import BooleanField, F, Func, QuerySet, Value
+from django.db.models import BooleanField, F, Func, Q, QuerySet, Value
 from django.db.models.lookups import GreaterThan
 
 # Rows read at a time: memory stays flat however many there are.
@@ -44,10 +44,21 @@ def pages(rows: QuerySet, columns: Sequence[str], by: str | None) -> Iterator[li
     if by is None:
         yield from keyset(rows, columns, "pk")
         return
-    bounds = [bound if settings.USE_TZ else bound.replace(tzinfo=None) for bound in (EARLIEST, LATEST)]
-    readable = {f"{by}__range": bounds}
-    yield from keyset(rows.exclude(**readable), columns, "pk")
-    yield from keyset(rows.filter(**readable), columns, by, "pk")
+    yield from keyset(rows.exclude(readable(by)), columns, "pk")
+    yield from keyset(rows.filter(readable(by)), columns, by, "pk")
+
+
+def oldest(rows: QuerySet, columns: Sequence[str], by: str | None) -> Row | None:
+    """Return the first row in the order of a timestamp, of those where it can be read; None when there is none."""
+    found = rows.order_by("pk") if by is None else rows.filter(readable(by)).order_by(by, "pk")
+    return next(iter(read(found[:1], columns)), None)
+
+
+def readable(by: str) -> Q:
+    """Return the condition that a timestamp is there and can be read."""
+    return Q(
+        **{f"{by}__range": [each if settings.USE_TZ else each.replace(tzinfo=None) for each in (EARLIEST, LATEST)]}
+    )
 
 
 def keyset(rows: QuerySet, columns: Sequence[str], *order: str) -> Iterator[list[Row]]:

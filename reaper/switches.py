@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from django.db import transaction
+
 from reaper import conf
 from reaper.adapters import RunAdapter
 from reaper.decisions import Mode
@@ -25,6 +27,9 @@ class State(NamedTuple):
     paused_until: datetime | None = None
     # Somebody has looked: the brake holds nothing.
     released: bool = False
+    # Who switched it last, '' when nobody ever has; and whether that named a mode.
+    by: str = ""
+    named: bool = False
 
 
 def state(adapter: RunAdapter, now: datetime) -> State:
@@ -36,7 +41,7 @@ def state(adapter: RunAdapter, now: datetime) -> State:
     # A word that no version knows is none that could be obeyed.
     mode = Mode(row.mode) if row.mode in list(Mode) else by_settings
     released = row.released_until is not None and now < row.released_until
-    return State(Mode.OFF if paused else mode, paused, released)
+    return State(Mode.OFF if paused else mode, paused, released, row.by, bool(row.mode))
 
 
 def newest(adapter: RunAdapter) -> Switch | None:
@@ -46,10 +51,13 @@ def newest(adapter: RunAdapter) -> Switch | None:
 
 def switch(adapter: RunAdapter, by: str, now: datetime, **changes: Any) -> Switch:
     """Change some of `mode` ('' is what the settings say), `paused_until` and `released_until`; return the new row."""
-    row = newest(adapter) or Switch(kind=adapter.kind)
-    for name, value in {"pk": None, "at": now, "by": by, **changes}.items():
-        setattr(row, name, value)
-    row.save(using=adapter.using, force_insert=True)
+    with transaction.atomic(using=adapter.using):
+        # Whoever switches at the same moment waits for the kind's first row, and then reads what the other has written.
+        list(Switch.objects.using(adapter.using).filter(kind=adapter.kind).order_by("id").select_for_update()[:1])
+        row = newest(adapter) or Switch(kind=adapter.kind)
+        for name, value in {"pk": None, "at": now, "by": by, **changes}.items():
+            setattr(row, name, value)
+        row.save(using=adapter.using, force_insert=True)
     logger.warning("%s was switched by %s: %s", adapter.kind, one_line(by) or "nobody", row.words)
     return row
 

@@ -9,7 +9,7 @@ from celery import shared_task
 from django.db import router
 from django.db.models import QuerySet
 
-from reaper import clock, conf, sweeps, workers
+from reaper import clock, conf, sweeps, totals, workers
 from reaper.adapters import RunAdapter
 from reaper.decisions import alert
 from reaper.facts import Phase
@@ -93,8 +93,9 @@ def prune_history() -> None:
     """Delete history that is older than `KEEP_HISTORY`. The last good sweep of each kind is kept."""
     for using in {adapter.using for adapter in conf.adapters().values()}:
         horizon = clock.now(using) - conf.keep_history()
-        prune(Reaping.objects.using(using).filter(at__lt=horizon))
-        prune(RefusedWrite.objects.using(using).filter(at__lt=horizon))
+        for counted in (Reaping, RefusedWrite):
+            while totals.prune(counted.objects.using(using).filter(at__lt=horizon), PRUNE_BATCH):
+                pass
         prune(Observation.objects.using(using).filter(at__lt=horizon))
         prune(Exemption.objects.using(using).filter(until__lt=horizon))
         # A look that was never followed by another is of a run that has gone its way.

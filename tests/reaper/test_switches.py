@@ -1,9 +1,10 @@
 """The brake and the switches as the sweeps obey them: modes, pauses, releases, and runs that are exempted."""
 
-from itertools import count
+import threading
+from itertools import count, pairwise
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from freezegun import freeze_time
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
@@ -15,6 +16,7 @@ from reaper.signals import reaped
 from tests.reaper.test_sweeps import connected, finalize_parents, sweep, sweep_queued, unsent_job
 from tests.servers import killed
 from tests.worlds import (
+    COMMITTED,
     HOUR,
     MINUTE,
     NOW,
@@ -56,7 +58,7 @@ def host():
 
 
 def test_a_kind_acts_unless_somebody_says_otherwise(limits):
-    assert state() == (Mode.ACT, None, False)
+    assert state()[:3] == (Mode.ACT, None, False)
     limits(MODE="observe", KINDS={"source_result": {"MODE": "off"}})
     assert [state(kind=kind).mode for kind in ("crawl_job", "source_result")] == [Mode.OBSERVE, Mode.OFF]
     switched(mode=Mode.ACT)
@@ -68,17 +70,44 @@ def test_a_kind_acts_unless_somebody_says_otherwise(limits):
 def test_what_one_switches_leaves_the_rest_as_it_was_and_all_is_kept_with_the_names():
     switched(mode=Mode.OBSERVE)
     switches.switch(adapter(), "bob", NOW, released_until=NOW + HOUR)
-    assert state() == (Mode.OBSERVE, None, True)
+    assert state()[:3] == (Mode.OBSERVE, None, True)
+    assert (state().by, state().named, state(kind="source_result").by) == ("bob", True, "")
     assert [(row.by, row.words) for row in Switch.objects.order_by("id")] == [
         ("ada", "mode observe"),
         ("bob", "mode observe, brake released until 2026-03-01 13:00:00 UTC"),
     ]
 
 
+@COMMITTED
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+def test_of_two_who_switch_at_the_same_time_neither_undoes_what_the_other_did():
+    switched()
+    begin = threading.Barrier(2)
+
+    def many(by, changes):
+        begin.wait()
+        for change in changes:
+            switches.switch(adapter(), by, NOW, **change)
+        connections.close_all()
+
+    modes = [{"mode": (Mode.ACT, Mode.OBSERVE)[number % 2]} for number in range(30)]
+    pauses = [{"paused_until": NOW + number * HOUR} for number in range(30)]
+    threads = [threading.Thread(target=many, args=each) for each in (("bob", modes), ("eve", pauses))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = list(Switch.objects.order_by("id"))
+    assert len(rows) == 61
+    for before, after in pairwise(rows):
+        kept = "paused_until" if after.by == "bob" else "mode"
+        assert getattr(after, kept) == getattr(before, kept)
+
+
 def test_a_pause_ends_by_itself():
     switched(paused_until=NOW + HOUR)
-    assert state(NOW + HOUR - SECOND) == (Mode.OFF, NOW + HOUR, False)
-    assert state(NOW + HOUR) == (Mode.ACT, None, False)
+    assert state(NOW + HOUR - SECOND)[:3] == (Mode.OFF, NOW + HOUR, False)
+    assert state(NOW + HOUR)[:3] == (Mode.ACT, None, False)
 
 
 def test_a_release_ends_by_itself():

@@ -1,0 +1,152 @@
+"""What Prometheus reads: each figure from the rows that it is about, in a form that Prometheus's own parser takes."""
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from freezegun import freeze_time
+from prometheus_client.parser import text_string_to_metric_families
+
+from reaper import conf, metrics, switches
+from reaper.decisions import CALM, Mode, Reason
+from reaper.models import Reaping, Sweep
+from tests.reaper.test_sweeps import sweep
+from tests.reaper.test_totals import reaping, refusal
+from tests.worlds import HOUR, MINUTE, NOW, SECOND, orphan, queued_job, report, running_job, swept
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
+
+
+def scraped(at=NOW):
+    """The samples, by name and labels as they are written."""
+    with freeze_time(at):
+        text = metrics.exposition().decode()
+    families = text_string_to_metric_families(text)
+    return {(each.name, *sorted(each.labels.items())): each.value for family in families for each in family.samples}
+
+
+def value(name, at=NOW, **labels):
+    return scraped(at).get((f"reaper_{name}", *sorted(labels.items())))
+
+
+def test_runs_are_counted_by_kind_and_phase_and_the_oldest_tells_its_age():
+    queued_job(3 * SECOND)
+    queued_job(2 * MINUTE)
+    running_job(HOUR)
+    running_job(status="failed")
+    found = scraped()
+    of = {phase: (("kind", "crawl_job"), ("phase", phase)) for phase in ("queued", "running")}
+    assert found["reaper_runs", *of["queued"]] == 2
+    assert found["reaper_oldest_run_seconds", *of["queued"]] == 120
+    assert found["reaper_runs", *of["running"]] == 1
+    assert found["reaper_oldest_run_seconds", *of["running"]] == 3600
+    assert found["reaper_runs", ("kind", "source_result"), ("phase", "running")] == 0
+    assert found["reaper_oldest_run_seconds", ("kind", "source_result"), ("phase", "running")] == 0
+
+
+def test_what_was_done_is_counted_since_the_beginning():
+    reaping(seconds=7)
+    reaping(seconds=100)
+    refusal()
+    assert value("reapings_total", kind="crawl_job", action="fail", reason="orphaned") == 2
+    assert value("refused_writes_total", kind="crawl_job", write="claim") == 1
+    found = {bound: value("recovery_seconds_bucket", kind="crawl_job", le=bound) for bound in ("5.0", "10.0", "120.0")}
+    assert found == {"5.0": 0, "10.0": 1, "120.0": 2}
+    assert value("recovery_seconds_count", kind="crawl_job") == 2
+    assert value("recovery_seconds_sum", kind="crawl_job") == 107
+
+
+def test_the_time_of_a_recovery_is_that_since_the_worker_was_last_heard_of():
+    orphan(MINUTE)
+    sweep()
+    assert Reaping.objects.get().unattended_s == 60
+    assert value("recovery_seconds_sum", kind="crawl_job") == 60
+
+
+def test_the_last_sweep_tells_its_verdicts_and_how_many_are_suspects():
+    swept()
+    counts = {"young": 5, "held": 2, "orphaned": 3, "unknown": 1}
+    Sweep.objects.create(
+        kind="crawl_job", phase="running", started_at=NOW, finished_at=NOW + 2 * SECOND, acted=3, counts=counts
+    )
+    of = {"kind": "crawl_job", "phase": "running"}
+    assert value("suspects", **of) == 4
+    assert {reason: value("last_sweep_runs", reason=reason, **of) for reason in counts} == counts
+    assert value("last_sweep_duration_seconds", **of) == 2
+    assert value("last_sweep_timestamp_seconds", **of) == (NOW + 2 * SECOND).timestamp()
+
+
+def test_a_suspect_is_whatever_has_a_verdict_that_is_not_calm():
+    assert {str(each) for each in Reason} - set(CALM) == {
+        "unknown_status", "parent_ended", "unpublished", "no_clock", "timed_out", "never_sent", "stalled", "orphaned",
+        "lost", "stranded", "overtaken", "unknown", "unjudged", "children_ended", "by_hand",
+    }  # fmt: skip
+
+
+def test_a_sweep_that_went_wrong_is_the_last_and_not_the_last_good_one():
+    swept(NOW - MINUTE)
+    Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW, finished_at=NOW, errors=["held: most"])
+    of = {"kind": "crawl_job", "phase": "running"}
+    assert value("last_sweep_timestamp_seconds", **of) == NOW.timestamp()
+    assert value("last_good_sweep_timestamp_seconds", **of) == (NOW - MINUTE).timestamp()
+    assert value("condition", condition="brake_held", **of) == 1
+    assert value("condition", condition="sweep_failing", **of) == 0
+
+
+def test_what_has_never_been_swept_has_no_time_and_is_overdue():
+    of = {"kind": "crawl_job", "phase": "running"}
+    assert value("last_good_sweep_timestamp_seconds", **of) is None
+    assert value("condition", condition="sweep_overdue", **of) == 1
+
+
+def test_the_mode_is_the_one_that_counts_now():
+    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.OBSERVE)
+    found = {mode: value("mode", kind="crawl_job", mode=mode) for mode in ("act", "observe", "off")}
+    assert found == {"act": 0, "observe": 1, "off": 0}
+
+
+def test_workers_are_counted_by_their_state_and_the_worst_clock_is_told():
+    report("celery@a/1")
+    report("celery@b/1", draining=True)
+    report("celery@c/1", silent=HOUR)
+    report("celery@d/1", listed_at=NOW + 288 * SECOND)
+    assert {state: value("workers", state=state) for state in metrics.WORKERS} == {"alive": 2, "draining": 1, "dead": 1}
+    assert value("worker_clock_offset_seconds") == 288
+
+
+def test_a_kind_that_cannot_be_read_does_not_hide_the_others(monkeypatch):
+    queued_job()
+    broken = conf.adapters()["source_result"]
+    monkeypatch.setattr(type(broken), "load", lambda self, phase: 1 / 0)
+    assert value("scrape_failed", kind="source_result") == 1
+    assert value("scrape_failed", kind="crawl_job") == 0
+    assert value("runs", kind="crawl_job", phase="queued") == 1
+    assert value("runs", kind="source_result", phase="queued") is None
+
+
+def test_the_oldest_is_that_of_all_statuses_of_a_phase(parcels):
+    parcels.create(stage="new", made=NOW - MINUTE)
+    parcels.create(stage="again", made=NOW - HOUR)
+    parcels.create(stage="new")
+    parcels.create(stage="done", made=NOW - 2 * HOUR)
+    assert value("runs", kind="parcel", phase="queued") == 3
+    assert value("oldest_run_seconds", kind="parcel", phase="queued") == 3600
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_a_scrape_asks_the_same_few_questions_however_many_rows_there_are(rows):
+    for _ in range(rows):
+        reaping()
+    swept()
+    with (
+        CaptureQueriesContext(
+            connection,
+        ) as asked,
+        freeze_time(NOW),
+    ):
+        metrics.exposition()
+    assert len(asked) <= 26
+
+
+def test_names_from_elsewhere_are_escaped():
+    reaping(kind='a"b\nc', reason="x\\y")
+    assert value("reapings_total", kind='a"b\nc', action="fail", reason="x\\y") == 1

@@ -1,0 +1,115 @@
+"""The counts since the beginning: pruning takes nothing from them, however often and at whatever time it runs."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import connection, connections
+from freezegun import freeze_time
+
+from reaper import tasks, totals
+from reaper.models import Reaping, RefusedWrite, Total
+from tests.worlds import COMMITTED, NOW, SECOND
+
+DAY = timedelta(days=1)
+
+pytestmark = pytest.mark.django_db
+
+
+def reaping(ago=timedelta(0), seconds=7.5, **fields):
+    values = {"kind": "crawl_job", "run_id": "7", "phase": "running", "action": "fail", "reason": "orphaned"}
+    return Reaping.objects.create(at=NOW - ago, unattended_s=seconds, **{**values, **fields})
+
+
+def refusal(ago=timedelta(0), write="claim"):
+    return RefusedWrite.objects.create(at=NOW - ago, kind="crawl_job", run_id="7", write=write)
+
+
+def counts():
+    return {tuple(key): tuple(value) for key, value in totals.since_the_beginning("default").items()}
+
+
+def test_without_any_rows_nothing_is_counted():
+    assert counts() == {}
+
+
+def test_everything_is_counted_by_kind_and_label():
+    reaping()
+    reaping()
+    reaping(kind="source_result", action="requeue", reason="lost", seconds=None)
+    refusal()
+    refusal(write="complete")
+    assert counts() == {
+        ("reapings", "crawl_job", "fail orphaned"): (2, 0),
+        ("reapings", "source_result", "requeue lost"): (1, 0),
+        ("recovery", "crawl_job", "10"): (2, 15),
+        ("refused", "crawl_job", "claim"): (1, 0),
+        ("refused", "crawl_job", "complete"): (1, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bound"), [(0, "5"), (5, "5"), (5.001, "10"), (86_400, "86400"), (86_400.1, "+Inf")]
+)
+def test_a_time_is_counted_under_its_bound(seconds, bound):
+    reaping(seconds=seconds)
+    assert counts()["recovery", "crawl_job", bound] == (1, seconds)
+
+
+def test_what_a_person_did_is_no_recovery_and_a_dispatch_by_hand_is_no_act():
+    reaping(actor="ada")
+    reaping(action="dispatch", reason="by_hand", actor="by hand")
+    assert counts() == {("reapings", "crawl_job", "fail orphaned"): (1, 0)}
+
+
+@freeze_time(NOW)
+def test_pruning_takes_nothing_from_the_counts(monkeypatch):
+    monkeypatch.setattr(tasks, "PRUNE_BATCH", 2)
+    for ago in (91 * DAY, 90 * DAY + SECOND, 95 * DAY, 90 * DAY, DAY):
+        reaping(ago, seconds=100)
+        refusal(ago)
+    before = counts()
+    for _ in range(2):
+        tasks.prune_history()
+        assert counts() == before
+    assert (Reaping.objects.count(), RefusedWrite.objects.count()) == (2, 2)
+    reaping(seconds=100)
+    assert counts()["recovery", "crawl_job", "120"] == (6, 600)
+
+
+@freeze_time(NOW)
+def test_a_prune_that_fails_has_counted_nothing(monkeypatch):
+    reaping(91 * DAY)
+    before = counts()
+
+    def fail(*arguments):
+        raise OSError("boom")
+
+    monkeypatch.setattr(totals, "add", fail)
+    with pytest.raises(OSError, match="boom"):
+        tasks.prune_history()
+    assert (counts(), Reaping.objects.count(), Total.objects.count()) == (before, 1, 0)
+
+
+@COMMITTED
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+def test_two_that_prune_at_once_count_each_row_once():
+    for _ in range(200):
+        reaping(91 * DAY)
+    before, failed = counts(), []
+
+    def prune():
+        try:
+            while totals.prune(Reaping.objects.filter(at__lt=NOW - 90 * DAY), 10):
+                pass
+        except Exception as error:
+            failed.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=prune) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (failed, counts(), Reaping.objects.count()) == ([], before, 0)
