@@ -208,6 +208,7 @@ GUARDS = [
         ("model: claim: the status", CLAIM, CLAIM.replace("status=PENDING, ", "")),
         ("model: claim: the task", CLAIM, CLAIM.replace(", task_id=task_id", "")),
         ("model: writes: the status", WRITE, WRITE.replace("status=RUNNING, ", "")),
+        ("model: writes: the task", WRITE, WRITE.replace(", task_id=self.task_id", "")),
     ),
     *of("reaper/sweeps.py", MODEL, ("model: the ledger in the same transaction", RECORD, RECORD_APART)),
 ]

@@ -56,13 +56,14 @@ POLICY = {
 # What has to have happened in all stories together: else nothing was shown.
 LEAST = {
     "overlaps": 20, "stale messages": 10, "writes refused": 3, "requeues": 50, "fails": 10, "sweeps killed": 10,
-    "moved on": 2, "parents finalized": 2, "by hand": 3,
+    "moved on": 2, "parents finalized": 2, "by hand": 3, "zombies": 5,
 }  # fmt: skip
 
 # How often each move is made.
 WEIGHTS = {
     "jobs": 6, "parent": 6, "message": 4, "broker": 1,
-    "take_and_start": 14, "take": 2, "start": 2, "write": 6, "die_or_be_replaced": 4, "fall_silent_or_come_back": 4,
+    "take_and_start": 14, "take": 2, "start": 2, "write": 6, "zombie_writes": 2,
+    "die_or_be_replaced": 4, "fall_silent_or_come_back": 4,
     "time": 12, "sweep": 3, "sweep_begins": 10, "sweeps_meet": 4, "sweep_goes_on": 18, "sweep_dies": 6,
     "sweep_loses_the_database": 1, "person_acts": 2, "person_cancels": 1, "person_switches": 1,
 }  # fmt: skip
@@ -157,6 +158,31 @@ class Story(RuleBasedStateMachine):
         worker = self.worker(choice)
         worker.answers = not worker.heard
         (self.fleet.hush if worker.heard else self.fleet.come_back)(worker)
+
+    def zombie_writes(self, choice):
+        """A run is taken from a worker that goes on, another one begins with it, and the first one writes to it."""
+        if self.refusing:
+            return
+        for place in range(3):
+            self.take_and_start(choice + place)
+            zombie, heir = self.worker(choice + place), self.worker(choice + place + 1)
+            task_id, (hold, _) = next(iter(zombie.working.items()), (None, (None, None)))
+            if task_id and zombie.alive and heir.alive:
+                kind = next(kind for kind, model in MODELS.items() if model is hold.model)
+                run = conf.adapters()[kind].get(str(hold.pk))
+                if run.task_id == task_id and self.given_to(heir, run, conf.adapters()[kind]):
+                    self.told["zombies"] += 1
+                    self.fleet.write(zombie, ("progress", "complete", "fail", "release")[choice % 4])
+                    return
+
+    def given_to(self, heir, run, adapter):
+        """Requeue a run by hand, and have a worker begin with it before all else; True when it works on it then."""
+        sweeps.act_by_hand(adapter, run, Action.REQUEUE, "ada")
+        while self.redis.llen(QUEUE):
+            self.fleet.receive(heir)
+        heir.hand.reverse()
+        self.fleet.start(heir)
+        return adapter.get(run.pk).worker == heir.name
 
     # --- moves: time, sweeps, people --------------------------------------------------------------------------
 
