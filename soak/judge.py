@@ -108,13 +108,17 @@ def twice(story: Story) -> Iterator[str]:
 def wrongly_reaped(story: Story) -> Iterator[str]:
     """Yield the runs that were taken, because nobody had their task, from one that was there all the time.
 
-    A task that was there shows it afterwards: it comes to its end, or is refused its next write, or its claim.
+    A task that was there shows it afterwards: it comes to its end, or is refused its next write, or its claim. The claim
+    only where the run waited for it: of a running run it is refused to whoever got a copy of the message that had been
+    claimed already.
     """
     for reap in story.reaps:
         if reap.reason not in BY_ABSENCE:
             continue
         for event in story.events:
             if event.task_id != reap.task_id or event.at <= reap.at or event.event not in ("ending", "refused"):
+                continue
+            if reap.phase == "running" and event.why.startswith("claim of "):
                 continue
             if not any(stop.pid == event.pid and overlaps(stop, reap.at) for stop in story.stops):
                 yield f"{reap.run} was taken as {reap.reason} from {reap.task_id}: then {event.event} {event.why}"

@@ -64,6 +64,19 @@ def test_a_run_that_was_taken_rightly_is_no_violation(reap, stops):
     assert found(reaps=[reap], stops=stops, events=events) == set()
 
 
+COPY = Event("refused", 20, 8, "run", "t1", why="claim of CrawlJob run by task t1")
+
+
+def test_a_copy_of_its_message_that_comes_late_does_not_show_that_a_running_run_was_worked_on():
+    assert "wrongly reaped" not in found(reaps=[REAP], events=[CLAIM, COPY])
+    assert "wrongly reaped" in found(reaps=[REAP], events=[CLAIM, COPY, ENDING])
+
+
+def test_a_claim_that_is_refused_shows_that_a_waiting_run_had_its_message():
+    taken = REAP._replace(reason="lost", phase="queued", action="requeue")
+    assert "wrongly reaped" in found(reaps=[taken], events=[COPY])
+
+
 @pytest.mark.parametrize("stop", [Stop(8, 1, 18), Stop(7, 16, 30), Stop(7, 1, 15 - SILENT_SECONDS - 1)])
 def test_a_stop_of_another_process_or_time_excuses_nothing(stop):
     assert found(reaps=[REAP], stops=[stop]) == {"wrongly reaped"}
