@@ -38,10 +38,10 @@ class Message(NamedTuple):
 
 
 class Load(NamedTuple):
-    """How many runs are in a phase, and the oldest of them by the time that its row says; None where none does."""
+    """How many runs are in a phase, and the oldest of them, by the time that their rows say."""
 
     number: int
-    oldest: RunFacts | None = None
+    oldest: Sequence[RunFacts] = ()
 
 
 class RunAdapter(ABC):
@@ -77,11 +77,14 @@ class RunAdapter(ABC):
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when there is no such run."""
 
-    def load(self, phase: Phase) -> Load:
-        """Return how many runs of a phase there are, and the oldest. Only shown. Override it where there are many."""
+    def load(self, phase: Phase, most: int = 1) -> Load:
+        """Return how many runs of a phase there are, and the oldest of them, at most so many.
+
+        Only shown, never acted on. Override it where there are many: this one reads them all.
+        """
         pages = self.unfinished(phase)
         first = next(pages, [])
-        return Load(len(first) + sum(map(len, pages)), next(iter(first), None))
+        return Load(len(first) + sum(map(len, pages)), first[:most])
 
     @abstractmethod
     def apply(self, changes: Sequence[Change], now: datetime) -> list[Change]:
@@ -178,17 +181,17 @@ class ModelRunAdapter(RunAdapter):
         """Return one run's facts, or None when no run has this key."""
         return self._one(pk=pk)
 
-    def load(self, phase: Phase) -> Load:
-        """Return how many runs of a phase there are, and the oldest."""
-        number, first, by = 0, [], self._since(phase)
+    def load(self, phase: Phase, most: int = 1) -> Load:
+        """Return how many runs of a phase there are, and the oldest of them."""
+        number, first, by = 0, list[dict[str, Any]](), self._since(phase)
         for status in self.running if phase is Phase.RUNNING else self.queued:
             found = self.queryset().filter(**{self.status_field: status})
-            number += found.count()
-            if row := rows.oldest(found, self._columns(), by):
-                first.append(row)
-        # Of several statuses, each has an oldest one.
-        oldest = min(first, key=lambda row: row[by], default=None) if by else next(iter(first), None)
-        return Load(number, self._facts(oldest) if oldest else None)
+            here = found.count()
+            number += here
+            first += rows.oldest(found, self._columns(), by, most) if here else []
+        # Each status has its oldest ones.
+        first.sort(key=lambda row: row[by] if by else 0)
+        return Load(number, [self._facts(row) for row in first[:most]])
 
     def by_task_id(self, task_id: str) -> RunFacts | None:
         """Return the facts of the run that carries the task id, or None."""

@@ -15,6 +15,7 @@ from django.core import checks
 
 from reaper import conf
 from reaper.adapters import RunAdapter
+from reaper.decisions import Policy
 
 # Celery runs all system checks whenever it imports the task modules, which one of them asks it to do.
 importing: ContextVar[bool] = ContextVar("importing", default=False)
@@ -26,7 +27,7 @@ def check_reaper(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMes
         return [checks.Error(each.message, each.hint, id=each.id) for each in broken]
     found = list(check_beat())
     for adapter in conf.adapters().values():
-        found += [*check_alert(adapter), *check_adapter(adapter)]
+        found += [*check_alert(adapter, conf.policy(adapter)), *check_adapter(adapter)]
     return [*found, *check_tasks()]
 
 
@@ -46,9 +47,15 @@ def check_beat() -> Iterator[checks.CheckMessage]:
         yield checks.Warning("No schedule starts the reaper's sweeps.", hint, id="reaper.W003")
 
 
-def check_alert(adapter: RunAdapter) -> Iterator[checks.CheckMessage]:
+def of_policy(adapter: RunAdapter, policy: Policy) -> list[checks.CheckMessage]:
+    """Return what is wrong with these thresholds, were they those of a kind."""
+    broken = list(import_tasks())
+    task = current_app.tasks.get(adapter.task)
+    return [*broken, *check_alert(adapter, policy), *(check_limit(adapter, task, policy) if task else ())]
+
+
+def check_alert(adapter: RunAdapter, policy: Policy) -> Iterator[checks.CheckMessage]:
     """A run is failed at its timeout: an alert that is not earlier never comes."""
-    policy = conf.policy(adapter)
     if policy.alert_after >= policy.run_timeout:
         message = f"{adapter.kind}: ALERT_AFTER ({policy.alert_after}) is not shorter than RUN_TIMEOUT"
         hint = "Make it shorter, so that the warning comes before the run is ended."
@@ -65,32 +72,42 @@ def check_adapter(adapter: RunAdapter) -> Iterator[checks.CheckMessage]:
 
 
 def check_tasks() -> Iterator[checks.CheckMessage]:
-    """The adapters' tasks, once their modules are imported: a web process or a command has not done so yet."""
+    """The adapters' tasks."""
     if importing.get():
         return
+    broken = list(import_tasks())
+    yield from broken
+    for adapter in conf.adapters().values() if not broken else ():
+        yield from check_task(adapter, current_app.tasks)
+
+
+def import_tasks() -> Iterator[checks.CheckMessage]:
+    """Import the task modules: a web process or a command has not done so yet."""
     inside = importing.set(True)
     try:
         current_app.loader.import_default_modules()
     except Exception as error:  # importing runs the host's code, which may raise anything
         message = f"Celery's task modules cannot be imported ({type(error).__name__}: {error})."
         yield checks.Error(message, "Mend the import: no worker can start either.", id="reaper.E031")
-        return
     finally:
         importing.reset(inside)
-    for adapter in conf.adapters().values():
-        yield from check_task(adapter, current_app.tasks)
 
 
 def check_task(adapter: RunAdapter, tasks: Mapping[str, Task]) -> Iterator[checks.CheckMessage]:
-    """A run that its own time limit would have ended must not be taken for stuck before."""
+    """The task of one adapter."""
     task = tasks.get(adapter.task)
     if task is None:
         message = f"{adapter.kind}: no Celery task is registered as {adapter.task!r}."
         hint = "Correct the adapter's `task`, or import the task in a module that the workers import."
         yield checks.Warning(message, hint, id="reaper.W002")
         return
+    yield from check_limit(adapter, task, conf.policy(adapter))
+
+
+def check_limit(adapter: RunAdapter, task: Task, policy: Policy) -> Iterator[checks.CheckMessage]:
+    """A run that its own time limit would have ended must not be taken for stuck before."""
     limit = task.time_limit or task.app.conf.task_time_limit
-    timeout = conf.policy(adapter).run_timeout
+    timeout = policy.run_timeout
     if limit and timeout <= timedelta(seconds=limit):
         message = f"{adapter.kind}: RUN_TIMEOUT ({timeout}) is not longer than the time limit of {adapter.task}"
         hint = "Make it longer: a run within its time limit is healthy."

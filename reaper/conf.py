@@ -103,12 +103,26 @@ def adapters() -> dict[str, RunAdapter]:
 
 def policy(adapter: RunAdapter) -> Policy:
     """Return the thresholds of one kind of run. Raises ImproperlyConfigured when they or the settings are wrong."""
+    return Policy(**{name: value for name, (value, _) in origins(adapter).items()})
+
+
+def origins(adapter: RunAdapter) -> dict[str, tuple[Any, str]]:
+    """Return each threshold of a kind, by its lower-case name, with where it comes from. Raises as `policy` does."""
     given = usable()
     found: list[Problem] = []
-    own = own_policy(adapter, found)
+    layers = [
+        ("the default", vars_of_policy()),
+        ("the adapter", own_policy(adapter, found)),
+        ("the settings", {name: value for name, value in given.values.items() if name in OWN}),
+        ("the settings of the kind", given.kinds.get(adapter.kind, {})),
+    ]
     refuse(found)
-    top = {name: value for name, value in given.values.items() if name in OWN}
-    return Policy(**{**own, **top, **given.kinds.get(adapter.kind, {})})
+    return {name: (value, where) for where, layer in layers for name, value in layer.items()}
+
+
+def vars_of_policy() -> dict[str, Any]:
+    """Return the defaults."""
+    return {name: getattr(Policy(), name) for name in OWN}
 
 
 def clock() -> str:

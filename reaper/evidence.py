@@ -112,8 +112,12 @@ class Crowd:
 class Sources:
     """What one sweep of one kind asks of the outside. Every question is put once, when it is first needed."""
 
-    def __init__(self, adapter: RunAdapter, broker: Broker, policy: Policy, now: datetime) -> None:
+    def __init__(
+        self, adapter: RunAdapter, broker: Broker, policy: Policy, now: datetime, *, asks: bool = True
+    ) -> None:
         self.adapter, self.broker, self.policy, self.now = adapter, broker, policy, now
+        # Whether the workers are asked themselves, which takes seconds where some are silent: a page only shows.
+        self.asks = asks
         # The nodes that have not answered this sweep: they are not waited for again, however many pages it has.
         self.silent: set[str] = set()
 
@@ -170,7 +174,7 @@ class Sources:
         found = {run.pk: Found(run, NOTHING) for run in runs}
         found |= {each.run.pk: each for each in [*self.of_queued(queued), *map(self.of_running, running)]}
         doubtful = [each for each in found.values() if each.evidence.absent and self.needs_second_opinion(each)]
-        if doubtful:
+        if doubtful and self.asks:
             answer = self.ask([each.run.task_id for each in doubtful if each.run.task_id])
             found |= {each.run.pk: self.with_answer(each, answer) for each in doubtful}
         return [found[run.pk] for run in runs]

@@ -1,14 +1,17 @@
 """What people fill in to switch a kind of runs or to exempt one run, and what is refused of it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from django import forms
 
-from reaper import clock, conf
-from reaper.decisions import Mode
-from reaper.models import Exemption, Switch
+from reaper import checks, clock, conf, policies
+from reaper.adapters import RunAdapter
+from reaper.decisions import Mode, Policy
+from reaper.models import Exemption, PolicyEdit, Switch
 from reaper.switches import LONGEST
+from reaper.values import Wrong, as_text
 
 
 class OfKind(forms.ModelForm):
@@ -49,6 +52,71 @@ class SwitchForm(OfKind):
     def clean_released_until(self) -> datetime | None:
         """Return the end of the brake's release."""
         return self.moment("released_until")
+
+
+# What each threshold is, for a person who edits it.
+MEANING = {
+    "run_timeout": "A run that is running for longer is stuck.",
+    "queue_timeout": "A run that waits for longer is warned of.",
+    "stall_timeout": "A held run without progress for longer is stuck; off: none is.",
+    "orphan_grace": "A running run that has shown itself within this time is left alone.",
+    "lost_grace": "A waiting run that is younger is left alone.",
+    "alert_after": "A run that is running for longer is warned of.",
+    "on_timeout": "fail, or requeue where the work may be done twice.",
+    "on_orphan": "fail, or requeue where the work may be done twice.",
+    "max_requeues": "Requeues of a run that had been started; then it is failed as poison.",
+    "max_redispatches": "Requeues of a run that had not been started.",
+    "max_interruptions": "Requeues of a run that was cut off by a deploy.",
+    "backoff": "Waiting time after the first, second and every further action on the same run.",
+    "max_actions": "Runs acted on in one sweep.",
+}
+
+
+class PolicyForm(forms.Form):
+    """The thresholds of one kind as a person writes them: "1h 30m", "45s", "off". Empty is as the settings say."""
+
+    def __init__(self, adapter: RunAdapter, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data)
+        self.adapter, self.known = adapter, policies.known(adapter)
+        # The thresholds that are edited, and all that would count then; once the form is valid.
+        self.values: dict[str, Any] = {}
+        self.policy = Policy()
+        # Which edit the form was filled in after: what somebody has edited meanwhile is not undone unseen.
+        row = policies.newest(adapter)
+        self.latest, self.by = (row.pk, row.by) if row else (0, "")
+        self.fields["seen"] = forms.IntegerField(required=False, initial=self.latest, widget=forms.HiddenInput)
+        for name in policies.NAMES:
+            value, _, without = self.known[name]
+            field = forms.CharField(required=False, label=name, help_text=MEANING[name], max_length=200)
+            field.widget.attrs["placeholder"] = as_text(without)
+            field.initial = as_text(value) if self.is_edited(name) else ""
+            self.fields[name] = field
+
+    def is_edited(self, name: str) -> bool:
+        """Return whether somebody has edited a threshold."""
+        return self.known[name].origin.startswith("edited")
+
+    def clean(self) -> dict[str, Any]:
+        """Read each threshold, and look whether they fit together and to the task. Adds the sentences as errors."""
+        self.values = {}
+        if self.cleaned_data.get("seen") not in (None, self.latest):
+            self.add_error(None, f"{self.by} has edited it meanwhile: look again.")
+        for name in policies.NAMES:
+            text = self.cleaned_data.get(name, "")
+            try:
+                if text.strip():
+                    self.values[name] = policies.read(name, text)
+            except Wrong as wrong:
+                self.add_error(name, f"{name} {wrong.rest}. {wrong.hint}")
+        if not self.errors:
+            self.policy = Policy(**{**policies.vars_of(conf.policy(self.adapter)), **self.values})
+            for found in checks.of_policy(self.adapter, self.policy):
+                self.add_error(None, f"{found.msg} {found.hint}")
+        return self.cleaned_data
+
+    def save(self, by: str) -> PolicyEdit:
+        """Have the thresholds count from the next sweep on; return the row of the history."""
+        return policies.edit(self.adapter, by, clock.now(self.adapter.using), self.values)
 
 
 class ExemptionForm(OfKind):

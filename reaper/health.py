@@ -64,9 +64,9 @@ class Health(NamedTuple):
         }
 
 
-def health_of(adapter: RunAdapter, now: datetime) -> list[Health]:
-    """Return how each phase of a kind is swept."""
-    schedules, state = scheduled(), switches.state(adapter, now)
+def health_of(adapter: RunAdapter, now: datetime, state: switches.State | None = None) -> list[Health]:
+    """Return how each phase of a kind is swept. `state`: how it is switched, where that is known already."""
+    schedules, state = scheduled(), state or switches.state(adapter, now)
     return [health(adapter, phase, now, schedules.get(phase), state) for phase in phases(adapter)]
 
 

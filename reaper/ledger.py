@@ -221,6 +221,26 @@ def finalized(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, act
     )
 
 
+def revoked(adapter: RunAdapter, change: Change, now: datetime, sweep: Sweep, actor: str) -> None:
+    """Note that a person revoked a run's task."""
+    run = change.run
+    Reaping.objects.using(adapter.using).create(
+        sweep=sweep,
+        at=now,
+        kind=adapter.kind,
+        run_id=run.pk,
+        phase=run.phase,
+        action=Reaping.REVOKE,
+        reason=Reason.BY_HAND,
+        terminate=change.decision.terminate,
+        task_id=run.task_id or "",
+        message=change.message,
+        facts=kept(run),
+        evidence=kept(change.evidence),
+        actor=actor,
+    )
+
+
 def dispatched_by_hand(adapter: RunAdapter, pk: Any, task_id: str, now: datetime) -> None:
     """Note a dispatch that a person or another program made, in the host's transaction: it resets the budgets."""
     Reaping.objects.using(adapter.using).create(

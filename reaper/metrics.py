@@ -5,6 +5,7 @@ Labels are bounded: kinds, phases, reasons, modes and the like; never a run, a t
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 from django.db import router
@@ -77,10 +78,10 @@ class Scrape(Collector):
         now, kind = clock.now(adapter.using), adapter.kind
         for phase in PHASES:
             number, oldest = adapter.load(phase)
-            age = oldest.age(now) if oldest else None
+            age = max((run.age(now) or timedelta(0) for run in oldest), default=timedelta(0))
             self.gauge("runs", "Unfinished runs.", number, kind=kind, phase=phase)
-            seconds = age.total_seconds() if age else 0
-            self.gauge("oldest_run_seconds", "Age of the oldest unfinished run.", seconds, kind=kind, phase=phase)
+            text = "Age of the oldest unfinished run."
+            self.gauge("oldest_run_seconds", text, age.total_seconds(), kind=kind, phase=phase)
 
     def sweeps(self, adapter: RunAdapter) -> None:
         """Read how the sweeps of a kind are doing."""

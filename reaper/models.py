@@ -75,6 +75,7 @@ class Reaping(models.Model):
 
     DISPATCH = "dispatch"  # not the reaper's action: a dispatch by hand, from which budgets are counted anew
     FINALIZE = "finalize"  # a parent was given its outcome
+    REVOKE = "revoke"  # a person revoked its task; the run was left as it was
 
     sweep = models.ForeignKey(Sweep, models.SET_NULL, null=True, blank=True, related_name="reapings")
     at = models.DateTimeField()
@@ -171,8 +172,8 @@ class Switch(models.Model):
     class Meta:
         ordering = ("-id",)
         verbose_name_plural = "switches"
-        # The one permission to change anything by the admin: to switch kinds, and to exempt runs.
-        permissions = [("reap", "Can switch the reaper and exempt runs")]
+        # The one permission to change anything by the admin: kinds, policies, and runs.
+        permissions = [("reap", "Can switch the reaper, edit its policies, and act on runs")]
         indexes = [models.Index(fields=["kind", "id"], name="reaper_switch_newest")]
 
     def __str__(self) -> str:
@@ -186,6 +187,33 @@ class Switch(models.Model):
             if until and until > self.at:
                 said.append(f"{name} until {until:%Y-%m-%d %H:%M:%S %Z}")
         return ", ".join(said)
+
+
+class PolicyEdit(models.Model):
+    """What people have set for one kind in place of the settings: the newest row counts, the others are the history.
+
+    Never changed.
+    """
+
+    kind = models.CharField(max_length=100)
+    at = models.DateTimeField()
+    by = models.CharField(max_length=200)
+    # Lower-case name -> value: seconds, a list of seconds, a number, a word or null. What is not named is as set.
+    values = models.JSONField(default=dict, blank=True)
+    # What it changed, a sentence each: "run_timeout: 1h -> 2h".
+    changes = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [models.Index(fields=["kind", "id"], name="reaper_policyedit_newest")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.words}"
+
+    @property
+    def words(self) -> str:
+        """Return what it changed, in one line."""
+        return "; ".join(self.changes) or "nothing changed"
 
 
 class Exemption(models.Model):

@@ -48,10 +48,10 @@ def pages(rows: QuerySet, columns: Sequence[str], by: str | None) -> Iterator[li
     yield from keyset(rows.filter(readable(by)), columns, by, "pk")
 
 
-def oldest(rows: QuerySet, columns: Sequence[str], by: str | None) -> Row | None:
-    """Return the first row in the order of a timestamp, of those where it can be read; None when there is none."""
+def oldest(rows: QuerySet, columns: Sequence[str], by: str | None, most: int) -> list[Row]:
+    """Return the first rows in the order of a timestamp, of those where it can be read."""
     found = rows.order_by("pk") if by is None else rows.filter(readable(by)).order_by(by, "pk")
-    return next(iter(read(found[:1], columns)), None)
+    return read(found[:most], columns)
 
 
 def readable(by: str) -> Q:

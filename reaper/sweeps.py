@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from django.db import OperationalError, connections, transaction
 
-from reaper import brake, clock, conf, ledger, switches
+from reaper import brake, clock, ledger, policies, switches
 from reaper.adapters import Change, RunAdapter
 from reaper.broker import Broker
 from reaper.decisions import Action, Decision, Mode, Policy, Reason, decide, leave
@@ -57,7 +57,7 @@ def verdict(adapter: RunAdapter, pk: str, now: datetime) -> Verdict | None:
     if run is None:
         return None
     with Broker() as broker:
-        return judge_all([run], Sources(adapter, broker, conf.policy(adapter), now))[0]
+        return judge_all([run], Sources(adapter, broker, policies.effective(adapter), now))[0]
 
 
 def plan(adapter: RunAdapter, phase: Phase, sources: Sources) -> Iterator[list[Verdict]]:
@@ -114,19 +114,48 @@ def finalize_parents(adapter: RunAdapter) -> Sweep:
 
 
 def act_by_hand(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) -> tuple[bool, Sweep]:
-    """Fail or requeue one run because a person asked for it, through the same guarded write and ledger.
+    """Fail or requeue one run because a person asked for it; return whether that was done, and the `Sweep` row."""
+    row = act_on_all_by_hand(adapter, [run], action, actor)
+    return bool(row.acted), row
 
-    Returns whether the run was still as it was seen, and the `Sweep` row that tells about the broker.
+
+def act_on_all_by_hand(adapter: RunAdapter, runs: Sequence[RunFacts], action: Action, actor: str) -> Sweep:
+    """Fail or requeue runs because a person asked for it, through the same guarded write and ledger.
+
+    Returns the `Sweep` row, which says how many were still as they were seen, and tells about the broker.
     """
     with Broker() as broker:
         hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
         with hand.told():
+            for start in range(0, len(runs), BATCH):
+                found = hand.sources.gather(runs[start : start + BATCH])
+                verdicts = [
+                    Verdict(
+                        run, Decision(action, Reason.BY_HAND, terminate=evidence.active_since is not None), evidence
+                    )
+                    for run, evidence in found
+                ]
+                hand.note(verdicts)
+                hand.act(verdicts)
+        return hand.close()
+
+
+def revoke_by_hand(adapter: RunAdapter, run: RunFacts, actor: str) -> Sweep:
+    """Revoke a run's task, and kill it where it is executed, because a person asked for it. The run is left as it is.
+
+    It is in the ledger first: a revoke that the broker does not take is sent by the next sweep.
+    """
+    with Broker() as broker:
+        hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
+        with hand.told():
+            hand.open()
             ((run, evidence),) = hand.sources.gather([run])
-            decision = Decision(action, Reason.BY_HAND, terminate=evidence.active_since is not None)
+            decision = Decision(Action.LEAVE, Reason.BY_HAND, terminate=evidence.active_since is not None)
             hand.note([Verdict(run, decision, evidence)])
-            hand.act(hand.acting)
-        row = hand.close()
-        return bool(row.acted), row
+            change = Change(run, decision, f"Task revoked by {actor}.", evidence=evidence)
+            ledger.revoked(adapter, change, hand.now, hand.row, actor)
+            hand.revoked = hand.outbox.revoke([ledger.doomed(change)])
+        return hand.close()
 
 
 def finalize_by_hand(adapter: RunAdapter, parent: str, actor: str) -> tuple[bool, Sweep]:
@@ -159,7 +188,7 @@ class _Sweep:
 
     def __init__(self, adapter: RunAdapter, phase: str, broker: Broker, actor: str = "") -> None:
         self.adapter, self.broker, self.actor = adapter, broker, actor
-        self.policy: Policy = conf.policy(adapter)
+        self.policy: Policy = policies.effective(adapter)
         # Taken before anything is read, so that every age errs towards younger.
         self.now = clock.now(adapter.using)
         self.row = Sweep(kind=adapter.kind, phase=phase, started_at=self.now)

@@ -9,7 +9,7 @@ from celery import shared_task
 from django.db import router
 from django.db.models import QuerySet
 
-from reaper import clock, conf, sweeps, totals, workers
+from reaper import clock, conf, policies, sweeps, totals, workers
 from reaper.adapters import RunAdapter
 from reaper.decisions import alert
 from reaper.facts import Phase
@@ -71,7 +71,7 @@ def raise_alerts() -> None:
 
 def raise_alerts_of(adapter: RunAdapter) -> None:
     """Log one line and send one signal per reason and phase, however many runs there are."""
-    now, policy = clock.now(adapter.using), conf.policy(adapter)
+    now, policy = clock.now(adapter.using), policies.effective(adapter)
     found: dict[str, list] = {}
     for phase in (Phase.RUNNING, Phase.QUEUED):
         for page in adapter.unfinished(phase):

@@ -1,6 +1,7 @@
 """One value of the settings: what it has to be, and the sentence that says why it is not. Pure."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -11,6 +12,10 @@ from reaper.decisions import Action, Mode
 
 # A date moved by this much is still a date, in Python and in every database.
 LONGEST = timedelta(days=36_525)
+# How a person writes and reads durations.
+UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+WRITTEN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(d|h|min|m|s|)", re.ASCII)
+OFF = "off"
 # What a database's integer holds.
 MOST = 2**31 - 1
 
@@ -113,3 +118,58 @@ def coercion(annotation: Any) -> Callable[[Any], Any]:
         coerce = COERCIONS[inner]
         return lambda value: None if value is None else coerce(value)
     return COERCIONS[annotation]
+
+
+def from_text(annotation: Any, text: str) -> Any:
+    """Return what a person wrote as a value that the annotation's coercion takes, or as it is where it makes no sense.
+
+    Durations are "90", "90s", "1h 30m" or "2d", lists of them have commas, "off" is None.
+    """
+    text = text.strip()
+    if isinstance(annotation, UnionType):
+        if text.lower() == OFF:
+            return None
+        (annotation,) = (each for each in get_args(annotation) if each is not type(None))
+    if annotation is timedelta:
+        return length_of(text)
+    if annotation == Sequence[timedelta]:
+        return [length_of(each) for each in text.split(",")] if text.lower() != OFF else []
+    if annotation is int:
+        return int(text) if re.fullmatch(r"-?[0-9]{1,15}", text) else text
+    return text.lower()
+
+
+def length_of(text: str) -> timedelta | float | str:
+    """Return a duration as a person writes it; the text itself when it is none."""
+    text = text.strip().lower()
+    if re.fullmatch(r"-\d{1,9}(\.\d{1,6})?", text, re.ASCII):
+        return float(text)
+    parts = WRITTEN.findall(text)
+    # Each unit once and the largest first, or one number alone.
+    units = [unit[:1] for _, unit in parts]
+    in_order = units == [each for each in UNITS if each in units] or units == [""]
+    if not parts or not in_order or WRITTEN.sub("", text).strip():
+        return text
+    return timedelta(seconds=sum(float(number) * UNITS.get(unit[:1], 1) for number, unit in parts))
+
+
+def as_text(value: Any) -> str:
+    """Return a value as a person writes it, exactly."""
+    if value is None:
+        return OFF
+    if isinstance(value, timedelta):
+        return written(value)
+    if isinstance(value, tuple | list):
+        return ", ".join(as_text(each) for each in value) or OFF
+    return str(value)
+
+
+def written(value: timedelta) -> str:
+    """Return a duration in units: "1h 30m", "0.5s"."""
+    seconds, parts = value.total_seconds(), []
+    for unit, size in UNITS.items():
+        count = seconds // size if unit != "s" else round(seconds, 6)
+        if count:
+            parts.append(f"{count:g}{unit}" if count < 1e6 else f"{count:.0f}{unit}")
+        seconds -= count * size
+    return " ".join(parts) or "0s"

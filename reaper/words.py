@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from reaper.decisions import Action, Decision
+from reaper.decisions import Action, Decision, Policy
 from reaper.facts import Evidence, History, Phase, Presence, RunFacts, Vital, hostname
 
 # What is not of this project (names, ids, errors) is said at no greater length.
@@ -14,6 +14,12 @@ VERBS = {
     Action.REPUBLISH: "Sent again",
     Action.FAIL: "Failed",
     Action.CLOSE: "Closed",
+}
+PAST = {
+    Action.FAIL: "failed",
+    Action.REQUEUE: "requeued",
+    Action.REPUBLISH: "published again under the same task id",
+    Action.CLOSE: "closed",
 }
 
 
@@ -137,3 +143,49 @@ def of_queue(evidence: Evidence) -> str:
 def ago(now: datetime, then: datetime) -> str:
     """Return how long ago something was."""
     return f"{duration(now - then)} ago" if now - then >= timedelta(seconds=1) else "just now"
+
+
+def facts_in_words(run: RunFacts, now: datetime) -> list[str]:
+    """Return what a run's row says, in sentences."""
+    task = f"its task is {run.task_id}" if run.task_id else "no task was ever sent for it"
+    parent = f" Its parent is {run.parent}{', which has ended' * run.parent_ended}." if run.parent else ""
+    if run.phase is Phase.FINISHED:
+        return [f"It has ended: its status is {run.status}; {task}.{parent}"]
+    age = run.age(now)
+    since = (
+        f"has been {run.status} for {duration(age)}"
+        if age is not None
+        else f"is {run.status}, nothing tells for how long"
+    )
+    said = [f"It {since}", task]
+    if run.phase is Phase.RUNNING:
+        said.insert(1, f"claimed by {run.worker}" if run.worker else "by no worker that is recorded")
+        said.insert(2, f"last progress {long_ago(run.progress_at, now)}")
+    return [f"{', '.join(said)}.{parent}"]
+
+
+def long_ago(at: datetime | None, now: datetime) -> str:
+    """Return how long ago it was; a time in the future says so."""
+    if at is None:
+        return "none"
+    return f"{duration(now - at)} ago" if at <= now else f"in the future ({at:%Y-%m-%d %H:%M:%S %Z})"
+
+
+def verdict_in_words(run: RunFacts, decision: Decision) -> str:
+    """Return what would be done with a run, and why."""
+    why = f"{decision.reason.sentence} (rule {decision.reason})"
+    if decision.action is Action.LEAVE:
+        return f"It is left alone: {why}."
+    killed = " and its task killed" if decision.terminate and run.task_id else ""
+    spent = " It was requeued as often as it may be." if decision.exhausted else ""
+    return f"It would be {PAST[decision.action]}{killed}: {why}.{spent}"
+
+
+def limits_in_words(run: RunFacts, policy: Policy) -> str:
+    """Return the limits of a run's phase, by their names in the settings."""
+    names = {
+        Phase.RUNNING: ("run_timeout", "stall_timeout", "orphan_grace", "alert_after"),
+        Phase.QUEUED: ("queue_timeout", "lost_grace"),
+    }.get(run.phase, ())
+    values: dict[str, timedelta] = {name: getattr(policy, name) for name in names if getattr(policy, name) is not None}
+    return "Limits: " + ", ".join(f"{name} {duration(value)}" for name, value in values.items()) if values else ""

@@ -108,9 +108,9 @@ def twice(story: Story) -> Iterator[str]:
 def wrongly_reaped(story: Story) -> Iterator[str]:
     """Yield the runs that were taken, because nobody had their task, from one that was there all the time.
 
-    A task that was there shows it afterwards: it comes to its end, or is refused its next write, or its claim. The claim
-    only where the run waited for it: of a running run it is refused to whoever got a copy of the message that had been
-    claimed already.
+    A task that was there shows it afterwards: it comes to its end, or is refused its next write, or its claim. The
+    claim only where the run waited for it: of a running run it is refused to whoever got a copy of the message that
+    had been claimed already.
     """
     for reap in story.reaps:
         if reap.reason not in BY_ABSENCE:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -11,12 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from reaper.decisions import Action, Decision, Policy, Reason
-from reaper.facts import NOTHING, Evidence, Phase, RunFacts
+from reaper.facts import NOTHING, Evidence, RunFacts
 from reaper.health import Health
-from reaper.management.reports import Diagnosis, Line
 from reaper.models import Sweep
+from reaper.reports import Diagnosis, Line, told
 from reaper.sweeps import PARENTS
-from reaper.words import duration, evidence_in_words, one_line
+from reaper.words import (
+    duration,
+    evidence_in_words,
+    facts_in_words,
+    limits_in_words,
+    one_line,
+    verdict_in_words,
+)  # fmt: skip
 
 # Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
 UNWRAPPED = 10_000
@@ -26,12 +33,6 @@ WIDTHS = (50, 20, 9)
 # On a narrower terminal all but the run is put into one column, which may wrap.
 WIDE = 100
 COLOURS: dict[str, str] = {Action.FAIL: "red", Action.CLOSE: "yellow", Action.REQUEUE: "cyan", Action.REPUBLISH: "cyan"}
-PAST = {
-    Action.FAIL: "failed",
-    Action.REQUEUE: "requeued",
-    Action.REPUBLISH: "published again under the same task id",
-    Action.CLOSE: "closed",
-}
 
 
 class Page:
@@ -157,7 +158,12 @@ class Page:
         """Print what is known of a run, and what would be done with it."""
         self.title(f"{run.kind}:{run.pk}")
         known = "" if evidence is NOTHING else f"Known: {evidence_in_words(run, evidence, now)}."
-        for sentence in (*facts(run, now), known, verdict(run, decision), limits(run, policy)):
+        for sentence in (
+            *facts_in_words(run, now),
+            known,
+            verdict_in_words(run, decision),
+            limits_in_words(run, policy),
+        ):
             if sentence:
                 self.indented(sentence)
 
@@ -191,70 +197,3 @@ def cells(line: Line) -> tuple[str, str, str, str]:
 def aligned(row: Sequence[str]) -> str:
     """Return a row of plain text."""
     return "  ".join([*(cell.ljust(width) for cell, width in zip(row, WIDTHS, strict=False)), row[-1]])
-
-
-def facts(run: RunFacts, now: datetime) -> list[str]:
-    """Return what a run's row says, in sentences."""
-    task = f"its task is {run.task_id}" if run.task_id else "no task was ever sent for it"
-    parent = f" Its parent is {run.parent}{', which has ended' * run.parent_ended}." if run.parent else ""
-    if run.phase is Phase.FINISHED:
-        return [f"It has ended: its status is {run.status}; {task}.{parent}"]
-    age = run.age(now)
-    since = (
-        f"has been {run.status} for {duration(age)}"
-        if age is not None
-        else f"is {run.status}, nothing tells for how long"
-    )
-    said = [f"It {since}", task]
-    if run.phase is Phase.RUNNING:
-        said.insert(1, f"claimed by {run.worker}" if run.worker else "by no worker that is recorded")
-        said.insert(2, f"last progress {ago(run.progress_at, now)}")
-    return [f"{', '.join(said)}.{parent}"]
-
-
-def ago(at: datetime | None, now: datetime) -> str:
-    """Return how long ago it was; a time in the future says so."""
-    if at is None:
-        return "none"
-    return f"{duration(now - at)} ago" if at <= now else f"in the future ({at:%Y-%m-%d %H:%M:%S %Z})"
-
-
-def verdict(run: RunFacts, decision: Decision) -> str:
-    """Return what would be done with a run, and why."""
-    why = f"{decision.reason.sentence} (rule {decision.reason})"
-    if decision.action is Action.LEAVE:
-        return f"It is left alone: {why}."
-    killed = " and its task killed" if decision.terminate and run.task_id else ""
-    spent = " It was requeued as often as it may be." if decision.exhausted else ""
-    return f"It would be {PAST[decision.action]}{killed}: {why}.{spent}"
-
-
-def limits(run: RunFacts, policy: Policy) -> str:
-    """Return the limits of a run's phase, by their names in the settings."""
-    names = {
-        Phase.RUNNING: ("run_timeout", "stall_timeout", "orphan_grace", "alert_after"),
-        Phase.QUEUED: ("queue_timeout", "lost_grace"),
-    }.get(run.phase, ())
-    values: dict[str, timedelta] = {name: getattr(policy, name) for name in names if getattr(policy, name) is not None}
-    return "Limits: " + ", ".join(f"{name} {duration(value)}" for name, value in values.items()) if values else ""
-
-
-def told(event: Mapping[str, Any]) -> str:
-    """Return one event of a run's past as a sentence."""
-    if event["action"] == "refused":
-        worker = f" on {event['worker']}" if event["worker"] else ""
-        return f"Refused a late {event['write']} of task {event['task_id'] or '(none)'}{worker}."
-    if event["message"]:
-        return event["message"] + task_change(event)
-    return f"{event['action'].capitalize()} {event['actor'] or 'by the reaper'}.{task_change(event)}"
-
-
-def task_change(event: Mapping[str, Any]) -> str:
-    """Return which task took the place of which, and what the broker has not taken yet."""
-    said = []
-    if event["task_id"]:
-        said.append(f"old task {event['task_id']}{' (its revoke is not sent yet)' * (event['revoked_at'] is None)}")
-    if event["new_task_id"]:
-        unsent = " (not published yet)" * (event["published_at"] is None)
-        said.append(f"new task {event['new_task_id']}{unsent}")
-    return f" [{', '.join(said)}]" if said else ""

@@ -15,14 +15,16 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from reaper import clock, conf, health, sweeps
+from reaper import clock, conf, health, policies, reports, sweeps
 from reaper.adapters import RunAdapter
 from reaper.decisions import Action, Mode
 from reaper.facts import Phase, RunFacts
-from reaper.management import loop, reports
+from reaper.management import loop
 from reaper.management.switching import SETTINGS, Switching, actor, length
-from reaper.management.tables import PAST, Page
+from reaper.management.tables import Page
+from reaper.management.thresholds import Thresholds
 from reaper.models import Sweep
+from reaper.words import PAST
 
 # The JSON's version: a field that changes its meaning or goes raises it, a new one does not.
 SCHEMA = 1
@@ -46,13 +48,13 @@ class OneLineParser(CommandParser):
         raise CommandError(sentence, returncode=USAGE)
 
 
-class Command(Switching, BaseCommand):
+class Command(Switching, Thresholds, BaseCommand):
     """Looks after stuck runs by hand."""
 
     help = "Finds stuck runs, says what is the matter with them, and ends or requeues them."
     missing_args_message = (
         "say what to do: sweep, run, diagnose, explain, fail, requeue, finalize, schedules,"
-        " mode, pause, release or exempt"
+        " policy, mode, pause, release or exempt"
     )
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -91,6 +93,8 @@ class Command(Switching, BaseCommand):
         exempt = option("duration", nargs="?", help="for how long (default: for good); 0 ends it", **long)
         named = option("kind", metavar="KIND", help="the kind of runs")
         sub("run", "Sweep in a loop, without Beat and without a worker, until it is stopped.")
+        edits = option("edits", nargs="*", metavar="NAME=VALUE", help="such as run_timeout=2h; empty ends the edit")
+        sub("policy", "Show a kind's thresholds, or edit some of them.", named, edits, rehearse, as_json, user)
         sub("mode", "Have a kind's sweeps act, only observe, or do nothing.", named, modes, user)
         sub("pause", "Switch a kind's sweeps off for a while.", named, pause, user)
         sub(
@@ -160,7 +164,7 @@ class Command(Switching, BaseCommand):
         if json:
             self.print_json({verdict.decision.reason: 1}, [reports.of_verdict(verdict, now)], history=events)
         else:
-            self.page.explanation(*verdict, conf.policy(adapter), now)
+            self.page.explanation(*verdict, policies.effective(adapter), now)
             self.page.history(events)
         return WELL
 

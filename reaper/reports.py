@@ -1,4 +1,4 @@
-"""What the `reaper` command finds out, before it is printed: every run is one `Line`, whatever is done with it."""
+"""What people are told, before it is printed or shown: every run is one `Line`, whatever is done with it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import F
 
-from reaper import clock, conf, ledger, sweeps
+from reaper import clock, ledger, policies, sweeps
 from reaper.adapters import RunAdapter
 from reaper.broker import Broker
 from reaper.decisions import Action, Policy, Reason, alert
@@ -101,7 +101,7 @@ def rehearse(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
         return row
     reaping = 0
     with Broker() as broker:
-        sources = Sources(adapter, broker, conf.policy(adapter), now)
+        sources = Sources(adapter, broker, policies.effective(adapter), now)
         for verdicts in sweeps.plan(adapter, Phase(phase), sources):
             lines = [of_verdict(each, now) for each in verdicts]
             acting = [line for line in lines if line.action != Action.LEAVE]
@@ -147,6 +147,15 @@ class Diagnosis:
     counts: Counter[str] = field(default_factory=Counter)
     sweeps: list[Health] = field(default_factory=list)
 
+    def add(self, other: "Diagnosis") -> None:
+        """Add what was found of another kind."""
+        for mine, others in ((self.acting, other.acting), (self.alerts, other.alerts)):
+            room = None if mine.limit is None else max(0, mine.limit - len(mine.lines))
+            mine.lines += others.lines[:room]
+            mine.total += others.total
+        self.left += other.left
+        self.counts += other.counts
+
     @property
     def overdue(self) -> int:
         """Return how many kinds and phases are not being swept."""
@@ -162,16 +171,23 @@ def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None) -> Di
     """Return what would happen now, with at most `limit` lines of each sort. Reads only."""
     found = Diagnosis(Listed(limit), Listed(limit), Listed(limit))
     for adapter in adapters.values():
-        now, policy = clock.now(adapter.using), conf.policy(adapter)
-        with Broker() as broker:
-            sources = Sources(adapter, broker, policy, now)
-            for phase in (Phase.RUNNING, Phase.QUEUED):
-                for verdict in chain.from_iterable(sweeps.plan(adapter, phase, sources)):
-                    sort(found, verdict, policy, now)
+        judged, now = preview(adapter, policies.effective(adapter), limit), clock.now(adapter.using)
+        found.add(judged)
         for parent in adapter.stuck_parents():
             found.parents.add(of_parent(adapter, parent))
             found.counts[Reason.CHILDREN_ENDED] += 1
         found.sweeps += health_of(adapter, now)
+    return found
+
+
+def preview(adapter: RunAdapter, policy: Policy, limit: int | None = None) -> Diagnosis:
+    """Return what the next sweeps would do with the runs of this moment, were these the thresholds. Reads only."""
+    found, now = Diagnosis(Listed(limit), Listed(limit), Listed(limit)), clock.now(adapter.using)
+    with Broker() as broker:
+        sources = Sources(adapter, broker, policy, now)
+        for phase in (Phase.RUNNING, Phase.QUEUED):
+            for verdict in chain.from_iterable(sweeps.plan(adapter, phase, sources)):
+                sort(found, verdict, policy, now)
     return found
 
 
@@ -196,3 +212,24 @@ def history(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:
     for row in refused.values("at", "write", "task_id", "worker")[:HISTORY]:
         done.append({"action": "refused", **row})
     return sorted(done, key=lambda event: event["at"], reverse=True)[:HISTORY]
+
+
+def told(event: Mapping[str, Any]) -> str:
+    """Return one event of a run's past as a sentence."""
+    if event["action"] == "refused":
+        worker = f" on {event['worker']}" if event["worker"] else ""
+        return f"Refused a late {event['write']} of task {event['task_id'] or '(none)'}{worker}."
+    if event["message"]:
+        return event["message"] + task_change(event)
+    return f"{event['action'].capitalize()} {event['actor'] or 'by the reaper'}.{task_change(event)}"
+
+
+def task_change(event: Mapping[str, Any]) -> str:
+    """Return which task took the place of which, and what the broker has not taken yet."""
+    said = []
+    if event["task_id"]:
+        said.append(f"old task {event['task_id']}{' (its revoke is not sent yet)' * (event['revoked_at'] is None)}")
+    if event["new_task_id"]:
+        unsent = " (not published yet)" * (event["published_at"] is None)
+        said.append(f"new task {event['new_task_id']}{unsent}")
+    return f" [{', '.join(said)}]" if said else ""

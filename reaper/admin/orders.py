@@ -1,0 +1,126 @@
+"""The pages of what people order: who has the permission `reaper.reap` may switch, exempt and edit policies."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+
+from reaper import clock, conf, policies, reports, switches
+from reaper.admin.base import KindFilter, OfRunAdmin, ReadOnlyAdmin, at
+from reaper.forms import ExemptionForm, PolicyForm, SwitchForm
+from reaper.models import Exemption, PolicyEdit, Switch
+from reaper.values import as_text
+
+# Runs that a preview names.
+PREVIEWED = 50
+
+
+class AddedByReapers(ReadOnlyAdmin):
+    """Records that people with the permission `reaper.reap` may add: what they order takes effect at once."""
+
+    shown: Sequence[Any] = ()
+    asked: Sequence[str] = ()
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may reap."""
+        return request.user.has_perm("reaper.reap")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may look, or reap."""
+        return super().has_view_permission(request, obj) or self.has_add_permission(request)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return what is shown of a record, or asked for a new one."""
+        return self.shown if obj else self.asked
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return what cannot be changed: everything that is there."""
+        return self.shown if obj else ()
+
+
+@admin.register(Switch)
+class SwitchAdmin(AddedByReapers):
+    """Who switched a kind of runs, when, and how; a new record switches it."""
+
+    form = SwitchForm
+    list_display = (at("at"), "kind", "words", "by")
+    list_filter = (KindFilter, "at")
+    shown = (at("at"), "kind", "words", "by")
+    asked = ("kind", "mode", "paused_until", "released_until")
+
+    def save_model(self, request: HttpRequest, obj: Switch, form: Any, change: bool) -> None:
+        """Switch the kind, by the way that the command takes as well."""
+        adapter = conf.adapters()[obj.kind]
+        orders = {name: form.cleaned_data[name] for name in self.asked if name != "kind"}
+        row = switches.switch(adapter, request.user.get_username(), clock.now(adapter.using), **orders)
+        obj.pk, obj.at, obj.by = row.pk, row.at, row.by
+
+
+@admin.register(Exemption)
+class ExemptionAdmin(AddedByReapers, OfRunAdmin):
+    """The runs that are to be left alone; a new record exempts one, and without it the run is looked after again."""
+
+    form = ExemptionForm
+    asked = ("kind", "run_id", "until")
+    shown = (at("at"), "run", "by", at("until"))
+    list_display = (at("at"), "run", "by", at("until"))
+    list_filter = (KindFilter, "at")
+    search_fields = ("run_id__exact",)
+    search_help_text = "A run's id, or KIND:ID, in full."
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may reap."""
+        return self.has_add_permission(request)
+
+    def save_model(self, request: HttpRequest, obj: Exemption, form: Any, change: bool) -> None:
+        """Exempt the run, by the way that the command takes as well."""
+        adapter = conf.adapters()[obj.kind]
+        now = clock.now(adapter.using)
+        row = switches.exempt(adapter, obj.run_id, request.user.get_username(), now, obj.until)
+        obj.pk, obj.at, obj.by = row.pk, row.at, row.by
+
+
+@admin.register(PolicyEdit)
+class PolicyEditAdmin(AddedByReapers):
+    """Who edited the thresholds of a kind, when, and what that changed; a new record edits them."""
+
+    list_display = (at("at"), "kind", "words", "by")
+    list_filter = (KindFilter, "at")
+    shown = (at("at"), "kind", "words", "by")
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """Show the thresholds of a kind, preview edited ones, or have them count from the next sweep on."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        adapters = conf.adapters()
+        kind = request.GET.get("kind", next(iter(adapters)))
+        if kind not in adapters:
+            raise Http404(f"There is no kind {kind!r}.")
+        form, found = PolicyForm(adapters[kind], request.POST or None), None
+        if request.method == "POST" and form.is_valid():
+            if "_preview" not in request.POST:
+                row = form.save(request.user.get_username())
+                self.log_addition(request, row, row.words)
+                self.message_user(request, f"{row}. This counts from the next sweep on.")
+                return redirect(f"{self.admin_site.name}:app_list", "reaper")
+            found = reports.preview(adapters[kind], form.policy, PREVIEWED)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"The thresholds of {kind}",
+            "opts": self.opts,
+            "kind": kind,
+            "kinds": list(adapters),
+            "form": form,
+            "fields": [
+                (form[name], as_text(each.value), each.origin)
+                for name, each in form.known.items()
+                if name in form.fields
+            ],
+            "preview": found,
+            "changes": policies.differences(policies.effective(adapters[kind]), form.policy) if found else [],
+        }
+        return TemplateResponse(request, "admin/reaper/policyedit/edit.html", context)

@@ -1,0 +1,302 @@
+"""Edited thresholds: what people write, what is refused of it, what counts then, and that the sweeps obey."""
+
+import threading
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from django.db import connection, connections
+from freezegun import freeze_time
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reaper import conf, policies
+from reaper.decisions import Action, Policy
+from reaper.forms import PolicyForm
+from reaper.models import PolicyEdit, Reaping
+from reaper.values import as_text, from_text
+from tests.reaper.command import reaper
+from tests.reaper.test_sweeps import sweep
+from tests.worlds import COMMITTED, HOUR, MINUTE, NOW, SECOND, fresh, held_job, orphan
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
+COMMAND = pytest.mark.django_db(transaction=True)
+DAY = timedelta(days=1)
+
+
+def adapter(kind="crawl_job"):
+    return conf.adapters()[kind]
+
+
+def edited(by="ada", kind="crawl_job", at=NOW, **values):
+    return policies.edit(adapter(kind), by, at, values)
+
+
+def form(kind="crawl_job", **texts):
+    return PolicyForm(adapter(kind), texts)
+
+
+def errors(**texts):
+    asked = form(**texts)
+    assert not asked.is_valid()
+    return [str(each) for found in asked.errors.values() for each in found]
+
+
+# --- as people write them -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90), ("90s", 90), ("1.5", 1.5), ("2m", 120), ("2min", 120), ("2h", 7200), ("1d", 86_400),
+        ("1h 30m", 5400), ("1h30m", 5400), (" 1H 30 min ", 5400), ("1d 2h 3m 4.5s", 93_784.5),
+    ],
+)  # fmt: skip
+def test_a_duration_is_read(text, seconds):
+    assert from_text(timedelta, text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "1x", "30m 1h", "1h 1h", "1h, 2h", "1 2", "h", "1e3", "٣s", "1h-2m", "--1"]
+)
+def test_what_is_no_duration_is_left_as_it_is(text):
+    assert from_text(timedelta, text) == text.strip().lower()
+
+
+@given(st.integers(min_value=1, max_value=36_525 * 86_400 * 1000))
+def test_a_duration_is_written_so_that_it_is_read_back(milliseconds):
+    value = timedelta(milliseconds=milliseconds)
+    assert abs(from_text(timedelta, as_text(value)) - value) <= timedelta(microseconds=200)
+
+
+@pytest.mark.parametrize("value", [None, 3 * HOUR + MINUTE, (30 * SECOND, 2 * MINUTE), (), 5, Action.REQUEUE])
+def test_every_sort_of_value_is_written_so_that_it_is_read_back(value):
+    name = {
+        type(None): "stall_timeout", timedelta: "run_timeout", tuple: "backoff", int: "max_requeues"
+    }.get(type(value), "on_orphan")  # fmt: skip
+    assert policies.read(name, as_text(value)) == value
+
+
+# --- what counts --------------------------------------------------------------------------------------------------
+
+
+def test_without_an_edit_the_settings_count():
+    assert policies.effective(adapter()) == conf.policy(adapter())
+    assert {each.origin for each in policies.known(adapter()).values()} <= {
+        "the default", "the adapter", "the settings", "the settings of the kind",
+    }  # fmt: skip
+
+
+def test_an_edit_wins_over_the_settings_of_its_kind_only():
+    edited(run_timeout=3 * HOUR, stall_timeout=None, backoff=(5 * SECOND,), on_timeout=Action.REQUEUE)
+    policy = policies.effective(adapter())
+    assert (policy.run_timeout, policy.backoff, policy.on_timeout) == (3 * HOUR, (5 * SECOND,), Action.REQUEUE)
+    assert policies.effective(adapter("source_result")) == conf.policy(adapter("source_result"))
+    known = policies.known(adapter())["run_timeout"]
+    assert known == (3 * HOUR, "edited by ada on 2026-03-01", HOUR)
+
+
+def test_the_newest_edit_counts_whole_and_the_others_are_the_history():
+    edited(run_timeout=3 * HOUR)
+    edited("bob", alert_after=20 * MINUTE)
+    edited("eve")
+    assert policies.effective(adapter()) == conf.policy(adapter())
+    assert [(row.by, row.words) for row in PolicyEdit.objects.order_by("id")] == [
+        ("ada", "run_timeout: 1h -> 3h"),
+        ("bob", "run_timeout: 3h -> 1h; alert_after: 30m -> 20m"),
+        ("eve", "alert_after: 20m -> 30m"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"run_timeout": "soon"},
+        {"run_timeout": -1},
+        {"fly": 1},
+        {"mode": "off"},
+        {"on_orphan": "leave"},
+        [],
+        "x",
+        None,
+        7,
+    ],
+)
+def test_values_of_another_version_are_left_out(values):
+    PolicyEdit.objects.create(kind="crawl_job", at=NOW, by="ada", values={} if values is None else values)
+    assert policies.effective(adapter()) == conf.policy(adapter())
+
+
+def test_every_threshold_survives_being_kept():
+    values = {name: policies.effective(adapter()).__getattribute__(name) for name in policies.NAMES}
+    values |= {"stall_timeout": 90 * SECOND, "max_requeues": 7}
+    edited(**values)
+    assert policies.vars_of(policies.effective(adapter())) == {**values, "mode": conf.policy(adapter()).mode}
+
+
+@COMMITTED
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+def test_of_two_edits_at_the_same_moment_each_tells_what_it_changed():
+    edited(run_timeout=2 * HOUR)
+    begin = threading.Barrier(2)
+
+    def many(by, first):
+        begin.wait()
+        for number in range(20):
+            edited(by, run_timeout=(first + number) * HOUR)
+        connections.close_all()
+
+    threads = [threading.Thread(target=many, args=each) for each in (("bob", 100), ("eve", 200))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = list(PolicyEdit.objects.order_by("id"))
+    assert len(rows) == 41
+    for before, after in pairwise(rows):
+        old, new = (as_text(timedelta(seconds=row.values["run_timeout"])) for row in (before, after))
+        assert after.changes == [f"run_timeout: {old} -> {new}"]
+
+
+# --- the sweeps obey ----------------------------------------------------------------------------------------------
+
+
+def test_the_next_sweep_goes_by_it():
+    job = held_job(2 * HOUR)
+    edited(run_timeout=2 * HOUR)
+    sweep()
+    assert fresh(job).status == "running"
+    edited(run_timeout=2 * HOUR - SECOND)
+    sweep()
+    assert (fresh(job).status, fresh(job).error_code) == ("failed", "timed_out")
+
+
+def test_an_orphan_is_requeued_once_its_kind_may_be():
+    edited(on_orphan=Action.REQUEUE)
+    job = orphan()
+    sweep()
+    assert fresh(job).status == "pending"
+    assert Reaping.objects.get().action == "requeue"
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("run_timeout", "0", "run_timeout is 0:00:00, which is not above zero. "),
+        ("run_timeout", "-5", "run_timeout is -5.0, which is not above zero. "),
+        ("run_timeout", "1s", "run_timeout is 1s, which is below 12s. Give 12s or more."),
+        ("run_timeout", "11.9s", "run_timeout is 11.9s, which is below 12s. "),
+        ("run_timeout", "soon", "run_timeout is 'soon', which is no duration. "),
+        ("run_timeout", "999999999d", "run_timeout is "),
+        ("queue_timeout", "1", "queue_timeout is 1s, which is below 12s. "),
+        ("stall_timeout", "1", "stall_timeout is 1s, which is below 12s. "),
+        ("lost_grace", "0.5", "lost_grace is 0.5s, which is below 1s. "),
+        ("backoff", "30s, 0.1s", "backoff is 0.1s, which is below 1s. "),
+        ("backoff", "30s; 2m", "backoff holds a value that is '30s; 2m', which is no duration. "),
+        ("on_orphan", "leave", "on_orphan is 'leave', which is none of its values. "),
+        ("max_requeues", "-1", "max_requeues is -1, which is below 0. "),
+        ("max_requeues", "many", "max_requeues is 'many', which is no whole number. "),
+        ("max_requeues", "1.5", "max_requeues is '1.5', which is no whole number. "),
+        ("max_actions", "0", "max_actions is 0, which is below 1. "),
+        ("run_timeout", "10m", "crawl_job: RUN_TIMEOUT (0:10:00) is not longer than the time limit"),
+        ("alert_after", "1h", "crawl_job: ALERT_AFTER (1:00:00) is not shorter than RUN_TIMEOUT (1:00:00)."),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_sentence(name, text, sentence):
+    assert any(each.startswith(sentence) for each in errors(**{name: text})), errors(**{name: text})
+
+
+def test_every_mistake_is_told_at_once():
+    assert len(errors(run_timeout="soon", max_requeues="-1", lost_grace="0")) == 3
+
+
+def test_what_is_at_its_limit_is_taken():
+    assert form(alert_after="12s", lost_grace="1", backoff="1s").is_valid()
+    assert form(run_timeout="10m 1s", alert_after="10m").is_valid()
+    assert form(stall_timeout="off", backoff="off", max_requeues="0", on_orphan=" REQUEUE ").is_valid()
+
+
+def test_an_empty_form_ends_all_edits():
+    edited(run_timeout=3 * HOUR)
+    asked = form()
+    assert asked.is_valid()
+    with freeze_time(NOW):
+        asked.save("bob")
+    assert policies.effective(adapter()) == conf.policy(adapter())
+
+
+def test_the_form_shows_what_is_edited_and_what_counts_without():
+    edited(run_timeout=3 * HOUR)
+    shown = PolicyForm(adapter())
+    assert (shown["run_timeout"].initial, shown["alert_after"].initial) == ("3h", "")
+    assert shown.fields["run_timeout"].widget.attrs["placeholder"] == "1h"
+    assert shown.fields["stall_timeout"].widget.attrs["placeholder"] == "off"
+
+
+@given(st.dictionaries(st.sampled_from(policies.NAMES), st.text(max_size=20), max_size=4))
+def test_whatever_is_written_gets_a_sentence_or_a_policy(texts):
+    for name, text in texts.items():
+        try:
+            value = policies.read(name, text)
+        except policies.Wrong as wrong:
+            said = wrong.rest
+        else:
+            said = as_text(Policy(**{name: value}))
+        assert said
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@COMMAND
+def test_the_command_shows_each_threshold_with_where_it_comes_from():
+    edited(run_timeout=3 * HOUR)
+    code, out, _ = reaper("policy", "crawl_job")
+    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
+    assert (code, lines["run_timeout"]) == (0, ["3h", "edited by ada on 2026-03-01"])
+    assert set(lines) >= set(policies.NAMES)
+
+
+@COMMAND
+def test_the_command_edits_one_and_leaves_the_others():
+    edited(run_timeout=3 * HOUR, max_requeues=9)
+    code, out, _ = reaper("policy", "crawl_job", "RUN_TIMEOUT=2h", "on_orphan=requeue", "--user", "bob")
+    assert (code, out.splitlines()[0]) == (
+        0, "crawl_job: run_timeout: 3h -> 2h; on_orphan: fail -> requeue. This counts from the next sweep on.",
+    )  # fmt: skip
+    policy = policies.effective(adapter())
+    assert (policy.run_timeout, policy.on_orphan, policy.max_requeues) == (2 * HOUR, "requeue", 9)
+    reaper("policy", "crawl_job", "run_timeout=")
+    assert policies.effective(adapter()).run_timeout == HOUR
+
+
+@COMMAND
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        ("run_timeout=0", "crawl_job: run_timeout is 0:00:00, which is not above zero. Give a "),
+        ("run_timeot=2h", "'run_timeot' is no threshold. Did you mean run_timeout?"),
+        ("mode=off", "'mode' is no threshold. Known are: "),
+        ("run_timeout", "'run_timeout' is not NAME=VALUE, such as run_timeout=2h."),
+    ],
+)  # fmt: skip
+def test_the_command_refuses_what_makes_no_sense_and_the_old_policy_stays(edit, sentence):
+    edited(run_timeout=3 * HOUR)
+    code, _, said = reaper("policy", "crawl_job", edit)
+    assert (code, PolicyEdit.objects.count()) == (2, 1)
+    assert said.strip().removeprefix("CommandError: ").startswith(sentence)
+
+
+@COMMAND
+def test_a_preview_says_what_an_edit_would_do_and_changes_nothing():
+    job = held_job(40 * MINUTE)
+    code, out, _ = reaper("policy", "crawl_job", "run_timeout=35m", "alert_after=20m", "--dry-run")
+    assert code == 0
+    assert "run_timeout: 1h -> 35m; alert_after: 30m -> 20m" in out
+    assert f"crawl_job:{job.pk}" in out
+    assert "timed_out" in out
+    assert "1 runs would be acted on." in out
+    assert (PolicyEdit.objects.count(), fresh(job).status, Reaping.objects.count()) == (0, "running", 0)
