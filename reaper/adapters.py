@@ -77,6 +77,10 @@ class RunAdapter(ABC):
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when there is no such run."""
 
+    def get_all(self, pks: Sequence[str]) -> list[RunFacts]:
+        """Return the facts of those of the runs that there are."""
+        return [run for pk in pks if (run := self.get(pk)) is not None]
+
     def load(self, phase: Phase, most: int = 1) -> Load:
         """Return how many runs of a phase there are, and the oldest of them, at most so many.
 
@@ -180,6 +184,16 @@ class ModelRunAdapter(RunAdapter):
     def get(self, pk: str) -> RunFacts | None:
         """Return one run's facts, or None when no run has this key."""
         return self._one(pk=pk)
+
+    def get_all(self, pks: Sequence[str]) -> list[RunFacts]:
+        """Return the facts of those of the runs that there are. A value that no key can be is none's."""
+        key, found = self.model_class._meta.pk, []
+        for pk in pks:
+            try:
+                found.append(key.to_python(pk))
+            except (ValueError, OverflowError, ValidationError):
+                continue
+        return [self._facts(row) for row in rows.read(self.queryset().filter(pk__in=found), self._columns())]
 
     def load(self, phase: Phase, most: int = 1) -> Load:
         """Return how many runs of a phase there are, and the oldest of them."""

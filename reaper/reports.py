@@ -1,5 +1,6 @@
 """What people are told, before it is printed or shown: every run is one `Line`, whatever is done with it."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -212,6 +213,29 @@ def history(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:
     for row in refused.values("at", "write", "task_id", "worker")[:HISTORY]:
         done.append({"action": "refused", **row})
     return sorted(done, key=lambda event: event["at"], reverse=True)[:HISTORY]
+
+
+def seen(run: RunFacts) -> str:
+    """Return a word for what a person saw of a run: with another status, task or start it is another one.
+
+    Progress is no part of it: who ends a run that goes on and on must not have to be quicker than its next step.
+    """
+    facts = (run.status, run.task_id, run.started_at and run.started_at.isoformat())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def timeline(adapter: RunAdapter, run: RunFacts) -> list[tuple[datetime, str]]:
+    """Return what happened to a run, newest first: what its row says, and what the records say."""
+    task = f" as task {run.task_id}" if run.task_id else ""
+    of_row = [
+        # The latest first: of two at the same moment the order stays.
+        (run.progress_at, "Made its last progress."),
+        (run.started_at, f"Claimed by {run.worker or 'a worker'}."),
+        (run.queued_at, f"Dispatched{task}."),
+        (run.created_at, "Created."),
+    ]
+    events = [(at, said) for at, said in of_row if at] + [(each["at"], told(each)) for each in history(adapter, run.pk)]
+    return sorted(events, key=lambda event: event[0], reverse=True)
 
 
 def told(event: Mapping[str, Any]) -> str:

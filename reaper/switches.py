@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db import transaction
+from django.db import connections, transaction
 
 from reaper import conf
 from reaper.adapters import RunAdapter
@@ -72,6 +72,17 @@ def exempt(adapter: RunAdapter, pk: str, by: str, now: datetime, until: datetime
     """Have one run be left alone, until then or, with None, for good; return the row. Again is a new end."""
     values = {"by": by, "at": now, "until": until}
     return Exemption.objects.using(adapter.using).update_or_create(kind=adapter.kind, run_id=pk, defaults=values)[0]
+
+
+def exempt_all(adapter: RunAdapter, pks: Sequence[str], by: str, now: datetime) -> None:
+    """Have runs be left alone for good."""
+    rows = [Exemption(kind=adapter.kind, run_id=pk, by=by, at=now) for pk in pks]
+    # MySQL finds out by itself which constraint is in the way, and refuses to be told.
+    targeted = connections[adapter.using].features.supports_update_conflicts_with_target
+    target = ["kind", "run_id"] if targeted else None
+    Exemption.objects.using(adapter.using).bulk_create(
+        rows, update_conflicts=True, unique_fields=target, update_fields=["by", "at", "until"], batch_size=500
+    )
 
 
 def readmit(adapter: RunAdapter, pk: str) -> bool:

@@ -21,6 +21,7 @@ from django.utils.html import format_html
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+from apps.sources.reaping import RunPages
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class SourceAdmin(TellingAdmin):
             self.tell(request, messages.SUCCESS, "job was made", [job.pk])
 
 
-class RunAdmin(TellingAdmin):
+class RunAdmin(RunPages, TellingAdmin):
     """Runs of either table."""
 
     show_full_result_count = False

@@ -14,6 +14,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.outcomes import ENDED
 from reaper import clock, conf, ledger, reporter, rows
 from reaper.adapters import Message, ModelRunAdapter
+from reaper.admin.pages import RunPages as RunPages
 from reaper.facts import RunFacts
 
 # A run names the worker whose reports vouch for it.

@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.urls import reverse
 from django.utils.html import format_html
 
+from reaper.admin import pages
 from reaper.admin.base import (
     ActionFilter,
     GoodFilter,
@@ -35,6 +36,10 @@ class SweepAdmin(ReadOnlyAdmin):
         "moved_on", "deferred", "counts_by_reason", "errors_shown", "reapings",
     )  # fmt: skip
     readonly_fields = fields
+
+    def get_urls(self) -> list[Any]:
+        """Add the addresses of the overview's buttons and of the runs' pages."""
+        return [*pages.urls(self.admin_site), *super().get_urls()]
 
     @admin.display(boolean=True)
     def went_well(self, row: Sweep) -> bool | None:

@@ -1,0 +1,98 @@
+"""What the templates of the admin ask for."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django import template
+from django.apps import apps
+from django.utils import timezone
+
+from reaper import charts, overview
+from reaper.decisions import Reason
+from reaper.words import duration, one_line
+
+register = template.Library()
+
+
+class Scheduled(NamedTuple):
+    """One schedule as the page shows it."""
+
+    pk: int
+    name: str
+    task: str
+    enabled: bool
+    every: str
+    last: datetime | None
+    # When Beat starts it next; None when that is not known, or it is off.
+    due: datetime | None
+    # For how long it has been due, from three intervals on.
+    overdue: timedelta | None
+
+
+@register.simple_tag
+def reaper_overview() -> overview.Overview:
+    """Return everything that the overview shows."""
+    return overview.overview()
+
+
+@register.simple_tag
+def reaper_schedules() -> Sequence[Scheduled]:
+    """Return the reaper's schedules."""
+    if not apps.is_installed("django_celery_beat"):
+        return []
+    from reaper import schedules  # whose models exist only then
+
+    rows = schedules.existing().select_related("interval", "crontab", "solar", "clocked").order_by("name")
+    return [scheduled(row, timezone.now()) for row in rows]
+
+
+def scheduled(row: Any, now: datetime) -> Scheduled:
+    """Return one row of django-celery-beat as it is shown."""
+    every = row.interval.schedule.run_every if row.interval else None
+    due = row.last_run_at + every if row.enabled and every and row.last_run_at else None
+    late = now - due if due and every and now - due > 2 * every else None
+    text = f"every {duration(every)}" if every else str(row.scheduler)
+    return Scheduled(row.pk, row.name, row.task, row.enabled, text, row.last_run_at, due, late)
+
+
+@register.simple_tag
+def acted_chart(bars: Sequence[overview.Bar]) -> charts.Chart:
+    """Return the chart of what was done."""
+    return charts.acted(bars)
+
+
+@register.simple_tag
+def recovery_chart(bars: Sequence[overview.Bar]) -> charts.Chart:
+    """Return the chart of how long it took."""
+    return charts.recovery(bars)
+
+
+@register.filter
+def lasting(value: timedelta | None) -> str:
+    """Return a duration as a person says it; '' for none."""
+    return "" if value is None else duration(value)
+
+
+@register.filter
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Return how long before `now` a moment was; '-' for none."""
+    return (
+        "-"
+        if moment is None
+        else f"{duration(now - moment)} ago"
+        if now - moment >= timedelta(seconds=1)
+        else "just now"
+    )
+
+
+@register.filter
+def sentence(reason: str) -> str:
+    """Return a reason's sentence; '' for a word that this version does not know."""
+    return {str(each): each.sentence for each in Reason}.get(reason, "")
+
+
+@register.filter
+def line(text: Any) -> str:
+    """Return what came from elsewhere as one line."""
+    return one_line(text)

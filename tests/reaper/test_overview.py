@@ -1,0 +1,257 @@
+"""The overview: what it says of each kind, of workers, queues and schedules, and how much it asks for that."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django_celery_beat.models import PeriodicTask
+from freezegun import api, freeze_time
+
+from reaper import conf, overview, switches
+from reaper.decisions import Mode
+from reaper.models import Reaping, Sweep
+from tests.reaper.test_sweeps import sweep, sweep_queued
+from tests.worlds import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    held_job,
+    lost_job,
+    orphan,
+    queued_job,
+    report,
+    running_job,
+    swept,
+)  # fmt: skip
+
+PAGE = "/admin/reaper/"
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("broker", "limits"),
+    pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
+]
+
+
+def now(at=NOW):
+    with freeze_time(at):
+        return overview.overview()
+
+
+def kind(name="crawl_job", at=NOW):
+    return next(each for each in now(at).kinds if each.kind == name)
+
+
+def shown(client, at=NOW):
+    with freeze_time(at):
+        response = client.get(PAGE)
+    assert response.status_code == 200
+    return " ".join(re.sub(r"<[^>]+>", " ", response.content.decode()).split())
+
+
+def test_where_nothing_is_stuck_all_is_well(admin_client):
+    swept()
+    held_job(MINUTE)
+    queued_job(SECOND)
+    assert now().well
+    assert "All is well. Nothing is suspect, and every sweep is on time." in shown(admin_client)
+
+
+def test_runs_are_counted_and_the_oldest_tells_its_age():
+    queued_job(3 * SECOND)
+    queued_job(MINUTE)
+    held_job(10 * MINUTE)
+    found = kind()
+    assert {phase: load.number for phase, load in found.loads.items()} == {"running": 1, "queued": 2}
+    assert found.oldest == {"running": 10 * MINUTE, "queued": MINUTE}
+    assert kind("source_result").oldest == {"running": None, "queued": None}
+
+
+def test_a_suspect_is_shown_with_its_verdict_and_the_evidence_in_words(admin_client):
+    swept()
+    job = orphan()
+    (line,) = kind().suspects
+    assert (line.id, line.action, line.reason) == (str(job.pk), "fail", "orphaned")
+    text = shown(admin_client)
+    assert str(job.pk) in text
+    assert "claimed by celery@dead, which is dead, last heard of 1 min ago; no live worker holds the task" in text
+    assert "1 of the oldest crawl_job runs is suspect." in text
+
+
+def test_what_is_worth_a_warning_is_a_suspect_and_what_is_well_is_none():
+    held_job(31 * MINUTE)
+    held_job(29 * MINUTE)
+    assert [(line.alert, line.action) for line in kind().suspects] == [("long_running", "leave")]
+
+
+def test_the_page_reads_and_writes_nothing(admin_client):
+    swept()
+    lost_job()
+    orphan()
+    before = (Sweep.objects.count(), Reaping.objects.count())
+    now()
+    with CaptureQueriesContext(connection) as asked:
+        now()
+    assert not [each["sql"] for each in asked if re.match(r"\s*(INSERT|UPDATE|DELETE)", each["sql"])]
+    assert (Sweep.objects.count(), Reaping.objects.count()) == before
+
+
+def test_workers_are_shown_with_their_state(admin_client):
+    report("celery@a/1", queues=["crawl", "mail"])
+    report("celery@b/1", draining=True)
+    report("celery@c/1", silent=HOUR)
+    report("celery@d/1", ended_at=NOW)
+    text = shown(admin_client)
+    assert "celery@a alive just now 0 0 crawl, mail 0.0 s" in text
+    assert "celery@b draining" in text
+    assert "celery@c dead 1 h ago" in text
+    assert "celery@d ended" in text
+
+
+def test_queues_are_shown_with_their_depth(admin_client, broker):
+    report("celery@a/1", queues=["mail"])
+    broker.client.lpush("mail", "x", "y")
+    assert dict(now().queues)["mail"] == 2
+    assert "mail 2" in shown(admin_client)
+
+
+def test_a_broker_that_cannot_be_asked_is_told(admin_client, refusing_broker):
+    found = now()
+    assert set(found.queues.values()) == {None}
+    assert found.queues_error
+    assert "not known" in shown(admin_client)
+
+
+def test_the_mode_a_pause_and_a_release_are_shown_with_their_buttons(admin_client):
+    swept()
+    assert "mode act" in shown(admin_client)
+    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.OBSERVE, released_until=NOW + HOUR)
+    text = shown(admin_client)
+    assert "mode observe brake released" in text
+    assert "As the settings say" in text
+    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
+    assert "End the pause" in shown(admin_client)
+    assert "it is paused by ada until 2026-03-01 13:00:00 UTC" in shown(admin_client)
+
+
+def test_schedules_are_shown_with_their_state_and_the_next_start(admin_client):
+    swept()
+    PeriodicTask.objects.filter(task="reaper.tasks.sweep_running").update(last_run_at=NOW - 2 * SECOND)
+    PeriodicTask.objects.filter(task="reaper.tasks.sweep_pending").update(last_run_at=NOW - 91 * SECOND)
+    PeriodicTask.objects.filter(task="reaper.tasks.raise_alerts").update(enabled=False)
+    text = shown(admin_client)
+    assert "reaper: sweep running runs every 5 s 12:00:03 on Switch off" in text
+    assert "reaper: sweep pending runs every 30 s overdue for 1 min 1 s on Switch off" in text
+    assert "reaper: alert on long runs and backlogs every 1 min - off Switch on" in text
+
+
+def test_a_schedule_is_overdue_from_three_intervals_on(admin_client):
+    row = PeriodicTask.objects.filter(task="reaper.tasks.sweep_pending")
+    row.update(last_run_at=NOW - 90 * SECOND)
+    assert "overdue for" not in shown(admin_client)
+    row.update(last_run_at=NOW - 91 * SECOND)
+    assert "overdue for 1 min 1 s" in shown(admin_client)
+
+
+def test_a_kind_that_cannot_be_read_says_so_and_hides_no_other(admin_client, monkeypatch):
+    queued_job()
+    monkeypatch.setattr(type(conf.adapters()["source_result"]), "load", lambda *arguments: 1 / 0)
+    assert "It cannot be read: ZeroDivisionError" in shown(admin_client)
+    assert kind().loads["queued"].number == 1
+
+
+def test_what_was_done_is_counted_by_hour_and_by_day():
+    def reaped(ago, reason="orphaned", seconds=7.0):
+        Reaping.objects.create(
+            at=NOW - ago, kind="crawl_job", run_id="7", phase="running", action="fail", reason=reason,
+            unattended_s=seconds,
+        )  # fmt: skip
+
+    reaped(0 * SECOND)
+    reaped(SECOND, "lost", 9.0)
+    reaped(23 * HOUR)
+    reaped(24 * HOUR)
+    reaped(29 * 24 * HOUR)
+    reaped(31 * 24 * HOUR)
+    Reaping.objects.create(at=NOW, kind="x", run_id="7", phase="queued", action="dispatch", reason="by_hand")
+    found = now()
+    assert [(bar.at, dict(bar.counts), bar.slowest) for bar in found.hours if bar.total] == [
+        (NOW - 23 * HOUR, {"orphaned": 1}, 7.0),
+        (NOW - HOUR, {"lost": 1}, 9.0),
+        (NOW, {"orphaned": 1}, 7.0),
+    ]
+    midnight = NOW - timedelta(hours=12)
+    assert [(bar.at, bar.total) for bar in found.days if bar.total] == [
+        (midnight - 29 * 24 * HOUR, 1), (midnight - 24 * HOUR, 2), (midnight, 2),
+    ]  # fmt: skip
+    assert (len(found.hours), len(found.days)) == (24, 30)
+
+
+def test_hostile_names_are_only_text(admin_client):
+    swept()
+    running_job(HOUR * 2, worker="<script>alert(1)</script>/x\n\x1b[2J")
+    report("<img src=x onerror=alert(1)>/1", queues=["<b>q</b>"])
+    with freeze_time(NOW):
+        page = admin_client.get(PAGE).content.decode()
+    for piece in ("<script>alert", "<img src=x", "<b>q</b>", "\x1b"):
+        assert piece not in page
+
+
+@pytest.mark.parametrize("permissions", [[], ["view_reaping"], ["view_exemption"]])
+def test_without_the_permission_to_look_at_sweeps_there_is_no_overview(django_user_model, client, permissions):
+    from django.contrib.auth.models import Permission
+
+    user = django_user_model.objects.create_user("eve", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions, content_type__app_label="reaper"))
+    client.force_login(user)
+    response = client.get(PAGE)
+    assert response.status_code == (200 if permissions else 404)
+    assert "reaper-overview" not in response.content.decode()
+
+
+def test_who_may_only_look_sees_no_button(django_user_model, client):
+    from django.contrib.auth.models import Permission
+
+    user = django_user_model.objects.create_user("eve", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename="view_sweep"))
+    client.force_login(user)
+    page = client.get(PAGE).content.decode()
+    assert 'id="reaper-overview"' in page
+    assert reverse("admin:reaper_order") not in page
+    assert reverse("admin:reaper_schedule") not in page
+
+
+def test_with_100000_reapings_it_is_there_within_300_ms_and_asks_30_questions(admin_client):
+    swept()
+    for index in range(5):
+        held_job(MINUTE, worker=f"celery@w{index}/abc")
+    orphan()
+    lost_job()
+    sweep(at=NOW - SECOND)
+    sweep_queued(at=NOW - SECOND)
+    reasons = ("orphaned", "lost", "timed_out", "stranded")
+    Reaping.objects.bulk_create(
+        (
+            Reaping(
+                at=NOW - (number % (30 * 24 * 60)) * MINUTE, kind="crawl_job", run_id=str(number), phase="running",
+                action="fail", reason=reasons[number % 4], unattended_s=number % 100,
+            )
+            for number in range(100_000)
+        ),
+        batch_size=5000,
+    )  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    times = []
+    with freeze_time(NOW):
+        for _ in range(20):
+            begin = api.real_perf_counter()
+            assert admin_client.get(PAGE).status_code == 200
+            times.append(api.real_perf_counter() - begin)
+        with CaptureQueriesContext(connection) as asked:
+            admin_client.get(PAGE)
+    assert sorted(times)[10] <= 0.3, times
+    assert len(asked) <= 30, "\n".join(each["sql"][:150] for each in asked)
