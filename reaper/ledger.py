@@ -31,11 +31,13 @@ Data = TypeVar("Data", RunFacts, Evidence, History)
 
 
 class Doomed(NamedTuple):
-    """A task that lost its run: its id, and whether it is to be killed by the worker that executes it."""
+    """A task that is to be revoked: its id, and whether it is to be killed by the worker that executes it."""
 
     task_id: str
     terminate: bool = False
     holder: Any = ""
+    # A person wants it, though its run carries it still.
+    wanted: bool = False
 
     @property
     def node(self) -> str:
@@ -191,14 +193,16 @@ def unrevoked(adapter: RunAdapter, now: datetime) -> QuerySet[Sweep]:
 
 
 def doomed(change: Change) -> Doomed:
-    """Return the task that lost its run by a change."""
-    return Doomed(change.run.task_id or "", change.decision.terminate, change.evidence.holder)
+    """Return the task that lost its run by a change, or that a person wants to be revoked."""
+    wanted = change.decision.action is Action.LEAVE
+    return Doomed(change.run.task_id or "", change.decision.terminate, change.evidence.holder, wanted)
 
 
 def tasks_of(adapter: RunAdapter, sweep: Sweep) -> list[Doomed]:
-    """Return the tasks that lost their runs by a sweep."""
+    """Return the tasks that lost their runs by a sweep, or that a person wanted to be revoked."""
     rows = Reaping.objects.using(adapter.using).filter(sweep=sweep).exclude(task_id="").order_by("id")
-    return [Doomed(*row) for row in rows.values_list("task_id", "terminate", "evidence__holder")]
+    names = ("action", "task_id", "terminate", "evidence__holder")
+    return [Doomed(*row, wanted=action == Reaping.REVOKE) for action, *row in rows.values_list(*names)]
 
 
 def confirm(adapter: RunAdapter, task_ids: Mapping[str, str], now: datetime) -> None:

@@ -40,7 +40,7 @@ class Outbox:
         shared = self.adapter.carried(ids) if ids else set()
         groups: dict[str, list[str]] = {}
         for each in doomed:
-            if each.task_id not in shared:
+            if each.wanted or each.task_id not in shared:
                 groups.setdefault(each.node, []).append(each.task_id)
         taken = [self._revoked(group, node) for node, group in groups.items()]
         return all(taken)

@@ -105,7 +105,7 @@ class PolicyEditAdmin(AddedByReapers):
             if "_preview" not in request.POST:
                 row = form.save(request.user.get_username())
                 self.log_addition(request, row, row.words)
-                self.message_user(request, f"{row}. This counts from the next sweep on.")
+                self.message_user(request, f"Edited {row}. This counts from the next sweep on.")
                 return redirect(f"{self.admin_site.name}:app_list", "reaper")
             found = reports.preview(adapters[kind], form.policy, PREVIEWED)
         context = {

@@ -84,7 +84,7 @@ def order(request: HttpRequest) -> HttpResponseBase:
     if asked is None:
         raise Http404("There is no such order.")
     row = switches.switch(adapter, request.user.get_username(), now, **asked)
-    messages.success(request, f"{row}. This counts from now on.")
+    messages.success(request, f"Switched {row}. This counts from now on.")
     return home()
 
 
@@ -165,21 +165,25 @@ def act(request: HttpRequest) -> HttpResponseBase:
     back = redirect("admin:reaper_run", kind, run.pk)
     if what in (EXEMPT, READMIT):
         switches.exempt(adapter, run.pk, by, now, None) if what == EXEMPT else switches.readmit(adapter, run.pk)
-        messages.success(request, f"{kind}:{run.pk} is {'left alone' if what == EXEMPT else 'looked after again'}.")
+        messages.success(
+            request, f"The run {kind}:{run.pk} is {'left alone' if what == EXEMPT else 'looked after again'}."
+        )
     elif what == FINALIZE:
         finalize(request, adapter, run, by)
     elif what not in (*ACTS, REVOKE):
         raise Http404("There is no such act.")
     elif reports.seen(run) != request.POST.get("seen"):
-        messages.error(request, f"{kind}:{run.pk} changed since you looked. Nothing was done; look again.")
+        messages.error(request, f"The run {kind}:{run.pk} changed since you looked. Nothing was done; look again.")
     elif run.phase not in (Phase.QUEUED, Phase.RUNNING):
-        messages.error(request, f"{kind}:{run.pk} has ended or is none of the reaper's business. Nothing was done.")
+        messages.error(
+            request, f"The run {kind}:{run.pk} has ended or is none of the reaper's business. Nothing was done."
+        )
     elif what == REVOKE:
         tell(request, sweeps.revoke_by_hand(adapter, run, by), f"The task of {kind}:{run.pk} was revoked.")
     else:
         done, row = sweeps.act_by_hand(adapter, run, ACTS[what], by)
-        moved = f"{kind}:{run.pk} changed since you looked. Nothing was done; look again."
-        tell(request, row, f"{kind}:{run.pk} was {PAST[ACTS[what]]}." if done else "", moved)
+        moved = f"The run {kind}:{run.pk} changed since you looked. Nothing was done; look again."
+        tell(request, row, f"The run {kind}:{run.pk} was {PAST[ACTS[what]]}." if done else "", moved)
     return back
 
 
