@@ -103,6 +103,14 @@ def database(name: str, url: str) -> dict[str, Any]:
     return settings
 
 
+def email(name: str, default: str) -> dict[str, Any]:
+    """The mail server's address as Django's settings want it."""
+    right = "write smtp+tls://USER:PASSWORD@HOST:587, with the password percent-encoded"
+    url = text(name, default)
+    check_address(name, url, tuple(environ.Env.EMAIL_SCHEMES), right)
+    return environ.Env.email_url_config(url)
+
+
 def broker(name: str, urls: str) -> str:
     """The broker's address, or several of them with a semicolon between."""
     right = "write redis://:PASSWORD@HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/VHOST, the password percent-encoded"

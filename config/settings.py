@@ -99,6 +99,9 @@ else:
     # A database that accepts a connection and says nothing must not hold anybody for ever: seconds.
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 
+# Where alerts are mailed through; in development they are printed.
+globals().update(environment.email("EMAIL_URL", "consolemail://" if DEBUG else "smtp://localhost:25"))
+
 CELERY_BROKER_URL = environment.broker("CELERY_BROKER_URL", address("CELERY_BROKER_URL", embedded.broker_url))
 CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True
@@ -134,6 +137,8 @@ REAPER = {
     "RUN_TIMEOUT": timedelta(seconds=environment.number("REAPER_RUN_TIMEOUT", 3600)),
     "QUEUE_TIMEOUT": CRAWL_QUEUE_TIMEOUT,
     "METRICS_TOKEN": environment.text("REAPER_METRICS_TOKEN"),
+    "ALERT_EMAILS": environment.items("REAPER_ALERT_EMAILS", []),
+    "ALERT_WEBHOOK": environment.text("REAPER_ALERT_WEBHOOK"),
     "ALERT_AFTER": timedelta(seconds=environment.number("REAPER_ALERT_AFTER", 1800)),
 }
 

@@ -224,7 +224,7 @@ def _commands(port: int) -> dict[str, list[str]]:
         "web": [*python, "gunicorn", "config.wsgi", "--bind", bind, "--threads", "4", "--no-control-socket"],
         "crawl1": [*worker, "-Q", "default,crawl", "-n", "crawl1@%h", "--concurrency", "2"],
         "crawl2": [*worker, "-Q", "default,crawl", "-n", "crawl2@%h", "--concurrency", "2"],
-        "reaper": [*worker, "-Q", "reaper", "-n", "reaper@%h", "--concurrency", "1"],
+        "reaper": [*worker, "-Q", "reaper", "-n", "reaper@%h", "--concurrency", "2"],
         "beat": [*celery, "beat", "--loglevel", "info", "--pidfile="],
     }
 

@@ -55,7 +55,8 @@ class Stack:
         self.folder = folder
         self.environment = dict(environment)
         self.processes: dict[str, subprocess.Popen] = {}
-        self._sessions: set[int] = set()
+        # Session -> when its leader was started: a number is used again once nobody has it any more.
+        self._sessions: dict[int, float] = {}
         self._log_starts: dict[str, int] = {}
 
     def start(self, name: str, module: Sequence[str]) -> None:
@@ -72,7 +73,7 @@ class Stack:
                 start_new_session=True,
             )
         self.processes[name] = process
-        self._sessions.add(process.pid)
+        self._sessions[process.pid] = psutil.Process(process.pid).create_time()
 
     def log(self, name: str) -> Path:
         """Return a process' log file."""
@@ -122,6 +123,15 @@ class Stack:
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
-            return os.getsid(process.pid) in self._sessions and process.status() != psutil.STATUS_ZOMBIE
+            session = os.getsid(process.pid)
+            return session in self._sessions and self._began(session) and process.status() != psutil.STATUS_ZOMBIE
         except (ProcessLookupError, PermissionError, psutil.Error):
             return False
+
+    def _began(self, session: int) -> bool:
+        """Whether a session is the one that was begun here, and none that has its number now."""
+        try:
+            return psutil.Process(session).create_time() == self._sessions[session]
+        except psutil.NoSuchProcess:
+            # Its leader has ended; whoever is left has kept the number from being used again.
+            return True

@@ -37,6 +37,17 @@ class Message(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
+class Told(NamedTuple):
+    """What a run's owner is told: what was done with it, when, why, and by whom ('' is the reaper itself)."""
+
+    pk: str
+    at: datetime
+    action: str
+    reason: str
+    message: str
+    actor: str = ""
+
+
 class Load(NamedTuple):
     """How many runs are in a phase, and the oldest of them, by the time that their rows say."""
 
@@ -58,6 +69,8 @@ class RunAdapter(ABC):
     # True where all runs go through one queue and start in the order of their dispatch: then one that still waits when
     # much later ones have started was overtaken. Only asked where the broker cannot be looked into.
     in_order = False
+    # True where a person may undo that a run was ended: its status becomes again what it was, under the same task.
+    reopens = False
     # Policy values of this kind, by lower-case name; settings win over them.
     policy: Mapping[str, Any] = {}
 
@@ -115,6 +128,19 @@ class RunAdapter(ABC):
     def by_task_id(self, task_id: str) -> RunFacts | None:
         """Return the facts of the run that carries the task id, or None. Only shown to people, never acted on."""
         return None
+
+    def reopen(self, was: RunFacts) -> bool:
+        """Give a run that was ended the status that it had, inside the caller's transaction; True when this was done.
+
+        Only where the run is still as it was left, under the same task. Asked only where `reopens` is True.
+        """
+        return False
+
+    def tell_owner(self, told: Told) -> None:  # noqa: B027 (most hosts have nobody to tell)
+        """Tell whoever owns a run that it was failed, closed or requeued. Override it where somebody is to know.
+
+        At least once: until it returns it is called again, for a day, and what it raises is logged.
+        """
 
     def stuck_parents(self) -> Iterator[str]:
         """Yield the keys of parents that are unfinished though all their children have ended."""
@@ -233,6 +259,12 @@ class ModelRunAdapter(RunAdapter):
         unfinished = self.queryset().filter(**{f"{self.status_field}__in": [*self.queued, *self.running]})
         runs = unfinished.filter(**{f"{self.task_id_field}__in": task_ids}).exclude(**{self.task_id_field: ""})
         return set(runs.order_by().values_list(self.task_id_field, flat=True))
+
+    def reopen(self, was: RunFacts) -> bool:
+        """Give a run that was failed or closed the status that it had, and forget its end."""
+        left = {f"{self.status_field}__in": {self.failed_as, self.closed_as}, self.task_id_field: was.task_id}
+        values = {self.status_field: was.status, self.finished_field: None, self.code_field: ""}
+        return bool(self.queryset().filter(pk=was.pk, **left).update(**{k: v for k, v in values.items() if k}))
 
     def newest_started(self) -> datetime | None:
         """Return when the newest of the runs that have started was dispatched, where their order says something."""

@@ -6,6 +6,8 @@
         "KINDS": {"order": {"ON_TIMEOUT": "requeue"}},   # the same, for one kind only
         "CLOCK": "database",                             # whose time counts; or "host"
         "KEEP_HISTORY": timedelta(days=90),              # how long the reaper's own records are kept
+        "ALERT_EMAILS": ["oncall@shop.example"],         # who is told of alerts
+        "ALERT_WEBHOOK": "https://…",                    # what is told of alerts, as Slack and Mattermost take it
         "METRICS_TOKEN": "…",                            # who asks for /metrics from elsewhere has to send it
     }
 
@@ -22,8 +24,9 @@ from typing import Any, NamedTuple, get_type_hints
 
 from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
+from django.core.validators import validate_email
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
@@ -61,6 +64,26 @@ def a_token(value: Any) -> str:
     return value
 
 
+def some_addresses(value: Any) -> Sequence[str]:
+    """Return a list of e-mail addresses; it may be empty. Raises Wrong."""
+    hint = 'Write ["oncall@shop.example"].'
+    if not isinstance(value, list | tuple):
+        raise Wrong("E005", f"is a {type(value).__name__} and no list", hint)
+    for each in value:
+        try:
+            validate_email(each)
+        except ValidationError:
+            raise Wrong("E005", f"holds {each!r}, which is no e-mail address", hint) from None
+    return tuple(value)
+
+
+def a_webhook(value: Any) -> str:
+    """Return an http address; '' is none. Raises Wrong, which does not say what it is: it may hold a secret."""
+    if not isinstance(value, str) or (value and not re.fullmatch(r"https?://[^\s/]+\S*", value)):
+        raise Wrong("E005", "is no http address", "Give one that begins with https://.")
+    return value
+
+
 # What a value has to be, by the name of its setting.
 POLICY: Mapping[str, Callable[[Any], Any]] = {
     **{name.upper(): coercion(annotation) for name, annotation in get_type_hints(Policy).items()},
@@ -73,6 +96,8 @@ TOP: Mapping[str, Callable[[Any], Any]] = {
     "CLOCK": partial(a_choice, choices=CLOCKS, number="E010"),
     "KEEP_HISTORY": a_history,
     "METRICS_TOKEN": a_token,
+    "ALERT_EMAILS": some_addresses,
+    "ALERT_WEBHOOK": a_webhook,
     **POLICY,
 }
 # The same as an adapter names them.
@@ -141,6 +166,16 @@ def metrics_token() -> str:
     Raises ImproperlyConfigured when the settings are wrong.
     """
     return usable().values.get("metrics_token", "")
+
+
+def alert_emails() -> Sequence[str]:
+    """Return who is told of alerts by e-mail. Raises ImproperlyConfigured when the settings are wrong."""
+    return usable().values.get("alert_emails", ())
+
+
+def alert_webhook() -> str:
+    """Return the address that alerts are posted to; '' is none. Raises ImproperlyConfigured as the others do."""
+    return usable().values.get("alert_webhook", "")
 
 
 def problems() -> list[Problem]:

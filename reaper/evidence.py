@@ -124,12 +124,7 @@ class Sources:
     @cached_property
     def queue(self) -> str:
         """Return the queue that the kind's messages go to; '' when Celery's router fails."""
-        if self.adapter.queue:
-            return self.adapter.queue
-        try:
-            return current_app.amqp.router.route({}, self.adapter.task)["queue"].name
-        except Exception:  # the router runs the host's code
-            return ""
+        return queue_of(self.adapter)
 
     @cached_property
     def crowd(self) -> Crowd:
@@ -297,6 +292,16 @@ class Sources:
         strangers = sorted(answer.heard - self.crowd.hostnames)
         doubts += [f"{node} answers but does not report" for node in strangers]
         return doubts + [f"{answer.unread} answers of workers made no sense"] * bool(answer.unread)
+
+
+def queue_of(adapter: RunAdapter) -> str:
+    """Return the queue that a kind's messages go to; '' when Celery's router fails."""
+    if adapter.queue:
+        return adapter.queue
+    try:
+        return current_app.amqp.router.route({}, adapter.task)["queue"].name
+    except Exception:  # the router runs the host's code
+        return ""
 
 
 def began(worker: Worker, task_id: str) -> datetime | None:

@@ -201,8 +201,8 @@ def doomed(change: Change) -> Doomed:
 def tasks_of(adapter: RunAdapter, sweep: Sweep) -> list[Doomed]:
     """Return the tasks that lost their runs by a sweep, or that a person wanted to be revoked."""
     rows = Reaping.objects.using(adapter.using).filter(sweep=sweep).exclude(task_id="").order_by("id")
-    names = ("action", "task_id", "terminate", "evidence__holder")
-    return [Doomed(*row, wanted=action == Reaping.REVOKE) for action, *row in rows.values_list(*names)]
+    found = rows.values_list("task_id", "terminate", "evidence__holder", "action")
+    return [Doomed(task_id, kill, holder, action == Reaping.REVOKE) for task_id, kill, holder, action in found]
 
 
 def confirm(adapter: RunAdapter, task_ids: Mapping[str, str], now: datetime) -> None:
@@ -225,8 +225,10 @@ def finalized(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, act
     )
 
 
-def revoked(adapter: RunAdapter, change: Change, now: datetime, sweep: Sweep, actor: str) -> None:
-    """Note that a person revoked a run's task."""
+def noted(
+    adapter: RunAdapter, change: Change, action: str, now: datetime, sweep: Sweep, actor: str, task_id: str = ""
+) -> None:
+    """Note what a person did that is no action of the reaper's own. `task_id`: the task that is to be revoked."""
     run = change.run
     Reaping.objects.using(adapter.using).create(
         sweep=sweep,
@@ -234,15 +236,21 @@ def revoked(adapter: RunAdapter, change: Change, now: datetime, sweep: Sweep, ac
         kind=adapter.kind,
         run_id=run.pk,
         phase=run.phase,
-        action=Reaping.REVOKE,
+        action=action,
         reason=Reason.BY_HAND,
         terminate=change.decision.terminate,
-        task_id=run.task_id or "",
+        task_id=task_id,
         message=change.message,
         facts=kept(run),
         evidence=kept(change.evidence),
         actor=actor,
     )
+
+
+def ending(adapter: RunAdapter, pk: str) -> Reaping | None:
+    """Return the row by which a run was ended, where nothing was done to it since; None otherwise."""
+    row = of_run(adapter, pk).first()
+    return row if row and row.action in (Action.FAIL, Action.CLOSE) else None
 
 
 def dispatched_by_hand(adapter: RunAdapter, pk: Any, task_id: str, now: datetime) -> None:

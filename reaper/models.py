@@ -75,6 +75,7 @@ class Reaping(models.Model):
 
     DISPATCH = "dispatch"  # not the reaper's action: a dispatch by hand, from which budgets are counted anew
     FINALIZE = "finalize"  # a parent was given its outcome
+    REOPEN = "reopen"  # a person undid that it was ended
     REVOKE = "revoke"  # a person revoked its task; the run was left as it was
 
     sweep = models.ForeignKey(Sweep, models.SET_NULL, null=True, blank=True, related_name="reapings")
@@ -98,6 +99,8 @@ class Reaping(models.Model):
     # Who asked for it; '' is the reaper itself.
     actor = models.CharField(max_length=200, default="", blank=True)
     published_at = models.DateTimeField(null=True, blank=True)
+    # When the host's hook had told the run's owner, where it has one.
+    owner_told_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ("-id",)
@@ -214,6 +217,49 @@ class PolicyEdit(models.Model):
     def words(self) -> str:
         """Return what it changed, in one line."""
         return "; ".join(self.changes) or "nothing changed"
+
+
+class Alert(models.Model):
+    """Something was worth a warning: one row from when it was first seen until it had been gone for a while."""
+
+    # long_running, backlog, … (docs/ALERTS.md)
+    name = models.CharField(max_length=30)
+    # '' where it is about no kind, or no phase.
+    kind = models.CharField(max_length=100, blank=True)
+    phase = models.CharField(max_length=20, blank=True)
+    opened_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+    # NULL: it is open.
+    resolved_at = models.DateTimeField(null=True, blank=True)
+    # The sentence of when it was last seen.
+    says = models.TextField(default="", blank=True)
+    acknowledged_by = models.CharField(max_length=200, default="", blank=True)
+    # It is told to nobody until then.
+    silenced_until = models.DateTimeField(null=True, blank=True)
+    # Channel -> "opened" or "resolved": what it was told last.
+    told = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["name", "kind", "phase"], condition=Q(resolved_at=None), name="reaper_one_open_alert"
+            ),
+        ]
+        indexes = [models.Index(fields=["resolved_at"], name="reaper_alert_resolved")]
+
+    def __str__(self) -> str:
+        return self.subject
+
+    @property
+    def subject(self) -> str:
+        """Return what it is about: "long_running crawl_job"."""
+        return " ".join(part for part in (self.name, self.kind, self.phase) if part)
+
+    @property
+    def state(self) -> str:
+        """Return "opened" or "resolved"."""
+        return "opened" if self.resolved_at is None else "resolved"
 
 
 class Exemption(models.Model):

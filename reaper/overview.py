@@ -6,7 +6,7 @@ Read for the overview page and `manage.py reaper status`; nothing is written. Th
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import router
 from django.db.models import Count, Max
@@ -18,10 +18,10 @@ from reaper.adapters import Load, RunAdapter
 from reaper.broker import Broker
 from reaper.conf import QUEUE
 from reaper.decisions import CALM, Mode, Policy, alert
-from reaper.evidence import Crowd, Sources
+from reaper.evidence import Crowd, Sources, queue_of
 from reaper.facts import Phase, RunFacts
 from reaper.health import Health, health_of
-from reaper.models import Reaping, Sweep, WorkerReport
+from reaper.models import Alert, Reaping, Sweep, WorkerReport
 from reaper.queues import look
 from reaper.reports import Line, of_verdict
 from reaper.words import one_line
@@ -87,6 +87,7 @@ class Overview(NamedTuple):
     # Messages that wait, by queue; None: not known. And why.
     queues: Mapping[str, int | None]
     queues_error: str
+    alerts: Sequence[Alert]
     recent: Sequence[Sweep]
     hours: Sequence[Bar]
     days: Sequence[Bar]
@@ -96,6 +97,43 @@ class Overview(NamedTuple):
         """True when nothing is the matter with any sweep, and no run is suspect."""
         return not any(each.conditions or each.suspects or each.left or each.error for each in self.kinds)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the JSON of `status` has it."""
+        kinds = [
+            {
+                "kind": each.kind,
+                "mode": str(each.state.mode),
+                "released": each.state.released,
+                "runs": {phase: load.number for phase, load in each.loads.items()},
+                "oldest_s": {phase: age and int(age.total_seconds()) for phase, age in each.oldest.items()},
+                "suspects": len(each.suspects),
+                "left": each.left,
+                "sweeps": [health.as_json() for health in each.sweeps],
+                "error": each.error,
+            }
+            for each in self.kinds
+        ]
+        workers = [
+            {
+                "worker": each.name,
+                "state": state_of(each),
+                "seen_s": int((self.now - each.seen_at).total_seconds()),
+                "active": len(each.active),
+                "held": len(each.held),
+                "queues": sorted(each.queues),
+            }
+            for each in self.workers
+        ]
+        alerts = [{"alert": row.subject, "since": row.opened_at, "says": row.says} for row in self.alerts]
+        return {"well": self.well, "kinds": kinds, "alerts": alerts, "workers": workers, "queues": dict(self.queues)}
+
+
+def state_of(worker: Worker) -> str:
+    """Return how a worker is, in a word."""
+    if worker.alive:
+        return "draining" if worker.draining else "alive"
+    return "ended" if worker.ended_at else "dead"
+
 
 def overview() -> Overview:
     """Return everything. A kind that cannot be read says so, and hides no other. Raises django.db.Error."""
@@ -104,7 +142,7 @@ def overview() -> Overview:
     crowd = Crowd(workers.census(using, now), now)
     with Broker() as broker:
         kinds = [kind_now(adapter, broker, crowd) for adapter in conf.adapters().values()]
-        mine = {Sources(each, broker, Policy(), now).queue for each in conf.adapters().values()}
+        mine = {queue_of(each) for each in conf.adapters().values()}
         seen = look(broker, {QUEUE, *crowd.queues, *mine} - {""}, LOOK_SECONDS)
     databases = list(dict.fromkeys(adapter.using for adapter in conf.adapters().values()))
     return Overview(
@@ -113,6 +151,7 @@ def overview() -> Overview:
         sorted(crowd.workers, key=lambda each: (not each.alive, each.hostname, each.incarnation)),
         dict(sorted(seen.depth.items())),
         seen.error,
+        list(Alert.objects.filter(resolved_at=None).order_by("-id")[:SHOWN]),
         [row for each in databases for row in recent(each)][:SHOWN],
         bars(databases, now, timedelta(hours=1), 24),
         bars(databases, now, DAY, 30),

@@ -39,6 +39,7 @@ NAMES = {
     "reaper.tasks.sweep_pending": "reaper: sweep pending runs",
     "reaper.tasks.finalize_parents": "reaper: finalize orphaned parents",
     "reaper.tasks.raise_alerts": "reaper: alert on long runs and backlogs",
+    "reaper.tasks.tell_alerts": "reaper: tell alerts by e-mail and webhook",
     "reaper.tasks.prune_history": "reaper: prune history",
 }
 SCHEDULES = tuple(Schedule(NAMES[task], task, every) for task, every in EVERY.items())

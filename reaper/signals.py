@@ -6,7 +6,7 @@ from django.dispatch import Signal
 reaped = Signal()
 # A sweep has ended. Sender: the Sweep model. Arguments: sweep (its row).
 swept = Signal()
-# Something is worth a warning, said again every minute for as long as it is. Sender: the adapter's class. Arguments:
-# reason (str), now, and runs (list of RunFacts); where it is about the sweeps of a phase, no runs but phase and says (a
-# sentence): of sweep_overdue, sweep_failing, brake_held and switched_off.
+# Something is worth a warning, or is over: sent once for each. Sender: the adapter's class, or Alert where it is about
+# no kind. Arguments: alert (its row), reason (its name), state ("opened" or "resolved"), says (a sentence), now, and
+# runs (list of RunFacts): those that it is about, when it is opened.
 alerted = Signal()

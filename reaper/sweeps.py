@@ -153,9 +153,29 @@ def revoke_by_hand(adapter: RunAdapter, run: RunFacts, actor: str) -> Sweep:
             decision = Decision(Action.LEAVE, Reason.BY_HAND, terminate=evidence.active_since is not None)
             hand.note([Verdict(run, decision, evidence)])
             change = Change(run, decision, f"Task revoked by {actor}.", evidence=evidence)
-            ledger.revoked(adapter, change, hand.now, hand.row, actor)
+            ledger.noted(adapter, change, Reaping.REVOKE, hand.now, hand.row, actor, run.task_id or "")
             hand.revoked = hand.outbox.revoke([ledger.doomed(change)])
         return hand.close()
+
+
+def reopen_by_hand(adapter: RunAdapter, run: RunFacts, actor: str) -> tuple[bool, Sweep]:
+    """Undo that a run was ended, because a person says that it was fine; return whether it was done, and the row.
+
+    Its task may write to it again. Where nobody works on it, the next sweep finds that out once more.
+    """
+    with Broker() as broker:
+        hand, done = _Sweep(adapter, BY_HAND, broker, actor=actor), False
+        with hand.told():
+            hand.open()
+            ended = ledger.ending(adapter, run.pk) if adapter.reopens and not run.parent_ended else None
+            if ended:
+                was = ledger.facts_of(ended.facts)
+                with bounded(adapter.using):
+                    change = Change(was, Decision(Action.LEAVE, Reason.BY_HAND), f"Reopened by {actor}.")
+                    ledger.noted(adapter, change, Reaping.REOPEN, hand.now, hand.row, actor)
+                    done = adapter.reopen(was)
+                    transaction.set_rollback(not done, using=adapter.using)
+        return done, hand.close()
 
 
 def finalize_by_hand(adapter: RunAdapter, parent: str, actor: str) -> tuple[bool, Sweep]:

@@ -9,14 +9,10 @@ from celery import shared_task
 from django.db import router
 from django.db.models import QuerySet
 
-from reaper import clock, conf, policies, sweeps, totals, workers
+from reaper import alerts, clock, conf, sweeps, totals, workers
 from reaper.adapters import RunAdapter
-from reaper.decisions import alert
 from reaper.facts import Phase
-from reaper.health import health_of
-from reaper.models import Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, WorkerReport
-from reaper.signals import alerted
-from reaper.words import duration
+from reaper.models import Alert, Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, WorkerReport
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +23,7 @@ EVERY: Mapping[str, timedelta] = {
     "reaper.tasks.sweep_pending": timedelta(seconds=30),
     "reaper.tasks.finalize_parents": timedelta(seconds=60),
     "reaper.tasks.raise_alerts": timedelta(seconds=60),
+    "reaper.tasks.tell_alerts": timedelta(seconds=30),
     "reaper.tasks.prune_history": timedelta(days=1),
 }
 # Rows deleted in one statement.
@@ -65,27 +62,20 @@ def finalize_parents() -> None:
 
 @shared_task
 def raise_alerts() -> None:
-    """Warn of runs that are running or waiting for long, and of sweeps that do not go as they should."""
-    each_kind(raise_alerts_of)
+    """Warn of runs that are running or waiting for long, and of sweeps and workers that are not as they should be."""
+    alerts.raise_all(each_kind)
 
 
-def raise_alerts_of(adapter: RunAdapter) -> None:
-    """Log one line and send one signal per reason and phase, however many runs there are."""
-    now, policy = clock.now(adapter.using), policies.effective(adapter)
-    found: dict[str, list] = {}
-    for phase in (Phase.RUNNING, Phase.QUEUED):
-        for page in adapter.unfinished(phase):
-            for run in page:
-                if reason := alert(run, policy, now):
-                    found.setdefault(reason, []).append(run)
-    for reason, runs in found.items():
-        oldest = max(run.age(now) for run in runs)
-        logger.warning("%s: %d %s runs, the oldest for %s", reason, len(runs), adapter.kind, duration(oldest))
-        alerted.send_robust(sender=type(adapter), reason=reason, runs=runs, now=now)
-    for each in health_of(adapter, now):
-        for reason, sentence in each.conditions.items():
-            logger.warning("%s: %s %s: %s", reason, each.kind, each.phase, sentence)
-            alerted.send_robust(sender=type(adapter), reason=reason, runs=[], now=now, phase=each.phase, says=sentence)
+@shared_task
+def tell_alerts() -> None:
+    """Tell each channel and each run's owner what they have not been told yet. What fails is tried again next time."""
+    for channel in alerts.channels():
+        try:
+            alerts.tell_channel(channel)
+        except Exception as error:  # what mail servers and webhooks raise varies
+            # Without the error's own words: an address that holds a secret may be among them.
+            logger.warning("the alerts could not be told by %s: %s", channel, type(error).__name__)
+    each_kind(alerts.tell_owners)
 
 
 @shared_task
@@ -98,6 +88,7 @@ def prune_history() -> None:
                 pass
         prune(Observation.objects.using(using).filter(at__lt=horizon))
         prune(Exemption.objects.using(using).filter(until__lt=horizon))
+        prune(Alert.objects.using(using).filter(resolved_at__lt=horizon))
         # A look that was never followed by another is of a run that has gone its way.
         prune(FirstLook.objects.using(using).filter(at__lt=clock.now(using) - workers.KEEP))
         prune(Sweep.objects.using(using).filter(started_at__lt=horizon).exclude(pk__in=last_good_sweeps(using)))

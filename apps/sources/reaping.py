@@ -28,6 +28,7 @@ class _CrawlRuns(ModelRunAdapter):
 
     table: runs.Run
     task = runs.TASK
+    reopens = True
     queued = ("pending",)
     running = ("running",)
     queued_as, failed_as = "pending", "failed"

@@ -106,7 +106,15 @@ class ActionFilter(Chosen):
     """By what was done."""
 
     title = parameter_name = "action"
-    values = (Action.FAIL, Action.REQUEUE, Action.CLOSE, Reaping.FINALIZE, Reaping.DISPATCH, Reaping.REVOKE)
+    values = (
+        Action.FAIL,
+        Action.REQUEUE,
+        Action.CLOSE,
+        Reaping.FINALIZE,
+        Reaping.DISPATCH,
+        Reaping.REVOKE,
+        Reaping.REOPEN,
+    )
 
 
 class ReasonFilter(Chosen):
@@ -130,6 +138,22 @@ class GoodFilter(admin.SimpleListFilter):
         """Return the good ones, or the others."""
         good = Q(errors=[], finished_at__isnull=False)
         return queryset.filter({"1": good, "0": ~good}.get(self.value() or "", Q()))
+
+
+class OpenFilter(admin.SimpleListFilter):
+    """By whether it is over."""
+
+    title = "state"
+    parameter_name = "open"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the choices."""
+        return [("1", "Open"), ("0", "Resolved")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        """Return the open ones, or the others."""
+        is_open = Q(resolved_at=None)
+        return queryset.filter({"1": is_open, "0": ~is_open}.get(self.value() or "", Q()))
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):

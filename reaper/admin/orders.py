@@ -1,18 +1,20 @@
 """The pages of what people order: who has the permission `reaper.reap` may switch, exempt and edit policies."""
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 
 from reaper import clock, conf, policies, reports, switches
-from reaper.admin.base import KindFilter, OfRunAdmin, ReadOnlyAdmin, at
+from reaper.admin.base import KindFilter, OfRunAdmin, OpenFilter, ReadOnlyAdmin, at
 from reaper.forms import ExemptionForm, PolicyForm, SwitchForm
-from reaper.models import Exemption, PolicyEdit, Switch
+from reaper.models import Alert, Exemption, PolicyEdit, Switch
 from reaper.values import as_text
 
 # Runs that a preview names.
@@ -124,3 +126,38 @@ class PolicyEditAdmin(AddedByReapers):
             "changes": policies.differences(policies.effective(adapters[kind]), form.policy) if found else [],
         }
         return TemplateResponse(request, "admin/reaper/policyedit/edit.html", context)
+
+
+@admin.register(Alert)
+class AlertAdmin(ReadOnlyAdmin):
+    """What was worth a warning, and whether somebody has seen it. Who may reap acknowledges and silences it."""
+
+    list_display = (
+        at("opened_at"),
+        "subject",
+        "says",
+        "state",
+        at("resolved_at"),
+        "acknowledged_by",
+        at("silenced_until"),
+    )
+    list_filter = (OpenFilter, KindFilter, "name")
+    fields: ClassVar[Any] = (*list_display, at("seen_at"))
+    readonly_fields = fields
+    actions = ("acknowledge", "silence")
+
+    def has_reap_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may reap."""
+        return request.user.has_perm("reaper.reap")
+
+    @admin.action(description="Acknowledge", permissions=["reap"])
+    def acknowledge(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
+        """Say that somebody deals with it; whoever was first is kept."""
+        count = queryset.filter(acknowledged_by="").update(acknowledged_by=request.user.get_username())
+        self.message_user(request, f"{count} acknowledged.")
+
+    @admin.action(description="Silence for a day", permissions=["reap"])
+    def silence(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
+        """Tell nobody of it for a day, also not that it is over."""
+        until = clock.now(queryset.db) + timedelta(days=1)
+        self.message_user(request, f"{queryset.update(silenced_until=until)} silenced.")

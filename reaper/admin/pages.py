@@ -14,7 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, path, reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from reaper import clock, conf, policies, reports, sweeps, switches
+from reaper import clock, conf, ledger, policies, reports, sweeps, switches
 from reaper.adapters import ModelRunAdapter, RunAdapter
 from reaper.admin.base import model_of
 from reaper.decisions import Action, Mode
@@ -26,6 +26,7 @@ View = Callable[..., HttpResponseBase]
 HOUR = timedelta(hours=1)
 # What can be done with a run, by the button's name: what it says, and to how many at once.
 FAIL, REQUEUE, REVOKE, EXEMPT, READMIT, FINALIZE = "fail", "requeue", "revoke", "exempt", "readmit", "finalize"
+REOPEN = "reopen"
 ACTS = {FAIL: Action.FAIL, REQUEUE: Action.REQUEUE}
 # Runs dealt with in one request: some seconds of work. Those that are named on the page before.
 MOST, NAMED = 2000, 100
@@ -132,6 +133,7 @@ def show(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         "run": run,
         "page": page_of(kind, run.pk),
         "unfinished": run.phase in (Phase.QUEUED, Phase.RUNNING),
+        "reopenable": run.phase is Phase.FINISHED and adapter.reopens and ledger.ending(adapter, run.pk),
         "sentences": [each for each in sentences if each],
         "verdict": verdict_in_words(run, decision),
         "limits": limits_in_words(run, policies.effective(adapter)),
@@ -170,6 +172,12 @@ def act(request: HttpRequest) -> HttpResponseBase:
         )
     elif what == FINALIZE:
         finalize(request, adapter, run, by)
+    elif what == REOPEN:
+        done, row = sweeps.reopen_by_hand(adapter, run, by)
+        kept = (
+            f"The run {kind}:{run.pk} cannot be reopened: it is not as the reaper has left it, or its kind forbids it."
+        )
+        tell(request, row, f"The run {kind}:{run.pk} was reopened." if done else "", kept)
     elif what not in (*ACTS, REVOKE):
         raise Http404("There is no such act.")
     elif reports.seen(run) != request.POST.get("seen"):

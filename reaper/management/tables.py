@@ -14,6 +14,7 @@ from reaper.decisions import Action, Decision, Policy, Reason
 from reaper.facts import NOTHING, Evidence, RunFacts
 from reaper.health import Health
 from reaper.models import Sweep
+from reaper.overview import KindNow, Overview, state_of
 from reaper.reports import Diagnosis, Line, told
 from reaper.sweeps import PARENTS
 from reaper.words import (
@@ -21,6 +22,7 @@ from reaper.words import (
     evidence_in_words,
     facts_in_words,
     limits_in_words,
+    long_ago,
     one_line,
     verdict_in_words,
 )  # fmt: skip
@@ -33,6 +35,17 @@ WIDTHS = (50, 20, 9)
 # On a narrower terminal all but the run is put into one column, which may wrap.
 WIDE = 100
 COLOURS: dict[str, str] = {Action.FAIL: "red", Action.CLOSE: "yellow", Action.REQUEUE: "cyan", Action.REPUBLISH: "cyan"}
+
+
+class Said:
+    """Keeps what would be printed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """Keep a line."""
+        self.lines.append(one_line(text, UNWRAPPED))
 
 
 class Page:
@@ -106,6 +119,59 @@ class Page:
         figures = copy(sweep)
         figures.errors = []
         self.say(f"{'would sweep' if would else 'swept'} {sweep.kind} {sweep.phase}: {figures.summary}")
+
+    def overview(self, found: Overview) -> None:
+        """Print everything at a glance, each kind by itself."""
+        for kind in found.kinds:
+            self.kind(kind)
+        if found.alerts:
+            self.title("Open alerts")
+            for row in found.alerts:
+                self.indented(
+                    f"{row.subject}: {row.says}" + f" (seen by {row.acknowledged_by})" * bool(row.acknowledged_by)
+                )
+            self.say()
+        self.title("Workers")
+        table = grid(["WORKER", "STATE", "HEARD OF", "WORKS ON", "HOLDS", "QUEUES"])
+        for each in found.workers:
+            state = state_of(each)
+            seen = long_ago(each.seen_at, found.now)
+            figures = (str(len(each.active)), str(len(each.held)), one_line(", ".join(sorted(each.queues))))
+            table.add_row(one_line(each.hostname), state, seen, *figures, style="red" if state == "dead" else "")
+        self.console.print(table) if found.workers else self.indented(
+            "None reports. Without one only the timeouts act."
+        )
+        self.say()
+        self.title("Queues")
+        for queue, depth in found.queues.items():
+            self.indented(f"{queue}: {'not known' if depth is None else f'{depth:,} waiting'}")
+        if found.queues_error:
+            self.indented(found.queues_error)
+        self.say()
+        if found.well:
+            self.say("All is well.", style="green")
+        else:
+            self.say("Something is the matter: see above.", style="bold red")
+
+    def kind(self, kind: KindNow) -> None:
+        """Print one kind at a glance."""
+        self.title(kind.kind)
+        if kind.error:
+            self.indented(f"It cannot be read: {kind.error}")
+        for phase, load in kind.loads.items():
+            oldest = kind.oldest[phase]
+            self.indented(f"{phase}: {load.number:,}" + (f", the oldest for {duration(oldest)}" if oldest else ""))
+        for each in kind.sweeps:
+            for said in each.notes:
+                self.indented(f"{each.phase}: {said}")
+        for phase, name, said in kind.conditions:
+            self.say(f"  {phase}: {name}: {said}", style="red")
+        if kind.suspects:
+            self.headed = False
+            self.runs(kind.suspects)
+        elif kind.left:
+            self.indented(f"The last sweeps left {kind.left:,} suspects.")
+        self.say()
 
     def diagnosis(self, found: Diagnosis) -> None:
         """Print a diagnosis, what is wrong first."""

@@ -111,7 +111,7 @@ GUARDS = [
     *of(
         "reaper/outbox.py",
         SWEEPS,
-        ("a shared task is not revoked", "if each.task_id not in shared:", "if True:"),
+        ("a shared task is not revoked", "if each.wanted or each.task_id not in shared:", "if True:"),
     ),
     *of(
         "reaper/decisions.py",

@@ -1,6 +1,5 @@
 """Fixtures of the reaper's tests: a broker of their own, a worker's consumer, and the silly plug-in."""
 
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -11,22 +10,9 @@ from django.db import connection
 from tests import rabbit as rabbits
 from tests.plugin.models import Parcel
 from tests.servers import RedisServer
+from tests.stock import broker, limits, redis_server
 
-
-@pytest.fixture(scope="session")
-def redis_server():
-    server = RedisServer()
-    yield server
-    server.end()
-
-
-@pytest.fixture
-def broker(redis_server, monkeypatch):
-    """An empty Redis that Celery publishes to for this test, whatever the settings name; revokes are listened to."""
-    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", redis_server.url)
-    redis_server.listen()
-    yield redis_server
-    redis_server.deafen()
+__all__ = ["broker", "limits", "redis_server"]
 
 
 @pytest.fixture
@@ -55,19 +41,6 @@ def rabbit():
         pytest.skip("RabbitMQ is not installed")
     with rabbits.rabbit_server() as server:
         yield server
-
-
-@pytest.fixture
-def limits(settings):
-    """The runbook's thresholds, whatever the environment says; returns a function that changes some."""
-
-    def change(**values):
-        settings.REAPER = {**settings.REAPER, **values}
-
-    change(
-        RUN_TIMEOUT=timedelta(hours=1), QUEUE_TIMEOUT=timedelta(minutes=15), ALERT_AFTER=timedelta(minutes=30), KINDS={}
-    )
-    return change
 
 
 @pytest.fixture

@@ -275,7 +275,7 @@ def test_a_parent_is_finalized_by_hand_once():
 def test_schedules_are_listed_and_removed():
     call_command("migrate", verbosity=0)
     code, out, err = reaper("schedules")
-    assert (code, len(out.splitlines()), err) == (0, 5, "")
+    assert (code, len(out.splitlines()), err) == (0, 6, "")
     assert "reaper.tasks.sweep_running: on, every 5 seconds" in out
     PeriodicTask.objects.filter(task="reaper.tasks.sweep_running").update(enabled=False)
     code, out, _ = reaper("schedules")
@@ -283,13 +283,13 @@ def test_schedules_are_listed_and_removed():
     assert "reaper.tasks.sweep_running: off, every 5 seconds" in out
 
     code, out, _ = reaper("schedules", "--remove")
-    assert (code, out.partition(".")[0]) == (0, "5 schedules were deleted")
+    assert (code, out.partition(".")[0]) == (0, "6 schedules were deleted")
     assert not PeriodicTask.objects.filter(task__startswith="reaper.").exists()
     assert reaper("schedules", "--remove")[1].startswith("0 schedules")
     code, out, _ = reaper("schedules")
-    assert (code, out.count("missing")) == (1, 5)
+    assert (code, out.count("missing")) == (1, 6)
     call_command("migrate", verbosity=0)
-    assert PeriodicTask.objects.filter(task__startswith="reaper.").count() == 5
+    assert PeriodicTask.objects.filter(task__startswith="reaper.").count() == 6
 
 
 # --- switches ---------------------------------------------------------------------------------------------------------

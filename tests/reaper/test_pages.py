@@ -258,6 +258,81 @@ def test_a_parent_with_an_unfinished_child_is_not_finalized(ada):
     assert "The parent was not finalized" in act(ada, running_job(), "finalize")
 
 
+def failed_job():
+    """A job that the reaper failed while its task, which nobody heard of, was working on it; and the task's hold."""
+    job = queued_job(3 * HOUR)
+    with freeze_time(NOW - 2 * HOUR):
+        hold = runs.claim(CrawlJob, job.pk, job.task_id, "celery@w1/abc")
+    with freeze_time(NOW):
+        sweeps.sweep(conf.adapters()["crawl_job"], sweeps.Phase.RUNNING)
+    assert fresh(job).status == "failed"
+    return job, hold
+
+
+def test_a_run_that_was_fine_is_reopened_and_its_task_ends_it(ada):
+    job, hold = failed_job()
+    before = CrawlJob.objects.values_list("started_at", "task_id", "worker").get(pk=job.pk)
+    assert "It was fine: reopen" in text(run_page(ada, job))
+    assert f"The run crawl_job:{job.pk} was reopened." in act(ada, job, "reopen")
+    after = fresh(job)
+    assert (after.status, after.completed_at, after.error_code) == ("running", None, "")
+    assert (after.started_at, after.task_id, after.worker) == before
+    assert [(row.action, row.actor) for row in Reaping.objects.order_by("id")] == [("fail", ""), ("reopen", "ada")]
+    with freeze_time(NOW + SECOND):
+        hold.complete({"pages": 1})
+    assert fresh(job).status == "completed"
+    assert "It was fine: reopen" not in text(run_page(ada, job))
+    assert "Reopened by ada." in text(run_page(ada, job))
+
+
+def test_a_run_that_was_not_fine_is_ended_once_more(ada):
+    job, _ = failed_job()
+    act(ada, job, "reopen")
+    with freeze_time(NOW + SECOND):
+        sweeps.sweep(conf.adapters()["crawl_job"], sweeps.Phase.RUNNING)
+    assert (fresh(job).status, fresh(job).error_code) == ("failed", "timed_out")
+
+
+@pytest.mark.parametrize("changes", [{"status": "completed"}, {"task_id": "another"}, {"status": "pending"}])
+def test_a_run_that_is_not_as_the_reaper_left_it_is_not_reopened(ada, changes):
+    job, _ = failed_job()
+    CrawlJob.objects.filter(pk=job.pk).update(**changes)
+    before = CrawlJob.objects.filter(pk=job.pk).values().get()
+    assert "cannot be reopened" in act(ada, job, "reopen")
+    assert CrawlJob.objects.filter(pk=job.pk).values().get() == before
+    assert Reaping.objects.count() == 1
+
+
+def test_a_run_that_the_reaper_did_not_end_is_not_reopened(ada):
+    job = running_job(status="failed")
+    assert "cannot be reopened" in act(ada, job, "reopen")
+    assert (fresh(job).status, Reaping.objects.count()) == ("failed", 0)
+
+
+def test_a_kind_may_forbid_it(ada, monkeypatch):
+    job, _ = failed_job()
+    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "reopens", False)
+    assert "It was fine" not in text(run_page(ada, job))
+    assert "cannot be reopened" in act(ada, job, "reopen")
+    assert fresh(job).status == "failed"
+
+
+def test_a_child_of_a_parent_that_has_ended_is_not_reopened(ada):
+    job = parent("running", "completed")
+    stuck = job.source_results.get(status="running")
+    act(ada, stuck, "fail")
+    assert fresh(job).finalized_at
+    assert "cannot be reopened" in act(ada, stuck, "reopen")
+    assert fresh(stuck).status == "failed"
+
+
+def test_what_is_reopened_twice_is_reopened_once(ada):
+    job, _ = failed_job()
+    act(ada, job, "reopen")
+    assert "cannot be reopened" in act(ada, job, "reopen")
+    assert Reaping.objects.filter(action="reopen").count() == 1
+
+
 @pytest.mark.parametrize("what", ["fail", "requeue", "revoke"])
 @pytest.mark.parametrize(
     "changes", [{"status": "pending", "started_at": None}, {"task_id": "another"}, {"started_at": NOW}]

@@ -8,10 +8,8 @@ from freezegun import freeze_time
 
 from reaper import conf, tasks
 from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
-from reaper.signals import alerted
 from tests.plugin.adapter import Parcels
-from tests.reaper.test_sweeps import connected
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, child, fresh, lost_job, parent, queued_job, running_job, swept
+from tests.worlds import HOUR, NOW, SECOND, child, fresh, lost_job, parent, running_job
 
 HERE = "tests.reaper.test_tasks"
 DAY = timedelta(days=1)
@@ -76,103 +74,9 @@ def test_the_tasks_are_registered_under_the_names_that_the_schedules_use():
         "sweep_pending",
         "finalize_parents",
         "raise_alerts",
+        "tell_alerts",
         "prune_history",
     }
-
-
-# --- warnings -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def heard():
-    """The warnings that were signalled, as (reason, kind, keys). The sweeps themselves are well."""
-    swept()
-    found = []
-
-    def note(sender, reason, runs, now, **_):
-        assert now == NOW
-        found.append((reason, sender.kind, {run.pk for run in runs}))
-
-    alerted.connect(note)
-    yield found
-    alerted.disconnect(note)
-
-
-@freeze_time(NOW)
-def test_runs_that_are_running_or_waiting_for_long_are_told_at_once(heard, caplog):
-    running_job(30 * MINUTE)
-    long = [running_job(30 * MINUTE + SECOND), running_job(50 * MINUTE)]
-    queued_job(15 * MINUTE)
-    late = queued_job(15 * MINUTE + SECOND)
-    small = child(parent(), "running", started_at=NOW - 31 * MINUTE)
-    tasks.raise_alerts()
-    assert heard == [
-        ("long_running", "crawl_job", {str(job.pk) for job in long}),
-        ("backlog", "crawl_job", {str(late.pk)}),
-        ("long_running", "source_result", {str(small.pk)}),
-    ]
-    assert caplog.messages == [
-        "long_running: 2 crawl_job runs, the oldest for 50 min",
-        "backlog: 1 crawl_job runs, the oldest for 15 min 1 s",
-        "long_running: 1 source_result runs, the oldest for 31 min",
-    ]
-    assert (Sweep.objects.filter(idle=False).count(), Reaping.objects.count()) == (0, 0)
-
-
-@freeze_time(NOW)
-def test_where_nothing_is_late_nothing_is_said(heard, caplog):
-    running_job(30 * MINUTE)
-    queued_job(15 * MINUTE)
-    running_job(started_at=None, queued_at=None, created_at=NOW)
-    tasks.raise_alerts()
-    assert (heard, caplog.messages) == ([], [])
-
-
-@freeze_time(NOW)
-def test_a_sweep_that_does_not_go_as_it_should_is_told(caplog):
-    swept(NOW - 15 * SECOND)
-    failing = {"kind": "crawl_job", "phase": "queued", "errors": ["the broker did not answer"]}
-    Sweep.objects.create(started_at=NOW, finished_at=NOW, **failing)
-    told = []
-    with connected(alerted, lambda sender, **said: told.append((sender.kind, said))):
-        tasks.raise_alerts()
-    assert told == [
-        (
-            "crawl_job",
-            {
-                "signal": alerted,
-                "reason": "sweep_failing",
-                "runs": [],
-                "now": NOW,
-                "phase": "queued",
-                "says": "the broker did not answer",
-            },
-        )
-    ]
-    assert caplog.messages == ["sweep_failing: crawl_job queued: the broker did not answer"]
-
-
-@freeze_time(NOW)
-def test_a_kinds_own_threshold_counts(heard, limits):
-    limits(KINDS={"crawl_job": {"ALERT_AFTER": 60}})
-    running_job(MINUTE + SECOND)
-    child(parent(), "running", started_at=NOW - MINUTE - SECOND)
-    tasks.raise_alerts()
-    assert [(reason, kind) for reason, kind, _ in heard] == [("long_running", "crawl_job")]
-
-
-@freeze_time(NOW)
-def test_warnings_of_the_other_kinds_are_told_when_one_kind_or_receiver_is_bad(bad_first, heard, caplog):
-    def broken(**_):
-        raise OSError("boom")
-
-    running_job(40 * MINUTE)
-    alerted.connect(broken)
-    try:
-        tasks.raise_alerts()
-    finally:
-        alerted.disconnect(broken)
-    assert [reason for reason, *_ in heard] == ["long_running"]
 
 
 # --- history ------------------------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from reaper import clock, conf, health, policies, reports, sweeps
+from reaper import clock, conf, health, overview, policies, reports, sweeps
 from reaper.adapters import RunAdapter
 from reaper.decisions import Action, Mode
 from reaper.facts import Phase, RunFacts
 from reaper.management import loop
 from reaper.management.switching import SETTINGS, Switching, actor, length
-from reaper.management.tables import Page
+from reaper.management.tables import Page, Said
 from reaper.management.thresholds import Thresholds
 from reaper.models import Sweep
 from reaper.words import PAST
@@ -31,6 +31,8 @@ SCHEMA = 1
 # Rows of a table of `diagnose`: more than anybody reads at night.
 SHOWN = 100
 WELL, NOT_WELL, USAGE = 0, 1, 2
+# What says a sentence or two, which is then its JSON.
+SAYING = ("fail", "requeue", "reopen", "finalize", "mode", "pause", "release", "exempt", "schedules")
 EPILOG = (
     "Exit codes: 0 all is well, 1 something is stuck or overdue or was not done, 2 the command line is wrong."
     " A run is named KIND:ID, as the tables print it."
@@ -53,7 +55,7 @@ class Command(Switching, Thresholds, BaseCommand):
 
     help = "Finds stuck runs, says what is the matter with them, and ends or requeues them."
     missing_args_message = (
-        "say what to do: sweep, run, diagnose, explain, fail, requeue, finalize, schedules,"
+        "say what to do: status, sweep, run, diagnose, explain, fail, requeue, finalize, schedules,"
         " policy, mode, pause, release or exempt"
     )
 
@@ -78,14 +80,16 @@ class Command(Switching, Thresholds, BaseCommand):
         run = option("run", metavar="KIND:ID", help="the run")
         parent = option("parent", metavar="PARENT_ID", help="the parent's id, without a kind")
         user = option("--user", metavar="NAME", help="who asks for it, for the ledger (default: who is logged in)")
+        sub("status", "Say at a glance what runs, waits and is stuck, and how the sweeps and workers are.", as_json)
         sub("sweep", "Sweep every kind and phase now, and finalize parents.", kind, rehearse, as_json)
         sub("diagnose", "Say what the next sweep would do, and whether sweeps are on time.", as_json)
         sub("explain", "Say what is known of one run, and what would be done with it.", run, as_json)
-        sub("fail", "Fail an unfinished run and kill its task.", run, user)
-        sub("requeue", "Give an unfinished run a new task; one that is running is killed before.", run, user)
+        sub("fail", "Fail an unfinished run and kill its task.", run, user, as_json)
+        sub("requeue", "Give an unfinished run a new task; one that is running is killed before.", run, user, as_json)
+        sub("reopen", "Undo that a run was ended, where its kind allows it: it was fine.", run, user, as_json)
         gone = option("--remove", action="store_true", help="delete them, before the reaper is uninstalled")
-        sub("schedules", "List the schedules by which Beat starts the sweeps.", gone)
-        sub("finalize", "Give a parent whose children have all ended its outcome.", parent, user)
+        sub("schedules", "List the schedules by which Beat starts the sweeps.", gone, as_json)
+        sub("finalize", "Give a parent whose children have all ended its outcome.", parent, user, as_json)
         modes = option("mode", choices=[*Mode, SETTINGS], help="what its sweeps do; settings: what those say")
         long, hour = {"metavar": "DURATION", "type": length}, timedelta(hours=1)
         pause = option("duration", help="for how long, such as 2h; 0 ends it", **long)
@@ -95,20 +99,23 @@ class Command(Switching, Thresholds, BaseCommand):
         sub("run", "Sweep in a loop, without Beat and without a worker, until it is stopped.")
         edits = option("edits", nargs="*", metavar="NAME=VALUE", help="such as run_timeout=2h; empty ends the edit")
         sub("policy", "Show a kind's thresholds, or edit some of them.", named, edits, rehearse, as_json, user)
-        sub("mode", "Have a kind's sweeps act, only observe, or do nothing.", named, modes, user)
-        sub("pause", "Switch a kind's sweeps off for a while.", named, pause, user)
+        sub("mode", "Have a kind's sweeps act, only observe, or do nothing.", named, modes, user, as_json)
+        sub("pause", "Switch a kind's sweeps off for a while.", named, pause, user, as_json)
         sub(
             "release",
             "Let a kind's sweeps act on however many runs, for a while: you have looked.",
             named,
             release,
             user,
+            as_json,
         )
-        sub("exempt", "Leave one run alone, for a while or for good.", run, exempt, user)
+        sub("exempt", "Leave one run alone, for a while or for good.", run, exempt, user, as_json)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do what the subcommand says. Exits with 1 when something is stuck, overdue or was not done."""
         self.page = Page(self.stdout, no_color=options["no_color"])
+        said = Said() if options.get("json") and options["do"] in SAYING else None
+        self.page = said or self.page
         try:
             with quiet(unless=options["verbosity"] > 1 or options["do"] == "run"):
                 code = getattr(self, f"do_{options['do']}")(**options)
@@ -119,6 +126,8 @@ class Command(Switching, Thresholds, BaseCommand):
             # Whoever reads has seen enough (`| head`); what is buffered must not raise at the exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = NOT_WELL
+        if said:
+            self.stdout.write(json.dumps({"schema": SCHEMA, "well": code == WELL, "says": said.lines}, indent=2))
         if code:
             sys.exit(code)
 
@@ -142,6 +151,16 @@ class Command(Switching, Thresholds, BaseCommand):
                 self.page.swept(row, would=dry_run)
             self.complain(row)
         return NOT_WELL if any(row.errors or row.deferred for row in swept) else WELL
+
+    def do_status(self, json: bool, **_: Any) -> int:
+        """Print everything at a glance."""
+        found = overview.overview()
+        if json:
+            lines = [line for kind in found.kinds for line in kind.suspects]
+            self.print_json({}, lines, **found.as_json())
+        else:
+            self.page.overview(found)
+        return WELL if found.well else NOT_WELL
 
     def do_diagnose(self, json: bool, **_: Any) -> int:
         """Print what would happen now."""
@@ -175,6 +194,17 @@ class Command(Switching, Thresholds, BaseCommand):
     def do_requeue(self, run: str, user: str | None, **_: Any) -> int:
         """Requeue one run by hand."""
         return self.act(run, Action.REQUEUE, user)
+
+    def do_reopen(self, run: str, user: str | None, **_: Any) -> int:
+        """Undo that a run was ended."""
+        adapter, facts = self.find(run)
+        done, row = sweeps.reopen_by_hand(adapter, facts, actor(user))
+        self.complain(row)
+        if done:
+            self.page.say(f"{run} was reopened.")
+        elif not row.errors:
+            self.stderr.write(f"{run} cannot be reopened: it is not as the reaper has left it, or its kind forbids it.")
+        return WELL if done else NOT_WELL
 
     def do_finalize(self, parent: str, user: str | None, **_: Any) -> int:
         """Finalize one parent by hand."""

@@ -1,0 +1,244 @@
+"""The person on call in a real browser: sees what is stuck, asks why, and does something about it."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import expect
+
+from apps.sources.models import CrawlJob
+from reaper import conf, policies, sweeps, switches
+from reaper.decisions import Mode, Phase
+from reaper.models import Reaping, Switch
+from tests.browser.conftest import log_in, opened, picture, serious
+from tests.worlds import HOUR, MINUTE, SECOND, fresh, report, source
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.long,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("broker", "limits", "real_clock"),
+    pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
+]
+
+
+@pytest.fixture
+def real_clock(settings):
+    """Nothing is frozen here."""
+    from reaper.schedules import create
+
+    # A test that commits has emptied the tables.
+    create("default")
+
+
+def job(status="running", ago=MINUTE, **fields):
+    """A job that was claimed, or dispatched, `ago`."""
+    now = timezone.now()
+    stamps = {"created_at": now - ago, "queued_at": now - ago}
+    if status == "running":
+        stamps |= {"started_at": now - ago, "worker": "celery@dead/abc"}
+    number = CrawlJob.objects.count()
+    return CrawlJob.objects.create(source=source(), status=status, task_id=f"task-{number}", **stamps | fields)
+
+
+def workers():
+    """One worker that lives, and one that does not."""
+    now = timezone.now()
+    report("celery@w1/abc", now=now, queues=["crawl"])
+    report("celery@dead/abc", now=now, silent=MINUTE, queues=["crawl"])
+
+
+def swept():
+    """Every phase of every kind was swept a moment ago."""
+    for adapter in conf.adapters().values():
+        for phase in (Phase.RUNNING, Phase.QUEUED):
+            sweeps.sweep(adapter, phase)
+        sweeps.finalize_parents(adapter)
+
+
+def past(number=400):
+    """What was done within a month, for the charts."""
+    now = timezone.now()
+    reasons = ("orphaned", "orphaned", "lost", "timed_out", "stranded")
+    Reaping.objects.bulk_create(
+        Reaping(
+            at=now - timedelta(hours=(each * 7 % 24) if each % 2 else (each * 31 % 720)), kind="crawl_job",
+            run_id=str(each), phase="running", action="fail", reason=reasons[each % 5], unattended_s=8 + each % 23,
+        )
+        for each in range(number)
+    )  # fmt: skip
+
+
+def test_a_stuck_run_appears_by_itself_and_is_explained(tab):
+    workers()
+    swept()
+    tab.reload()
+    expect(tab.get_by_text("All is well.")).to_be_visible()
+    stuck = job()
+    expect(tab.get_by_role("link", name=str(stuck.pk))).to_be_visible()
+    expect(tab.locator(".reaper-verdict")).to_contain_text("1 of the oldest crawl_job runs is suspect.")
+    expect(tab.get_by_text("claimed by celery@dead, which is dead")).to_be_visible()
+    past()
+    workers()
+    tab.reload()
+    picture(tab, "overview")
+    tab.get_by_role("link", name=str(stuck.pk)).click()
+    expect(tab.get_by_text("It would be failed: no worker was working on it any more (rule orphaned).")).to_be_visible()
+    expect(tab.get_by_text("Claimed by celery@dead/abc.")).to_be_visible()
+    picture(tab, "run")
+
+
+def test_who_works_on_the_page_is_not_disturbed_and_live_can_be_switched_off(tab):
+    tab.get_by_label("live").uncheck()
+    before = tab.locator(".reaper-verdict time").inner_text()
+    tab.wait_for_timeout(6_000)
+    assert tab.locator(".reaper-verdict time").inner_text() == before
+    tab.get_by_label("live").check()
+    expect(tab.locator(".reaper-verdict time")).not_to_have_text(before)
+
+
+def test_a_kind_is_switched_from_observe_to_act(tab):
+    kind = tab.get_by_role("form", name="Switch crawl_job")
+    kind.get_by_role("button", name="Observe only").click()
+    expect(tab.get_by_text("Switched crawl_job: mode observe. This counts from now on.")).to_be_visible()
+    assert switches.state(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.OBSERVE
+    kind.get_by_role("button", name="Act").click()
+    expect(tab.get_by_text("Switched crawl_job: mode act. This counts from now on.")).to_be_visible()
+    assert switches.state(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.ACT
+
+
+def test_the_brake_holds_and_is_released_and_the_rest_is_done(tab):
+    workers()
+    report("celery@w1/abc", now=timezone.now(), queues=["crawl"], since=timezone.now() - HOUR)
+    jobs = [job(ago=2 * HOUR) for _ in range(30)]
+    swept()
+    tab.reload()
+    expect(tab.locator(".reaper-verdict")).to_contain_text("30 of 30 running runs would be acted on at once")
+    picture(tab, "brake")
+    tab.get_by_role("form", name="Switch crawl_job").get_by_role("button", name="Release the brake").click()
+    expect(tab.get_by_text(re.compile("Switched crawl_job: .*brake released until"))).to_be_visible()
+    swept()
+    tab.reload()
+    assert {fresh(each).status for each in jobs} == {"failed"}
+    expect(tab.locator(".reaper-verdict")).not_to_contain_text("would be acted on at once")
+
+
+def test_a_run_is_requeued_by_its_button_and_a_stale_page_does_nothing(tab, chromium, live_server):
+    workers()
+    stuck = job()
+    with opened(chromium, live_server.url) as other:
+        log_in(other, "ada")
+        for page in (tab, other):
+            page.goto(f"/admin/reaper/sweep/run/crawl_job/{stuck.pk}/")
+        tab.get_by_role("button", name="Requeue").click()
+        expect(tab.get_by_text(f"The run crawl_job:{stuck.pk} was requeued.")).to_be_visible()
+        task_id = fresh(stuck).task_id
+        other.get_by_role("button", name="Fail").click()
+        expect(other.get_by_text("changed since you looked. Nothing was done; look again.")).to_be_visible()
+    assert (fresh(stuck).status, fresh(stuck).task_id) == ("pending", task_id)
+    assert Reaping.objects.count() == 1
+
+
+def test_a_double_click_does_it_once(tab):
+    workers()
+    stuck = job()
+    tab.goto(f"/admin/reaper/sweep/run/crawl_job/{stuck.pk}/")
+    tab.get_by_role("button", name="Fail").dblclick()
+    expect(tab.locator(".messagelist")).to_be_visible()
+    tab.wait_for_load_state("networkidle")
+    assert (fresh(stuck).status, Reaping.objects.count()) == ("failed", 1)
+
+
+def test_thresholds_are_edited_wrongly_and_rightly(tab):
+    workers()
+    job(ago=40 * MINUTE)
+    tab.get_by_role("form", name="Switch crawl_job").get_by_role("link", name="Thresholds").click()
+    tab.get_by_label("run_timeout").fill("1s")
+    tab.get_by_role("button", name="Save").click()
+    expect(tab.get_by_text("run_timeout is 1s, which is below 12s. Give 12s or more.")).to_be_visible()
+    assert policies.newest(conf.adapters()["crawl_job"]) is None
+    tab.get_by_label("run_timeout").fill("35m")
+    tab.get_by_label("alert_after").fill("20m")
+    tab.get_by_role("button", name="Preview").click()
+    expect(tab.get_by_text("1 run would be acted on")).to_be_visible()
+    picture(tab, "thresholds")
+    assert policies.newest(conf.adapters()["crawl_job"]) is None
+    tab.get_by_role("button", name="Save").click()
+    expect(tab.get_by_text("This counts from the next sweep on.")).to_be_visible()
+    assert policies.effective(conf.adapters()["crawl_job"]).run_timeout == 35 * MINUTE
+
+
+def test_several_runs_are_failed_by_the_lists_action_after_a_look_at_them(tab):
+    jobs = [job(), job("pending"), job(status="completed")]
+    tab.goto("/admin/sources/crawljob/")
+    tab.locator("#action-toggle").check()
+    tab.get_by_label("Action:").select_option("Reaper: fail")
+    tab.get_by_role("button", name="Go").click()
+    expect(tab.get_by_text("2 unfinished crawl_job runs")).to_be_visible()
+    assert serious(tab) == []
+    tab.get_by_role("button", name="Yes, do it").click()
+    expect(tab.get_by_text("2 of 2 crawl_job runs: failed.")).to_be_visible()
+    assert [fresh(each).status for each in jobs] == ["failed", "failed", "completed"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nobody_is_shut_out(tab, theme):
+    workers()
+    past()
+    stuck = job()
+    swept_by_nobody = switches.switch(conf.adapters()["source_result"], "ada", timezone.now(), mode=Mode.OFF)
+    assert Switch.objects.get() == swept_by_nobody
+    tab.emulate_media(color_scheme=theme)
+    for page in (
+        "/admin/reaper/",
+        f"/admin/reaper/sweep/run/crawl_job/{stuck.pk}/",
+        "/admin/reaper/policyedit/add/?kind=crawl_job",
+        f"/admin/sources/crawljob/{stuck.pk}/change/",
+    ):
+        tab.goto(page)
+        assert (page, serious(tab)) == (page, [])
+    if theme == "dark":
+        tab.goto("/admin/reaper/")
+        picture(tab, "overview-dark")
+
+
+def test_it_is_readable_on_a_phone(chromium, live_server, ada):
+    workers()
+    past()
+    job()
+    with opened(chromium, live_server.url, viewport={"width": 390, "height": 800}) as phone:
+        log_in(phone, "ada")
+        for page in ("/admin/reaper/", "/admin/reaper/policyedit/add/?kind=crawl_job"):
+            phone.goto(page)
+            wide = phone.evaluate("document.documentElement.scrollWidth")
+            assert (page, wide) == (page, 390)
+
+
+def test_it_is_readable_and_works_without_javascript(chromium, live_server, ada):
+    workers()
+    stuck = job()
+    with opened(chromium, live_server.url, java_script_enabled=False) as plain:
+        log_in(plain, "ada")
+        expect(plain.get_by_role("link", name=str(stuck.pk))).to_be_visible()
+        plain.get_by_role("link", name=str(stuck.pk)).click()
+        plain.get_by_role("button", name="Fail").click()
+        expect(plain.get_by_text(f"The run crawl_job:{stuck.pk} was failed.")).to_be_visible()
+    assert fresh(stuck).status == "failed"
+
+
+def test_hostile_names_run_no_script(tab):
+    nasty = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    report(f"{nasty}/1", now=timezone.now() - SECOND, queues=[nasty])
+    stuck = job(worker=f"{nasty}/1", error_message=nasty)
+    Reaping.objects.create(
+        at=timezone.now(), kind="crawl_job", run_id=str(stuck.pk), phase="running", action="fail", reason=nasty[:50],
+        message=nasty, actor=nasty,
+    )  # fmt: skip
+    alarms = []
+    tab.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    for page in ("/admin/reaper/", f"/admin/reaper/sweep/run/crawl_job/{stuck.pk}/"):
+        tab.goto(page)
+        tab.wait_for_load_state("networkidle")
+    assert alarms == []
