@@ -370,6 +370,23 @@ def test_a_kind_that_is_switched_off_in_mid_sweep_is_left_alone(world):
     world.heal()
 
 
+@pytest.mark.fault("the thresholds are edited in the middle of a sweep")
+def test_thresholds_that_are_edited_in_mid_sweep_count_from_the_next_one_on(world):
+    from reaper import conf, policies
+
+    process = world.halted("judged")
+    for adapter in conf.adapters().values():
+        year = timedelta(days=365)
+        policies.edit(adapter, "ada", timezone.now(), {"run_timeout": year, "lost_grace": year})
+    world.go_on(process)
+    # The sweep that was under way goes by what it began with; the others began afterwards.
+    assert fresh(world.unsent).task_id in world.redis.ids()
+    assert [fresh(each).status for each in (world.job, world.child)] == ["running"] * 2
+    for adapter in conf.adapters().values():
+        policies.edit(adapter, "ada", timezone.now(), {})
+    world.heal()
+
+
 # --- a role that can do no more than it needs -------------------------------------------------------------------------
 
 

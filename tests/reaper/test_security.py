@@ -11,7 +11,7 @@ from django.urls import reverse
 from freezegun import freeze_time
 
 from apps.sources.reaping import CrawlJobs
-from reaper import models, sweeps
+from reaper import metrics, models, sweeps, tasks
 from reaper.adapters import Message
 from reaper.decisions import Phase
 from reaper.words import LONGEST, one_line
@@ -85,19 +85,40 @@ def test_a_sweep_looks_at_a_pickled_message_without_opening_it(broker, tmp_path)
 # --- secrets ------------------------------------------------------------------------------------------------------
 
 
+def shown(client, job):
+    """All that people and machines are shown: the terminal, the pages, the metrics."""
+    said = [*reaper("explain", f"crawl_job:{job.pk}"), *reaper("diagnose", "--json"), *reaper("status")]
+    said += [*reaper("status", "--json"), metrics.exposition().decode()]
+    for page in ("/admin/reaper/", f"/admin/reaper/sweep/run/crawl_job/{job.pk}/", "/reaper/state", "/metrics"):
+        said.append(client.get(page).content.decode())
+    return said
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:1/0", "amqp://ann:{}@127.0.0.1:1//"])
-def test_a_brokers_password_is_never_told(monkeypatch, caplog, url):
+def test_a_brokers_password_is_never_told(monkeypatch, caplog, url, admin_client):
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", url.format(CANARY))
-    running_job(2 * HOUR)
+    job = running_job(2 * HOUR)
     unsent_job()
-    said = [sweep().summary, sweep_queued().summary, *reaper("sweep"), *reaper("diagnose", "--json")]
+    said = [sweep().summary, sweep_queued().summary, *reaper("sweep"), *shown(admin_client, job)]
+    tasks.raise_alerts()
     assert "the broker did not" in said[0]
     assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_arguments_of_a_task_are_never_told(broker, caplog):
+@pytest.mark.parametrize("setting", ["METRICS_TOKEN", "ALERT_WEBHOOK"])
+def test_a_token_or_a_webhooks_address_is_never_told(caplog, admin_client, limits, setting):
+    limits(**{setting: {"METRICS_TOKEN": CANARY * 3, "ALERT_WEBHOOK": f"http://127.0.0.1:1/{CANARY}"}[setting]})
+    job = running_job(2 * HOUR)
+    tasks.raise_alerts()
+    tasks.tell_alerts()
+    said = [sweep().summary, *shown(admin_client, job)]
+    assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_arguments_of_a_task_are_never_told(broker, caplog, admin_client):
     class Secret(CrawlJobs):
         def messages(self, runs):
             return {run.pk: Message([CANARY], {"token": CANARY}) for run in runs}
@@ -105,7 +126,7 @@ def test_the_arguments_of_a_task_are_never_told(broker, caplog):
     job = unsent_job()
     assert sweep(Secret(), Phase.QUEUED).acted == 1
     assert CANARY in str(broker.waiting())
-    said = [*reaper("explain", f"crawl_job:{job.pk}"), *reaper("diagnose", "--json")]
+    said = shown(admin_client, job)
     assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
 
 
