@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db.models import F
@@ -19,6 +19,7 @@ from reaper.facts import NOTHING, Phase, RunFacts
 from reaper.health import Health, health_of
 from reaper.models import Reaping, RefusedWrite, Sweep
 from reaper.rows import PAGE
+from reaper.signals import reaped
 from reaper.sweeps import PARENTS, Verdict
 from reaper.words import evidence_in_words
 
@@ -57,6 +58,12 @@ class Line(NamedTuple):
 
 
 Show = Callable[[list[Line]], Any]
+# Told how many runs were dealt with since the last time.
+Done = Callable[[int], Any]
+
+
+def nothing(number: int) -> None:
+    """Show no progress."""
 
 
 def of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> Line:
@@ -82,16 +89,24 @@ def of_reaping(row: Reaping) -> Line:
     return Line(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.at), evidence=evidence)
 
 
-def perform(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
+def perform(adapter: RunAdapter, phase: str, show: Show, done: Done = nothing) -> Sweep:
     """Sweep one kind and phase, show what was acted on, and return the sweep."""
-    row = sweeps.finalize_parents(adapter) if phase == PARENTS else sweeps.sweep(adapter, Phase(phase))
+
+    def count(sender: Any, **_: Any) -> None:
+        done(1)
+
+    reaped.connect(count, sender=type(adapter))
+    try:
+        row = sweeps.finalize_parents(adapter) if phase == PARENTS else sweeps.sweep(adapter, Phase(phase))
+    finally:
+        reaped.disconnect(count, sender=type(adapter))
     rows = Reaping.objects.using(adapter.using).filter(sweep=row).order_by("id")
     for page in paged(of_reaping(each) for each in rows):
         show(page)
     return row
 
 
-def rehearse(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
+def rehearse(adapter: RunAdapter, phase: str, show: Show, done: Done = nothing) -> Sweep:
     """Show what a sweep of one kind and phase would act on; return the sweep it would be. Writes nothing."""
     now = clock.now(adapter.using)
     row = Sweep(kind=adapter.kind, phase=phase, started_at=now, counts={})
@@ -110,6 +125,7 @@ def rehearse(adapter: RunAdapter, phase: str, show: Show) -> Sweep:
             row.counts = Counter(row.counts) + Counter(line.reason for line in lines)
             reaping += sum(line.action in (Action.FAIL, Action.REQUEUE) for line in acting)
             show(acting)
+            done(len(lines))
         brakes = (
             sweeps.held_by_silence(row.counts, sources),
             sweeps.held_by_number(adapter, phase, reaping, row.seen, now),
@@ -168,11 +184,11 @@ class Diagnosis:
         return not (self.acting.total or self.parents.total or self.overdue)
 
 
-def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None) -> Diagnosis:
-    """Return what would happen now, with at most `limit` lines of each sort. Reads only."""
+def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None, done: Done = nothing) -> Diagnosis:
+    """Return what would happen now, with at most `limit` lines of each sort. Reads only; `done` hears of each page."""
     found = Diagnosis(Listed(limit), Listed(limit), Listed(limit))
     for adapter in adapters.values():
-        judged, now = preview(adapter, policies.effective(adapter), limit), clock.now(adapter.using)
+        judged, now = preview(adapter, policies.effective(adapter), limit, done), clock.now(adapter.using)
         found.add(judged)
         for parent in adapter.stuck_parents():
             found.parents.add(of_parent(adapter, parent))
@@ -181,14 +197,16 @@ def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None) -> Di
     return found
 
 
-def preview(adapter: RunAdapter, policy: Policy, limit: int | None = None) -> Diagnosis:
+def preview(adapter: RunAdapter, policy: Policy, limit: int | None = None, done: Done = nothing) -> Diagnosis:
     """Return what the next sweeps would do with the runs of this moment, were these the thresholds. Reads only."""
     found, now = Diagnosis(Listed(limit), Listed(limit), Listed(limit)), clock.now(adapter.using)
     with Broker() as broker:
         sources = Sources(adapter, broker, policy, now)
         for phase in (Phase.RUNNING, Phase.QUEUED):
-            for verdict in chain.from_iterable(sweeps.plan(adapter, phase, sources)):
-                sort(found, verdict, policy, now)
+            for page in sweeps.plan(adapter, phase, sources):
+                for verdict in page:
+                    sort(found, verdict, policy, now)
+                done(len(page))
     return found
 
 

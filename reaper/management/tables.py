@@ -1,12 +1,14 @@
 """What the `reaper` command prints: coloured on a terminal, plain elsewhere, and never cut short."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -62,6 +64,21 @@ class Page:
             emoji=False,
         )
         self.headed = False
+
+    @contextmanager
+    def working(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
+        """Show on a terminal how far long work has come; yields what is to be called with the number of runs done."""
+        if self.plain:
+            yield lambda number: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        )
+        with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda number: progress.advance(task, number)
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print a line."""

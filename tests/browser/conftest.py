@@ -88,10 +88,12 @@ def tab(chromium, live_server, ada):
 
 
 def picture(tab, name):
-    """Make a picture for the docs, where they are asked for."""
+    """Make a picture of the upper part of a page for the docs, where they are asked for."""
     if os.environ.get("SCREENSHOTS"):
         PICTURES.mkdir(exist_ok=True)
-        tab.screenshot(path=Path(PICTURES, f"{name}.png"), full_page=True)
+        height = min(1440, tab.evaluate("document.documentElement.scrollHeight"))
+        clip = {"x": 0, "y": 0, "width": 1280, "height": height}
+        tab.screenshot(path=Path(PICTURES, f"{name}.png"), full_page=True, clip=clip)
 
 
 def serious(tab):

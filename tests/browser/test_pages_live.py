@@ -116,7 +116,6 @@ def test_the_brake_holds_and_is_released_and_the_rest_is_done(tab):
     swept()
     tab.reload()
     expect(tab.locator(".reaper-verdict")).to_contain_text("30 of 30 running runs would be acted on at once")
-    picture(tab, "brake")
     tab.get_by_role("form", name="Switch crawl_job").get_by_role("button", name="Release the brake").click()
     expect(tab.get_by_text(re.compile("Switched crawl_job: .*brake released until"))).to_be_visible()
     swept()
@@ -199,9 +198,6 @@ def test_nobody_is_shut_out(tab, theme):
     ):
         tab.goto(page)
         assert (page, serious(tab)) == (page, [])
-    if theme == "dark":
-        tab.goto("/admin/reaper/")
-        picture(tab, "overview-dark")
 
 
 def test_it_is_readable_on_a_phone(chromium, live_server, ada):

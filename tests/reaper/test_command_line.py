@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from io import StringIO
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_terminal_gets_colour_and_ids_in_full_however_narrow(stuck, monkeypatc
     assert "\x1b[" in out.getvalue()
     assert named(stuck["parent_ended"]) in out.getvalue()
     assert "parent_ended" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"), [(["sweep"], "Sweeping"), (["sweep", "--dry-run"], "Judging"), (["diagnose"], "Judging")]
+)
+def test_a_terminal_is_shown_how_far_long_work_has_come_and_a_pipe_is_not(stuck, monkeypatch, words, what):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out, pipe = Terminal(), StringIO()
+    for stream in (pipe, out):
+        with freeze_time(NOW), suppress(SystemExit):
+            call_command("reaper", *words, stdout=stream)
+    assert what in out.getvalue()
+    assert " of " in out.getvalue()
+    assert what not in pipe.getvalue()
 
 
 @pytest.mark.parametrize("words", [["sweep", "--dry-run"], ["diagnose"], ["explain"]])

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +32,7 @@ SCHEMA = 1
 SHOWN = 100
 WELL, NOT_WELL, USAGE = 0, 1, 2
 # What says a sentence or two, which is then its JSON.
+PHASES = (Phase.RUNNING, Phase.QUEUED)
 SAYING = ("fail", "requeue", "reopen", "finalize", "mode", "pause", "release", "exempt", "schedules")
 EPILOG = (
     "Exit codes: 0 all is well, 1 something is stuck or overdue or was not done, 2 the command line is wrong."
@@ -137,10 +138,11 @@ class Command(Switching, Thresholds, BaseCommand):
         swept: list[Sweep] = []
         if dry_run and not json:
             self.page.title("Dry run: nothing is written.")
-        for adapter in self.chosen(kind):
-            for phase in health.phases(adapter):
-                act = reports.rehearse if dry_run else reports.perform
-                swept.append(act(adapter, phase, lines.extend if json else self.page.runs))
+        act = reports.rehearse if dry_run else reports.perform
+        with self.working("Judging" if dry_run else "Sweeping", self.chosen(kind), json) as done:
+            for adapter in self.chosen(kind):
+                for phase in health.phases(adapter):
+                    swept.append(act(adapter, phase, lines.extend if json else self.page.runs, done))
         if json:
             counts = sum((Counter(row.counts) for row in swept), Counter[str]())
             self.print_json(counts, lines, sweeps=[as_json(row) for row in swept])
@@ -164,7 +166,8 @@ class Command(Switching, Thresholds, BaseCommand):
 
     def do_diagnose(self, json: bool, **_: Any) -> int:
         """Print what would happen now."""
-        found = reports.diagnose(conf.adapters(), limit=None if json else SHOWN)
+        with self.working("Judging", self.chosen(None), json) as done:
+            found = reports.diagnose(conf.adapters(), None if json else SHOWN, done)
         if json:
             lines = [*found.acting.lines, *found.parents.lines, *found.alerts.lines]
             self.print_json(found.counts, lines, sweeps=[each.as_json() for each in found.sweeps])
@@ -261,6 +264,12 @@ class Command(Switching, Thresholds, BaseCommand):
             later = "publishes its new task" if action is Action.REQUEUE else "revokes its task"
             self.stderr.write(f"This is in the ledger: the next sweep {later}.")
         return NOT_WELL if row.errors else WELL
+
+    def working(self, what: str, adapters: list[RunAdapter], json: bool) -> Any:
+        """Show how far long work with the unfinished runs has come, where somebody looks on."""
+        if json or self.page.plain:
+            return nullcontext(reports.nothing)
+        return self.page.working(what, sum(each.load(phase).number for each in adapters for phase in PHASES))
 
     def chosen(self, kind: str | None) -> list[RunAdapter]:
         """Return the adapter of one kind, or all."""
