@@ -31,6 +31,8 @@ from reaper.workers import Worker
 JUDGED = 50
 # Rows of a table on one screen.
 SHOWN = 20
+# Workers are shown in this order: those that died come first, those that ended as they should last.
+TROUBLE = ("dead", "draining", "alive", "ended")
 # Seconds that the broker may take for the depth of the queues.
 LOOK_SECONDS = 1.0
 DAY = timedelta(days=1)
@@ -148,7 +150,7 @@ def overview() -> Overview:
     return Overview(
         now,
         kinds,
-        sorted(crowd.workers, key=lambda each: (not each.alive, each.hostname, each.incarnation)),
+        sorted(crowd.workers, key=lambda each: (TROUBLE.index(state_of(each)), each.hostname, each.incarnation)),
         dict(sorted(seen.depth.items())),
         seen.error,
         list(Alert.objects.filter(resolved_at=None).order_by("-id")[:SHOWN]),

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
@@ -195,6 +196,6 @@ class OfRunAdmin(ReadOnlyAdmin):
             return name
         try:
             page = f"{self.admin_site.name}:{model._meta.app_label}_{model._meta.model_name}_change"
-            return format_html('<a href="{}">{}</a>', reverse(page, args=[row.run_id]), name)
+            return format_html('<a href="{}">{}</a>', reverse(page, args=[quote(row.run_id)]), name)
         except NoReverseMatch:
             return name

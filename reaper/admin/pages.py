@@ -7,7 +7,9 @@ from typing import Any
 
 from django.apps import apps
 from django.contrib import admin, messages
+from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -46,6 +48,8 @@ def urls(site: admin.AdminSite) -> list[Any]:
 def for_reapers(view: View) -> View:
     """Let the view be asked by POST only, by people with the permission `reaper.reap`."""
 
+    # What is done is committed before messages go out, also where a host has every request be one transaction.
+    @transaction.non_atomic_requests
     @require_POST
     @wraps(view)
     def guarded(request: HttpRequest) -> HttpResponseBase:
@@ -150,7 +154,7 @@ def page_of(kind: str, pk: str) -> str:
     if model is None or not admin.site.is_registered(model):
         return ""
     try:
-        return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[pk])
+        return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[quote(pk)])
     except NoReverseMatch:
         return ""
 
@@ -297,7 +301,7 @@ class RunPages:
         """Add the way to the reaper's page of the run."""
         adapter = self.reaped_kind()
         may = request.user.has_perm("reaper.view_reaping") or request.user.has_perm("reaper.reap")
-        run = adapter.get(object_id) if adapter and may else None
+        run = adapter.get(unquote(object_id)) if adapter and may else None
         timeline = reports.timeline(adapter, run) if adapter and run else []
         more = {"reaped": run, "timeline": timeline, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, more)  # type: ignore[misc]

@@ -34,6 +34,8 @@ UNWRAPPED = 10_000
 HEAD = ("RUN", "STATE", "ACTION", "REASON")
 # The first is `KIND:ID` with a UUID. Fixed, so that the columns of page after page stand below each other.
 WIDTHS = (50, 20, 9)
+# Workers that are named at a glance: those in trouble come first.
+WORKERS = 100
 # On a narrower terminal all but the run is put into one column, which may wrap.
 WIDE = 100
 COLOURS: dict[str, str] = {Action.FAIL: "red", Action.CLOSE: "yellow", Action.REQUEUE: "cyan", Action.REPUBLISH: "cyan"}
@@ -150,7 +152,7 @@ class Page:
             self.say()
         self.title("Workers")
         table = grid(["WORKER", "STATE", "HEARD OF", "WORKS ON", "HOLDS", "QUEUES"])
-        for each in found.workers:
+        for each in found.workers[:WORKERS]:
             state = state_of(each)
             seen = long_ago(each.seen_at, found.now)
             figures = (str(len(each.active)), str(len(each.held)), one_line(", ".join(sorted(each.queues))))

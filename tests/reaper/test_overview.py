@@ -111,6 +111,16 @@ def test_workers_are_shown_with_their_state(admin_client):
     assert "celery@d ended" in text
 
 
+def test_of_many_workers_those_that_died_come_first_and_the_rest_is_a_number(admin_client):
+    for number in range(110):
+        report(f"celery@w{number:03}/1")
+    report("celery@zz/1", silent=HOUR)
+    text = shown(admin_client)
+    assert text.index("celery@zz dead") < text.index("celery@w000 alive")
+    assert "celery@w109" not in text
+    assert "The first 100 of 111: all reports" in text
+
+
 def test_queues_are_shown_with_their_depth(admin_client, broker):
     report("celery@a/1", queues=["mail"])
     broker.client.lpush("mail", "x", "y")

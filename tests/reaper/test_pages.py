@@ -4,6 +4,7 @@ import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils.html import escape
@@ -192,6 +193,15 @@ def test_a_run_is_failed_in_the_users_name_and_its_task_is_revoked(ada, broker):
     row = Reaping.objects.get()
     assert (row.actor, row.action, row.reason) == ("ada", "fail", "by_hand")
     assert job.task_id in str(broker.revokes())
+
+
+def test_a_host_that_has_every_request_be_a_transaction_is_no_hindrance(ada, broker, monkeypatch):
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    job = running_job(2 * HOUR)
+    assert "was requeued." in act(ada, job, "requeue")
+    assert fresh(job).task_id in broker.ids()
+    assert f"crawl_job:{job.pk}" in text(run_page(ada, job))
+    assert "1 of 1 crawl_job runs: failed." in confirm(ada, ask(ada, "reaper_fail", job))
 
 
 def test_a_run_is_requeued_and_published(ada, broker):
