@@ -14,7 +14,7 @@ from demo.stack import Stack
 from demo.terminal import Terminal
 from demo.trouble import Trouble
 from demo.watch import Watch
-from reaper import conf, sweeps
+from reaper import by_hand, conf
 from reaper.decisions import Action, Reason
 from reaper.models import Reaping
 
@@ -158,7 +158,7 @@ class Story:
         def reap() -> bool:
             run = adapter.get(self.planted)
             under_way = self.watch.run(self.planted).pages >= 2
-            return bool(under_way and run and sweeps.act_by_hand(adapter, run, Action.FAIL, "the demo")[0])
+            return bool(under_way and run and by_hand.act(adapter, run, Action.FAIL, "the demo")[0])
 
         self.watch.until(reap, missing="the run that was to be reaped wrongly did not get under way")
         self.terminal.tell("trouble", f"planted: {SLOW[1].name}, a healthy run, was failed in the middle of its work")

@@ -151,7 +151,7 @@ def untold(channel: str, now: datetime) -> list[Alert]:
     """Return what a channel has not been told yet, and may be told now, oldest first."""
     lately = Q(resolved_at=None, opened_at__gt=now - STALE) | Q(resolved_at__gt=now - STALE)
     audible = Q(silenced_until=None) | Q(silenced_until__lte=now)
-    rows: QuerySet[Alert] = Alert.objects.filter(lately, audible).order_by("id")
+    rows: QuerySet[Alert] = Alert.objects.using(router.db_for_write(Alert)).filter(lately, audible).order_by("id")
     # What was opened and resolved before anybody was told is told once, as resolved.
     return [row for row in rows if row.told.get(channel) != row.state]
 
@@ -174,7 +174,8 @@ def tell_channel(channel: str) -> int:
         send(subject(rows), text(rows, now))
         for row in rows:
             # Only what was said: it may have been resolved since.
-            Alert.objects.filter(pk=row.pk).update(told={**row.told, channel: row.state})
+            kept = Alert.objects.using(router.db_for_write(Alert)).filter(pk=row.pk)
+            kept.update(told={**row.told, channel: row.state})
     return len(rows)
 
 

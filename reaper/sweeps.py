@@ -87,7 +87,7 @@ def judge(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> V
 def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
     """Sweep one kind and phase; return its `Sweep` row. Never raises for a run or the broker: it tells in the row."""
     with Broker() as broker:
-        run = _Sweep(adapter, phase, broker)
+        run = Sweeping(adapter, phase, broker)
         if run.mode is not Mode.OFF:
             with run.told():
                 run.work(phase)
@@ -102,7 +102,7 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
 def finalize_parents(adapter: RunAdapter) -> Sweep:
     """Finalize the parents whose children have all ended; return the `Sweep` row."""
     with Broker() as broker:
-        run = _Sweep(adapter, PARENTS, broker)
+        run = Sweeping(adapter, PARENTS, broker)
         with run.told():
             for parent in adapter.stuck_parents() if run.mode is not Mode.OFF else ():
                 run.row.seen += 1
@@ -111,81 +111,6 @@ def finalize_parents(adapter: RunAdapter) -> Sweep:
                 elif not run.stopped():
                     run.finalize(parent)
         return run.close()
-
-
-def act_by_hand(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) -> tuple[bool, Sweep]:
-    """Fail or requeue one run because a person asked for it; return whether that was done, and the `Sweep` row."""
-    row = act_on_all_by_hand(adapter, [run], action, actor)
-    return bool(row.acted), row
-
-
-def act_on_all_by_hand(adapter: RunAdapter, runs: Sequence[RunFacts], action: Action, actor: str) -> Sweep:
-    """Fail or requeue runs because a person asked for it, through the same guarded write and ledger.
-
-    Returns the `Sweep` row, which says how many were still as they were seen, and tells about the broker.
-    """
-    with Broker() as broker:
-        hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
-        with hand.told():
-            for start in range(0, len(runs), BATCH):
-                found = hand.sources.gather(runs[start : start + BATCH])
-                verdicts = [
-                    Verdict(
-                        run, Decision(action, Reason.BY_HAND, terminate=evidence.active_since is not None), evidence
-                    )
-                    for run, evidence in found
-                ]
-                hand.note(verdicts)
-                hand.act(verdicts)
-        return hand.close()
-
-
-def revoke_by_hand(adapter: RunAdapter, run: RunFacts, actor: str) -> Sweep:
-    """Revoke a run's task, and kill it where it is executed, because a person asked for it. The run is left as it is.
-
-    It is in the ledger first: a revoke that the broker does not take is sent by the next sweep.
-    """
-    with Broker() as broker:
-        hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
-        with hand.told():
-            hand.open()
-            ((run, evidence),) = hand.sources.gather([run])
-            decision = Decision(Action.LEAVE, Reason.BY_HAND, terminate=evidence.active_since is not None)
-            hand.note([Verdict(run, decision, evidence)])
-            change = Change(run, decision, f"Task revoked by {actor}.", evidence=evidence)
-            ledger.noted(adapter, change, Reaping.REVOKE, hand.now, hand.row, actor, run.task_id or "")
-            hand.revoked = hand.outbox.revoke([ledger.doomed(change)])
-        return hand.close()
-
-
-def reopen_by_hand(adapter: RunAdapter, run: RunFacts, actor: str) -> tuple[bool, Sweep]:
-    """Undo that a run was ended, because a person says that it was fine; return whether it was done, and the row.
-
-    Its task may write to it again. Where nobody works on it, the next sweep finds that out once more.
-    """
-    with Broker() as broker:
-        hand, done = _Sweep(adapter, BY_HAND, broker, actor=actor), False
-        with hand.told():
-            hand.open()
-            ended = ledger.ending(adapter, run.pk) if adapter.reopens and not run.parent_ended else None
-            if ended:
-                was = ledger.facts_of(ended.facts)
-                with bounded(adapter.using):
-                    change = Change(was, Decision(Action.LEAVE, Reason.BY_HAND), f"Reopened by {actor}.")
-                    ledger.noted(adapter, change, Reaping.REOPEN, hand.now, hand.row, actor)
-                    done = adapter.reopen(was)
-                    transaction.set_rollback(not done, using=adapter.using)
-        return done, hand.close()
-
-
-def finalize_by_hand(adapter: RunAdapter, parent: str, actor: str) -> tuple[bool, Sweep]:
-    """Finalize one parent because a person asked for it; return whether it was done, and the `Sweep` row."""
-    with Broker() as broker:
-        hand = _Sweep(adapter, BY_HAND, broker, actor=actor)
-        with hand.told():
-            hand.finalize(parent)
-        row = hand.close()
-        return bool(row.finalized), row
 
 
 def held_by_silence(counts: Mapping[str, int], sources: Sources) -> str:
@@ -203,7 +128,7 @@ def held_by_number(adapter: RunAdapter, phase: str, reaping: int, unfinished: in
     return f"{brake.HELD}{many}, so only {brake.RUNS} are; `manage.py reaper release {adapter.kind}` lets all"
 
 
-class _Sweep:
+class Sweeping:
     """One sweep under way: the row that is being filled, and the acts that fill it."""
 
     def __init__(self, adapter: RunAdapter, phase: str, broker: Broker, actor: str = "") -> None:

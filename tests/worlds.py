@@ -1,9 +1,11 @@
 """Small worlds for the tests: sources, runs and parents in the state that a test is about."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from django.db import connections
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper import conf
@@ -68,6 +70,28 @@ def swept(at=NOW):
         for phase in phases(adapter):
             times = {"started_at": at, "finished_at": at}
             Sweep.objects.update_or_create(kind=adapter.kind, phase=phase, idle=True, defaults=times)
+
+
+def at_once(*calls):
+    """Make the calls at the same moment, each in a thread with a connection of its own; raise what one raised."""
+    begin, failed = threading.Barrier(len(calls)), []
+
+    def body(call):
+        try:
+            begin.wait(10)
+            call()
+        except Exception as error:
+            failed.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=body, args=[call]) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 # --- what is behind the rows --------------------------------------------------------------------------------------

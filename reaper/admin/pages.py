@@ -16,7 +16,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, path, reverse
 from django.views.decorators.http import require_POST, require_safe
 
-from reaper import clock, conf, ledger, policies, reports, sweeps, switches
+from reaper import by_hand, clock, conf, ledger, policies, reports, sweeps, switches
 from reaper.adapters import ModelRunAdapter, RunAdapter
 from reaper.admin.base import model_of
 from reaper.decisions import Action, Mode
@@ -177,7 +177,7 @@ def act(request: HttpRequest) -> HttpResponseBase:
     elif what == FINALIZE:
         finalize(request, adapter, run, by)
     elif what == REOPEN:
-        done, row = sweeps.reopen_by_hand(adapter, run, by)
+        done, row = by_hand.reopen(adapter, run, by)
         kept = (
             f"The run {kind}:{run.pk} cannot be reopened: it is not as the reaper has left it, or its kind forbids it."
         )
@@ -191,9 +191,9 @@ def act(request: HttpRequest) -> HttpResponseBase:
             request, f"The run {kind}:{run.pk} has ended or is none of the reaper's business. Nothing was done."
         )
     elif what == REVOKE:
-        tell(request, sweeps.revoke_by_hand(adapter, run, by), f"The task of {kind}:{run.pk} was revoked.")
+        tell(request, by_hand.revoke(adapter, run, by), f"The task of {kind}:{run.pk} was revoked.")
     else:
-        done, row = sweeps.act_by_hand(adapter, run, ACTS[what], by)
+        done, row = by_hand.act(adapter, run, ACTS[what], by)
         moved = f"The run {kind}:{run.pk} changed since you looked. Nothing was done; look again."
         tell(request, row, f"The run {kind}:{run.pk} was {PAST[ACTS[what]]}." if done else "", moved)
     return back
@@ -201,7 +201,7 @@ def act(request: HttpRequest) -> HttpResponseBase:
 
 def finalize(request: HttpRequest, adapter: RunAdapter, run: RunFacts, by: str) -> None:
     """Give a run's parent its outcome."""
-    done, row = sweeps.finalize_by_hand(adapter, run.parent, by) if run.parent else (False, None)
+    done, row = by_hand.finalize(adapter, run.parent, by) if run.parent else (False, None)
     not_done = "The parent was not finalized: there is none that waits, or a child has not ended."
     if row is None:
         messages.error(request, not_done)
@@ -235,7 +235,7 @@ def act_on_all(request: HttpRequest) -> HttpResponseBase:
         switches.exempt_all(adapter, [run.pk for run in same], by, now)
         done, row = len(same), None
     else:
-        row = sweeps.act_on_all_by_hand(adapter, same, ACTS[what], by)
+        row = by_hand.act_on_all(adapter, same, ACTS[what], by)
         done = row.acted
     past = "left alone from now on" if what == EXEMPT else PAST[ACTS[what]]
     messages.success(request, f"{done:,} of {len(asked):,} {kind} runs: {past}.")

@@ -14,13 +14,13 @@ def interrupt(step, how):
     from reaper.outbox import Outbox
 
     owner, name, is_before = {
-        "judged": (sweeps._Sweep, "attempt", True),
+        "judged": (sweeps.Sweeping, "attempt", True),
         "recorded": (ledger, "record", False),
         "written": (ModelRunAdapter, "apply", False),
-        "committed": (sweeps._Sweep, "attempt", False),
+        "committed": (sweeps.Sweeping, "attempt", False),
         "revoked": (Outbox, "publish", True),
         "published": (ledger, "confirm", True),
-        "finalizing": (sweeps._Sweep, "finalize", True),
+        "finalizing": (sweeps.Sweeping, "finalize", True),
     }[step]
     what, number = getattr(owner, name), {"kill": signal.SIGKILL, "halt": signal.SIGSTOP}[how]
 

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from freezegun import freeze_time
 
-from reaper import conf, sweeps, switches
+from reaper import by_hand, conf, sweeps, switches
 from reaper.decisions import Mode, Phase
 from reaper.models import Exemption, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
 from tests.worlds import NOW, SECOND, parent, queued_job, running_job
@@ -32,7 +32,7 @@ def records():
     with freeze_time(NOW):
         crawl_jobs = conf.adapters()["crawl_job"]
         sweeps.sweep(crawl_jobs, Phase.RUNNING)
-        sweeps.act_by_hand(crawl_jobs, crawl_jobs.get(str(requeued.pk)), sweeps.Action.REQUEUE, "ann")
+        by_hand.act(crawl_jobs, crawl_jobs.get(str(requeued.pk)), sweeps.Action.REQUEUE, "ann")
         sweeps.finalize_parents(conf.adapters()["source_result"])
     RefusedWrite.objects.create(
         at=NOW, kind="crawl_job", run_id=str(failed.pk), task_id=failed.task_id, worker="celery@w1", write="complete"

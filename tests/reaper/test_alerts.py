@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from django.core import mail
-from django.db import connection, connections
+from django.db import connection
 from django.urls import reverse
 from freezegun import freeze_time
 
@@ -22,6 +22,7 @@ from tests.worlds import (
     MINUTE,
     NOW,
     SECOND,
+    at_once,
     child,
     fresh,
     parent,
@@ -122,18 +123,7 @@ def test_two_that_look_at_the_same_moment_open_and_resolve_it_once(heard):
     found = [alerts.Found("long_running", "", "one run")]
 
     def many(at, what):
-        begin = threading.Barrier(4)
-
-        def once():
-            begin.wait()
-            alerts.update("crawl_job", what, at, "default", Alert)
-            connections.close_all()
-
-        threads = [threading.Thread(target=once) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(*[lambda: alerts.update("crawl_job", what, at, "default", Alert)] * 4)
 
     many(NOW, found)
     assert heard == [("opened", "long_running", "crawl_job", "")]

@@ -1,11 +1,11 @@
 """Edited thresholds: what people write, what is refused of it, what counts then, and that the sweeps obey."""
 
-import threading
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from reaper.models import PolicyEdit, Reaping
 from reaper.values import as_text, from_text
 from tests.reaper.command import reaper
 from tests.reaper.test_sweeps import sweep
-from tests.worlds import COMMITTED, HOUR, MINUTE, NOW, SECOND, fresh, held_job, orphan
+from tests.worlds import COMMITTED, HOUR, MINUTE, NOW, SECOND, at_once, fresh, held_job, orphan
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 COMMAND = pytest.mark.django_db(transaction=True)
@@ -138,19 +138,12 @@ def test_every_threshold_survives_being_kept():
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
 def test_of_two_edits_at_the_same_moment_each_tells_what_it_changed():
     edited(run_timeout=2 * HOUR)
-    begin = threading.Barrier(2)
 
     def many(by, first):
-        begin.wait()
         for number in range(20):
             edited(by, run_timeout=(first + number) * HOUR)
-        connections.close_all()
 
-    threads = [threading.Thread(target=many, args=each) for each in (("bob", 100), ("eve", 200))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(partial(many, "bob", 100), partial(many, "eve", 200))
     rows = list(PolicyEdit.objects.order_by("id"))
     assert len(rows) == 41
     for before, after in pairwise(rows):

@@ -13,6 +13,7 @@ from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper import brake, conf, ledger, sweeps, switches
+from reaper import by_hand as hand
 from reaper import rows as reading
 from reaper.adapters import Message
 from reaper.broker import Broker
@@ -1215,7 +1216,7 @@ def by_hand(kind, row, action, actor="ada"):
     adapter = conf.adapters()[kind]
     run = adapter.get(str(row.pk))
     with freeze_time(NOW):
-        return sweeps.act_by_hand(adapter, run, action, actor)
+        return hand.act(adapter, run, action, actor)
 
 
 def test_a_run_is_failed_by_hand_through_the_same_ledger(broker):
@@ -1247,7 +1248,7 @@ def test_what_has_moved_on_is_not_acted_on_by_hand(broker):
     run = conf.adapters()["crawl_job"].get(str(job.pk))
     CrawlJob.objects.filter(pk=job.pk).update(status="completed")
     for _ in range(2):
-        done, row = sweeps.act_by_hand(conf.adapters()["crawl_job"], run, Action.FAIL, "ada")
+        done, row = hand.act(conf.adapters()["crawl_job"], run, Action.FAIL, "ada")
         assert (done, row.moved_on, row.idle) == (False, 1, False)
     assert fresh(job).status == "completed"
     assert (Reaping.objects.count(), broker.revokes()) == (0, [])
@@ -1267,7 +1268,7 @@ def test_a_run_requeued_by_hand_while_the_broker_is_down_is_told_and_sent_later(
 def test_a_parent_is_finalized_by_hand_once():
     job = parent("failed")
     with freeze_time(NOW):
-        rows = [sweeps.finalize_by_hand(conf.adapters()["source_result"], str(job.pk), "ada") for _ in range(2)]
+        rows = [hand.finalize(conf.adapters()["source_result"], str(job.pk), "ada") for _ in range(2)]
     assert [(done, row.finalized, row.idle) for done, row in rows] == [(True, 1, False), (False, 0, False)]
     assert (fresh(job).status, fresh(job).error_message) == ("failed", "All 1 sources failed")
     reaping = Reaping.objects.get()
@@ -1277,7 +1278,7 @@ def test_a_parent_is_finalized_by_hand_once():
 def test_what_is_done_by_hand_is_no_sweep_of_a_phase():
     """Otherwise a person's act would hide that the sweeps have stopped."""
     by_hand("crawl_job", running_job(), Action.FAIL)
-    sweeps.finalize_by_hand(conf.adapters()["source_result"], "7", "ada")
+    hand.finalize(conf.adapters()["source_result"], "7", "ada")
     assert set(Sweep.objects.values_list("phase", flat=True)) == {"by_hand"}
 
 
@@ -1313,9 +1314,7 @@ def test_the_rows_are_guarded_by_the_database_not_by_the_plan(broker):
     """Two plans made from the same reading: only the first is carried out."""
     job = running_job(2 * HOUR)
     run = conf.adapters()["crawl_job"].get(str(job.pk))
-    outcomes = [
-        sweeps.act_by_hand(conf.adapters()["crawl_job"], run, action, "ada")[0] for action in (Action.FAIL,) * 2
-    ]
+    outcomes = [hand.act(conf.adapters()["crawl_job"], run, action, "ada")[0] for action in (Action.FAIL,) * 2]
     assert outcomes == [True, False]
     assert Reaping.objects.count() == 1
     with pytest.raises(DatabaseError), connection.cursor() as cursor:

@@ -1,14 +1,14 @@
 """The brake and the switches as the sweeps obey them: modes, pauses, releases, and runs that are exempted."""
 
-import threading
+from functools import partial
 from itertools import count, pairwise
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 from freezegun import freeze_time
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper import brake, conf, sweeps, switches
+from reaper import brake, by_hand, conf, sweeps, switches
 from reaper.decisions import Action, Mode
 from reaper.facts import Phase
 from reaper.models import Exemption, FirstLook, Observation, Reaping, Sweep, Switch
@@ -21,6 +21,7 @@ from tests.worlds import (
     MINUTE,
     NOW,
     SECOND,
+    at_once,
     child,
     executing,
     fresh,
@@ -82,21 +83,14 @@ def test_what_one_switches_leaves_the_rest_as_it_was_and_all_is_kept_with_the_na
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
 def test_of_two_who_switch_at_the_same_time_neither_undoes_what_the_other_did():
     switched()
-    begin = threading.Barrier(2)
 
     def many(by, changes):
-        begin.wait()
         for change in changes:
             switches.switch(adapter(), by, NOW, **change)
-        connections.close_all()
 
     modes = [{"mode": (Mode.ACT, Mode.OBSERVE)[number % 2]} for number in range(30)]
     pauses = [{"paused_until": NOW + number * HOUR} for number in range(30)]
-    threads = [threading.Thread(target=many, args=each) for each in (("bob", modes), ("eve", pauses))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(partial(many, "bob", modes), partial(many, "eve", pauses))
     rows = list(Switch.objects.order_by("id"))
     assert len(rows) == 61
     for before, after in pairwise(rows):
@@ -240,7 +234,7 @@ def test_a_person_may_act_on_a_kind_that_is_off(broker):
     job = running_job()
     switched(mode=Mode.OFF)
     with freeze_time(NOW):
-        done, row = sweeps.act_by_hand(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
+        done, row = by_hand.act(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
     assert (done, fresh(job).status, row.mode) == (True, "failed", "act")
 
 
@@ -412,7 +406,7 @@ def test_a_person_may_act_on_a_run_that_is_exempted(broker):
     job = running_job()
     switches.exempt(adapter(), str(job.pk), ADA, NOW, None)
     with freeze_time(NOW):
-        done, _ = sweeps.act_by_hand(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
+        done, _ = by_hand.act(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
     assert (done, fresh(job).status) == (True, "failed")
 
 

@@ -15,7 +15,7 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from reaper import clock, conf, health, overview, policies, reports, sweeps
+from reaper import by_hand, clock, conf, health, overview, policies, reports, sweeps
 from reaper.adapters import RunAdapter
 from reaper.decisions import Action, Mode
 from reaper.facts import Phase, RunFacts
@@ -201,7 +201,7 @@ class Command(Switching, Thresholds, BaseCommand):
     def do_reopen(self, run: str, user: str | None, **_: Any) -> int:
         """Undo that a run was ended."""
         adapter, facts = self.find(run)
-        done, row = sweeps.reopen_by_hand(adapter, facts, actor(user))
+        done, row = by_hand.reopen(adapter, facts, actor(user))
         self.complain(row)
         if done:
             self.page.say(f"{run} was reopened.")
@@ -216,7 +216,7 @@ class Command(Switching, Thresholds, BaseCommand):
         for adapter in conf.adapters().values():
             if sweeps.PARENTS not in health.phases(adapter):
                 continue
-            done, row = sweeps.finalize_by_hand(adapter, parent, actor(user))
+            done, row = by_hand.finalize(adapter, parent, actor(user))
             if done:
                 self.page.say(f"{parent} was given its outcome.")
                 return WELL
@@ -253,7 +253,7 @@ class Command(Switching, Thresholds, BaseCommand):
         if run.phase not in (Phase.QUEUED, Phase.RUNNING):
             why = "has ended" if run.phase is Phase.FINISHED else "is neither waiting nor running"
             raise CommandError(f"{target} {why}: its status is {run.status}. Nothing was done.", returncode=NOT_WELL)
-        done, row = sweeps.act_by_hand(adapter, run, action, actor(user))
+        done, row = by_hand.act(adapter, run, action, actor(user))
         self.complain(row)
         if not done:
             if not row.errors:

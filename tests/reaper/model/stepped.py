@@ -74,7 +74,7 @@ def stepping(monkeypatch, committed):
     No step holds a row's lock: a worker's write would wait for it, and nobody would let the sweep go on.
     `committed(sweep, changes)` is told what was written, whoever sweeps.
     """
-    attempt = sweeps._Sweep.attempt
+    attempt = sweeps.Sweeping.attempt
 
     def attempting(self, changes):
         pause("before the write")
@@ -84,11 +84,11 @@ def stepping(monkeypatch, committed):
             pause("committed")
         return won
 
-    monkeypatch.setattr(sweeps._Sweep, "attempt", attempting)
+    monkeypatch.setattr(sweeps.Sweeping, "attempt", attempting)
     for owner, name, step in (
         (Outbox, "publish", "revoked"),
         (ledger, "confirm", "published"),
-        (sweeps._Sweep, "finalize", "before a parent"),
+        (sweeps.Sweeping, "finalize", "before a parent"),
         (sweeps, "remember", "judged"),
     ):
         monkeypatch.setattr(owner, name, stopping(getattr(owner, name), step))

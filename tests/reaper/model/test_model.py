@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.outcomes import outcome
-from reaper import conf, ledger, sweeps, switches
+from reaper import by_hand, conf, ledger, sweeps, switches
 from reaper.broker import Broker
 from reaper.decisions import BY_ABSENCE, Action, decide
 from reaper.facts import Phase
@@ -177,7 +177,7 @@ class Story(RuleBasedStateMachine):
 
     def given_to(self, heir, run, adapter):
         """Requeue a run by hand, and have a worker begin with it before all else; True when it works on it then."""
-        sweeps.act_by_hand(adapter, run, Action.REQUEUE, "ada")
+        by_hand.act(adapter, run, Action.REQUEUE, "ada")
         while self.redis.llen(QUEUE):
             self.fleet.receive(heir)
         heir.hand.reverse()
@@ -228,7 +228,7 @@ class Story(RuleBasedStateMachine):
         found = [run for page in conf.adapters()[kind].unfinished(phase) for run in page]
         if found:
             run = found[choice % len(found)]
-            self.told["by hand"] += sweeps.act_by_hand(conf.adapters()[kind], run, action, "ada")[0]
+            self.told["by hand"] += by_hand.act(conf.adapters()[kind], run, action, "ada")[0]
 
     def person_cancels(self, choice):
         jobs = list(CrawlJob.objects.order_by("created_at").values_list("pk", flat=True))
