@@ -260,6 +260,7 @@ def confirmation(request: HttpRequest, adapter: RunAdapter, what: str, pks: Sequ
         "act": what,
         "runs": unfinished[:NAMED],
         "count": len(unfinished),
+        "more": len(unfinished[NAMED:]),
         "left_out": min(total, MOST) - len(unfinished),
         "beyond": max(0, total - MOST),
         "most": MOST,

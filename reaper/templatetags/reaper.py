@@ -1,6 +1,6 @@
 """What the templates of the admin ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -90,6 +90,12 @@ def ago(moment: datetime | None, now: datetime) -> str:
 def sentence(reason: str) -> str:
     """Return a reason's sentence; '' for a word that this version does not know."""
     return {str(each): each.sentence for each in Reason}.get(reason, "")
+
+
+@register.filter
+def names(values: Iterable[str]) -> str:
+    """Return names that came from elsewhere as one line, in their order."""
+    return one_line(", ".join(sorted(map(str, values))))
 
 
 @register.filter

@@ -443,6 +443,14 @@ def test_many_runs_are_dealt_with_once_they_are_confirmed(ada, action, status):
     assert set(Reaping.objects.values_list("actor", "reason")) == {("ada", "by_hand")}
 
 
+def test_of_many_runs_the_first_are_named_and_the_others_counted(ada, monkeypatch):
+    monkeypatch.setattr(pages, "NAMED", 2)
+    jobs = [running_job(HOUR) for _ in range(5)]
+    page = ask(ada, "reaper_fail", *jobs)
+    assert (len(page.context["runs"]), page.context["count"]) == (2, 5)
+    assert "… and 3 more" in text(page)
+
+
 def test_many_runs_are_left_alone(ada):
     jobs = [running_job(HOUR) for _ in range(3)]
     assert "3 of 3 crawl_job runs: left alone" in confirm(ada, ask(ada, "reaper_exempt", *jobs))
