@@ -16,7 +16,7 @@ THERE = {
 }
 
 
-@pytest.mark.parametrize("number", range(1, 18))
+@pytest.mark.parametrize("number", range(1, 19))
 def test_each_promise_names_tests_that_are_there(number):
     (promise,) = re.findall(rf"^{number}\. (.*?)(?=^\d+\. |^## )", PAGE, flags=re.MULTILINE | re.DOTALL)
     named = re.findall(r"`(test_\w+)`", promise)
@@ -28,6 +28,13 @@ def test_the_table_of_faults_is_that_of_the_tests():
     assert written(PAGE) == PAGE, "write it anew: python -m tests.faults"
     marked = sum(path.read_text().count("\n@pytest.mark.fault(") for path in (ROOT / "tests").rglob("test_*.py"))
     assert table().count("\n") == marked >= 19
+
+
+def test_the_table_of_guards_is_that_of_the_mutants():
+    section = PAGE.partition("## Mutation gate")[2].partition("\n## ")[0]
+    assert dict(re.findall(r"^\| (.+) \| `(.+)` \|$", section, flags=re.MULTILINE)) == {
+        guard.name: guard.path for guard in GUARDS
+    }
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=[guard.name for guard in GUARDS])

@@ -21,6 +21,7 @@ ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
 RUNS = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
 LEDGER = ("tests/reaper/test_ledger.py", "tests/reaper/test_sweeps.py")
 MODEL = ("tests/reaper/model/test_model.py",)
+PAGES = ("tests/reaper/test_pages.py",)
 
 CLAIM = "waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id)"
 WRITE = "mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)"
@@ -200,6 +201,55 @@ GUARDS = [
         ),
         ("off", "if run.mode is not Mode.OFF:\n            with", "if True:\n            with"),
         ("the switch within one batch", "and self.room and not self.stopped():", "and self.room:"),
+    ),
+    *of(
+        "reaper/admin/pages.py",
+        PAGES,
+        ("a button: the run as it was seen", 'elif reports.seen(run) != request.POST.get("seen"):', "elif False:"),
+        ("a button: the permission", 'if not request.user.has_perm("reaper.reap"):', "if False:"),
+        ("a button: POST only", "    @require_POST\n", ""),
+        ("many at once: as they were seen", "reports.seen(run) == asked[run.pk] and ", ""),
+    ),
+    *of(
+        "reaper/adapters.py",
+        PAGES,
+        ("reopen: the task", ", self.task_id_field: was.task_id}\n        values", "}\n        values"),
+        (
+            "reopen: the status",
+            '{f"{self.status_field}__in": {self.failed_as, self.closed_as}, self.task',
+            "{self.task",
+        ),
+    ),
+    *of(
+        "reaper/ledger.py",
+        PAGES,
+        ("reopen: nothing done since", "row if row and row.action in (Action.FAIL, Action.CLOSE) else None", "row"),
+    ),
+    *of(
+        "reaper/by_hand.py",
+        PAGES,
+        ("reopen: the parent", " if adapter.reopens and not run.parent_ended", " if adapter.reopens"),
+    ),
+    *of("reaper/switches.py", SWITCHES, ("two who switch at once", ".select_for_update()[:1]", "[:1]")),
+    *of(
+        "reaper/policies.py",
+        ("tests/reaper/test_policies.py",),
+        ("two who edit at once", ".select_for_update()[:1]", "[:1]"),
+    ),
+    *of(
+        "reaper/totals.py",
+        ("tests/reaper/test_totals.py",),
+        (
+            "two that prune at once",
+            '.select_for_update(skip_locked=skip, of=("self",) if skip else ())[:batch]',
+            "[:batch]",
+        ),
+    ),
+    *of(
+        "reaper/views.py",
+        ("tests/reaper/test_views.py",),
+        ("metrics: no proxy", "if any(name in request.META for name in FORWARDED):", "if False:"),
+        ("metrics: the token", "return bool(token) and scheme", "return scheme"),
     ),
     # The model test knows no guard by name: these are to show that it finds what it is not told of.
     *of(

@@ -460,13 +460,14 @@ def test_many_runs_are_left_alone(ada):
 
 
 def test_of_many_those_that_changed_meanwhile_are_left_as_they_are(ada):
-    stays, goes_on = running_job(HOUR), running_job(HOUR)
-    page = ask(ada, "reaper_fail", stays, goes_on)
-    CrawlJob.objects.filter(pk=goes_on.pk).update(status="completed")
+    stays, ends, begins_anew = (running_job(HOUR) for _ in range(3))
+    page = ask(ada, "reaper_fail", stays, ends, begins_anew)
+    CrawlJob.objects.filter(pk=ends.pk).update(status="completed")
+    CrawlJob.objects.filter(pk=begins_anew.pk).update(task_id="another")
     said = confirm(ada, page)
-    assert "1 of 2 crawl_job runs: failed." in said
-    assert "1 have changed since you looked, or have ended." in said
-    assert (fresh(stays).status, fresh(goes_on).status) == ("failed", "completed")
+    assert "1 of 3 crawl_job runs: failed." in said
+    assert "2 have changed since you looked, or have ended." in said
+    assert [fresh(each).status for each in (stays, ends, begins_anew)] == ["failed", "completed", "running"]
 
 
 def test_more_than_a_request_deals_with_are_told_and_left(ada, monkeypatch):
@@ -532,6 +533,12 @@ def test_only_a_post_with_its_token_by_somebody_who_may_reap_does_anything(role,
         PolicyEdit.objects.exists(),
     )
     assert changed == ((role in ("reaps", "superuser") and how == "POST"),) * 5
+
+
+@pytest.mark.parametrize("name", ["order", "schedule", "act", "act_on_all"])
+@pytest.mark.parametrize("method", ["get", "put", "delete"])
+def test_a_button_is_pressed_by_post_only(ada, name, method):
+    assert getattr(ada, method)(reverse(f"admin:reaper_{name}")).status_code == 405
 
 
 @pytest.mark.parametrize("role", ["staff", "looks", "reaps"])
