@@ -59,7 +59,7 @@ faults: $(STAMP) ## what happens when processes and servers fail for real (5 min
 soak: $(STAMP) ## thousands of runs under one fault after the other; MINUTES=30
 	@$(RUN) $(BIN)/python -m soak --minutes $(or $(MINUTES),5) $(ARGS)
 
-mutants: $(STAMP) ## take each guard away in turn: the tests must notice (8 minutes); ARGS="brake" chooses
+mutants: $(STAMP) ## take each guard away in turn: the tests must notice (12 minutes); ARGS="brake" chooses
 	@$(RUN) $(BIN)/python -m tests.mutants $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
