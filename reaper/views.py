@@ -15,8 +15,11 @@ from reaper import clock, conf, metrics
 from reaper.health import health_of
 
 View = Callable[[HttpRequest], HttpResponse]
-# Behind a proxy on the same machine everybody seems to be there: such a request names who asked it.
-FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
+# Behind a proxy on the same machine everybody seems to be there. One that ends TLS says so, if it says nothing else.
+FORWARDED = (
+    *("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST"),
+    *("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA"),
+)
 
 
 def for_machines(view: View) -> View:

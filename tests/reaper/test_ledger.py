@@ -235,6 +235,15 @@ def test_a_dispatch_is_confirmed_once_and_the_confirmation_stays(young):
 
 
 @on_postgresql
+def test_that_an_owner_was_told_is_noted_once_and_stays(young):
+    Reaping.objects.update(owner_told_at=NOW)
+    assert Reaping.objects.get().owner_told_at == NOW
+    for later in (None, NOW + SECOND):
+        with pytest.raises(IntegrityError, match="is not changed"), transaction.atomic():
+            Reaping.objects.update(owner_told_at=later)
+
+
+@on_postgresql
 def test_a_row_outlives_its_sweep_and_belongs_to_no_other(young):
     other = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
     with pytest.raises(IntegrityError, match="is not changed"), transaction.atomic():

@@ -43,7 +43,9 @@ def test_another_machine_may_not(page, address):
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("header", ["X_FORWARDED_FOR", "FORWARDED", "X_REAL_IP", "VIA"])
+@pytest.mark.parametrize(
+    "header", ["X_FORWARDED_FOR", "X_FORWARDED_PROTO", "X_FORWARDED_HOST", "FORWARDED", "X_REAL_IP", "VIA"]
+)
 @pytest.mark.parametrize("said", ["10.0.0.8", "127.0.0.1", ""])
 def test_nobody_is_local_for_whom_a_proxy_asks(page, header, said):
     assert answer(page, **{f"HTTP_{header}": said}).status_code == 403
