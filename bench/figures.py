@@ -34,6 +34,13 @@ PROFILES = {
 
 def measure(profile: Profile, stack: Stack) -> Iterator[Figure]:
     """Yield every figure."""
+    with tables.without_checkpoints():
+        yield from undisturbed(profile, stack)
+    yield from workers.interference(dsn(), profile.many, "with the server's own checkpoints")
+
+
+def undisturbed(profile: Profile, stack: Stack) -> Iterator[Figure]:
+    """Yield what is measured without checkpoints in between: they would fall upon one side of a ratio only."""
     few, many = profile.stuck, profile.many
     yield from idle(profile)
     fail, requeue = yield from reaping(profile)
@@ -45,7 +52,7 @@ def measure(profile: Profile, stack: Stack) -> Iterator[Figure]:
     yield Figure("delay of all by one locked row", measures.locked_row(few), "s", profile.bar(0.5))
     yield Figure("messages published", measures.publishing(2_000), "per s")
     yield Figure("revoke 1,000 tasks", measures.revoking(1_000), "ms")
-    yield from workers.interference(dsn(), many, profile.bar(10), profile.bar(50))
+    yield from workers.interference(dsn(), many, p99=profile.bar(10), longest=profile.bar(50))
     yield from workers.overhead(1_000)
     share = workers.idle_share(stack.processes["idle"].pid)
     yield Figure("an idle worker with its reports, of one processor", share * 100, "%")

@@ -13,6 +13,8 @@ things measured in one run, on one server, in one state; the best of three count
 
 Measured on {date}: {processors} processors, {memory}, PostgreSQL {server} (autovacuum {autovacuum}, fsync {fsync},
 synchronous_commit {commit}, shared_buffers {buffers}), Python {python}, Django {django}, Celery {celery}.
+Checkpoints come between the measurements, but where it says otherwise: one that comes while rows are reaped holds up
+every write of the server, and would fall upon one side of a ratio only.
 
 | what | value | bar |
 |---|---|---|

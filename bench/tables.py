@@ -1,6 +1,8 @@
 """Tables of any size, filled by the database itself: jobs that ended over a year, with stuck ones all over them."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from django.db import connection
@@ -46,12 +48,29 @@ UPDATE crawl_jobs SET status = 'failed', completed_at = now(), error_code = 'orp
 WHERE status = 'running'
 """
 
+# After so much WAL, and so much time, PostgreSQL makes a checkpoint by itself.
+ROOM = {"max_wal_size": "16GB", "checkpoint_timeout": "1h"}
+
 
 def run(sql: str, *values: object) -> int:
     """Execute one statement and return how many rows it touched."""
     with connection.cursor() as cursor:
         cursor.execute(sql, values or None)
         return cursor.rowcount
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Have the server make none by itself: they come between the measurements, in `settle()`. Needs a superuser."""
+    for name, value in ROOM.items():
+        run(f"ALTER SYSTEM SET {name} = '{value}'")
+    run("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        for name in ROOM:
+            run(f"ALTER SYSTEM RESET {name}")
+        run("SELECT pg_reload_conf()")
 
 
 def fill(rows: int) -> None:

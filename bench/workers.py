@@ -26,13 +26,15 @@ WATCHED = 15
 HOT = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'crawl_jobs'"
 
 
-def interference(dsn: str, rows: int, p99: float | None, longest: float | None) -> Iterator[Figure]:
+def interference(
+    dsn: str, rows: int, how: str = "", *, p99: float | None = None, longest: float | None = None
+) -> Iterator[Figure]:
     """Yield how long another process' writes to the same rows take while all of them are reaped."""
     tables.stick(rows)
     with writer(dsn) as ended:
         assert sweep_until_done()
         took = sorted(ended())
-    name = f"a worker's write while {rows:,} are reaped"
+    name = f"a worker's write while {rows:,} are reaped{', ' * bool(how)}{how}"
     yield Figure(f"{name}, median", took[len(took) // 2], "ms")
     yield Figure(f"{name}, p99", took[int(len(took) * 0.99)], "ms", p99)
     yield Figure(f"{name}, longest", took[-1], "ms", longest)

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from reaper import indexes, rows
 from reaper.decisions import Action, Decision
-from reaper.expressions import by_key, text
+from reaper.expressions import OneOf, by_key, text
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
 
 
@@ -242,10 +242,10 @@ class ModelRunAdapter(RunAdapter):
         base = self.model_class._base_manager.using(self.using)
         skip_locked = connections[self.using].features.has_select_for_update_skip_locked
         unfinished = Q(**{f"{self.status_field}__in": [*self.queued, *self.running]})
-        wanted = base.filter(unfinished, pk__in=[change.run.pk for change in changes])
+        wanted = base.filter(unfinished, OneOf("pk", [change.run.pk for change in changes]))
         # In one order everywhere, so that two reapers never wait for each other where locked rows cannot be skipped.
         locked = wanted.order_by("pk").select_for_update(skip_locked=skip_locked, of=("self",) if skip_locked else ())
-        as_now = {str(row["pk"]): row for row in rows.read(locked, self._columns(parents=False))}
+        as_now = {str(row["pk"]): row for row in rows.read(locked, self._columns(self._compared))}
         won = [change for change in changes if self._as_seen(change.run, as_now.get(change.run.pk))]
         for action in Action:
             group = [change for change in won if change.decision.action is action]
@@ -256,8 +256,9 @@ class ModelRunAdapter(RunAdapter):
     def carried(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the task ids that an unfinished run carries."""
         # That it is not empty is said as well, for an index that is partial on it: it does not follow from a long list.
-        unfinished = self.queryset().filter(**{f"{self.status_field}__in": [*self.queued, *self.running]})
-        runs = unfinished.filter(**{f"{self.task_id_field}__in": task_ids}).exclude(**{self.task_id_field: ""})
+        every = self.model_class._base_manager.using(self.using)
+        unfinished = every.filter(**{f"{self.status_field}__in": [*self.queued, *self.running]})
+        runs = unfinished.filter(OneOf(self.task_id_field, task_ids)).exclude(**{self.task_id_field: ""})
         return set(runs.order_by().values_list(self.task_id_field, flat=True))
 
     def reopen(self, was: RunFacts) -> bool:
@@ -299,10 +300,10 @@ class ModelRunAdapter(RunAdapter):
         databases whose locks are only promised."""
         guard = Q(**{f"{self.status_field}__in": {change.run.status for change in group}})
         seen_ids = {change.run.task_id for change in group}
-        of_task = Q(**{f"{self.task_id_field}__in": seen_ids - {None}})
+        of_task = Q(OneOf(self.task_id_field, seen_ids - {None}))
         if None in seen_ids:
             of_task |= Q(**{self.task_id_field: None})
-        mine = base.filter(guard, of_task, pk__in=[change.run.pk for change in group])
+        mine = base.filter(guard, of_task, OneOf("pk", [change.run.pk for change in group]))
         if mine.update(**self._values(action, group, now)) != len(group):
             raise RuntimeError(f"{self.kind}: rows changed while they were locked; nothing of this batch was written")
 
@@ -339,21 +340,24 @@ class ModelRunAdapter(RunAdapter):
         """True when the row still has the status, task, start and progress that the decision was made on."""
         if row is None:
             return False
-        stamps = [aware(row, column) for column in (self.queued_field, self.started_field, self.progress_field)]
-        now = [str(row[self.status_field]), row[self.task_id_field], *stamps]
+        status, task_id, *stamps = self._compared
+        now = [str(row[status]), row[task_id], *(aware(row, column) for column in stamps)]
         return now == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]
 
     def _pages(self, found: QuerySet, by: str | None) -> Iterator[list[RunFacts]]:
         for page in rows.pages(found, self._columns(), by):
             yield [self._facts(row) for row in page]
 
-    def _columns(self, *, parents: bool = True) -> list[str]:
-        named = [
-            self.status_field, self.task_id_field, self.worker_field, self.created_field, self.queued_field,
-            self.started_field, self.progress_field, self.parent_field,
-        ]  # fmt: skip
-        if parents and self.parent_field:
-            named.append(f"{self.parent_field}__{self.parent_status_field}")
+    @property
+    def _compared(self) -> list[Any]:
+        """The columns that a worker's or a person's write would have changed."""
+        return [self.status_field, self.task_id_field, self.queued_field, self.started_field, self.progress_field]
+
+    def _columns(self, named: Sequence[str | None] = ()) -> list[str]:
+        """The key and the named columns that there are; by default all that are facts."""
+        if not named:
+            named = [*self._compared, self.worker_field, self.created_field, self.parent_field]
+            named += [f"{self.parent_field}__{self.parent_status_field}"] if self.parent_field else []
         return ["pk", *dict.fromkeys(column for column in named if column)]
 
     def _facts(self, row: Mapping[str, Any]) -> RunFacts:

@@ -36,7 +36,7 @@ def act_on_all(adapter: RunAdapter, runs: Sequence[RunFacts], action: Action, ac
                     Verdict(
                         run, Decision(action, Reason.BY_HAND, terminate=evidence.active_since is not None), evidence
                     )
-                    for run, evidence in found
+                    for run, evidence, _ in found
                 ]
                 hand.note(verdicts)
                 hand.act(verdicts)
@@ -52,7 +52,7 @@ def revoke(adapter: RunAdapter, run: RunFacts, actor: str) -> Sweep:
         hand = Sweeping(adapter, BY_HAND, broker, actor=actor)
         with hand.told():
             hand.open()
-            ((run, evidence),) = hand.sources.gather([run])
+            ((run, evidence, _),) = hand.sources.gather([run])
             decision = Decision(Action.LEAVE, Reason.BY_HAND, terminate=evidence.active_since is not None)
             hand.note([Verdict(run, decision, evidence)])
             change = Change(run, decision, f"Task revoked by {actor}.", evidence=evidence)

@@ -17,7 +17,7 @@ from django.db import connections, router
 from reaper import brake, clock, conf
 from reaper.adapters import RunAdapter
 from reaper.broker import Broker
-from reaper.decisions import BY_ABSENCE, Policy, decide
+from reaper.decisions import BY_ABSENCE, Decision, Policy, decide
 from reaper.facts import NOTHING, Evidence, Phase, Presence, RunFacts, Vital
 from reaper.inspection import Inquiry, inquire
 from reaper.models import FirstLook, WorkerReport
@@ -52,6 +52,8 @@ class Found(NamedTuple):
 
     run: RunFacts
     evidence: Evidence
+    # What follows from them, where that has been asked already.
+    decision: Decision | None = None
 
 
 class Crowd:
@@ -60,6 +62,8 @@ class Crowd:
     def __init__(self, workers: Sequence[Worker], now: datetime) -> None:
         self.now, self.workers = now, workers
         self.hushed: dict[str, str] = {}
+        # The evidence on running runs, by all that it depends on.
+        self.alike: dict[tuple, Evidence] = {}
         self.live = [worker for worker in workers if worker.alive]
         self.by_name = {worker.name: worker for worker in workers}
         self.holder = {task_id: worker for worker in self.live for task_id in worker.held}
@@ -167,11 +171,13 @@ class Sources:
         queued = [run for run in runs if run.phase is Phase.QUEUED and self.may_be_lost(run)]
         running = [run for run in runs if run.phase is Phase.RUNNING]
         found = {run.pk: Found(run, NOTHING) for run in runs}
-        found |= {each.run.pk: each for each in [*self.of_queued(queued), *map(self.of_running, running)]}
-        doubtful = [each for each in found.values() if each.evidence.absent and self.needs_second_opinion(each)]
+        known = [*self.of_queued(queued), *map(self.of_running, running)]
+        found |= {each.run.pk: self.foreseen(each) for each in known}
+        doubtful = [each for each in found.values() if each.decision and each.decision.reason in BY_ABSENCE]
         if doubtful and self.asks:
             answer = self.ask([each.run.task_id for each in doubtful if each.run.task_id])
-            found |= {each.run.pk: self.with_answer(each, answer) for each in doubtful}
+            doubts = self.doubts_of(answer)
+            found |= {each.run.pk: self.with_answer(each, answer, doubts) for each in doubtful}
         return [found[run.pk] for run in runs]
 
     def may_be_lost(self, run: RunFacts) -> bool:
@@ -179,27 +185,38 @@ class Sources:
         age = run.age(self.now)
         return bool(run.task_id) and age is not None and age > PUBLISH_SECONDS
 
-    def needs_second_opinion(self, found: Found) -> bool:
-        """True when the verdict would rest on the task's absence."""
+    def foreseen(self, found: Found) -> Found:
+        """Return it with the decision that would follow, where that may rest on the task's absence."""
+        if not found.evidence.absent:
+            return found
         try:
-            return decide(*found, self.policy, self.now).reason in BY_ABSENCE
+            return found._replace(decision=decide(found.run, found.evidence, self.policy, self.now))
         except Exception:  # judged again, and told, where it stops no other run
-            return False
+            return found
 
     def of_running(self, run: RunFacts) -> Found:
         """Return the evidence on a run that has started."""
-        claimant = self.crowd.by_name.get(run.worker)
-        known = self.of_workers(run)
-        if claimant is not None:
-            known["claimant"] = Vital.ALIVE if claimant.alive else Vital.DEAD
-            known["claimant_seen_at"], known["claimant_listed_at"] = claimant.seen_at, claimant.listed_at
-            run = replace(run, skew=claimant.skew) if claimant.skew != run.skew else run
-        # Also of one that is still there: its tasks are cut off before it has ended.
-        last = claimant or self.crowd.by_name.get(known["last_holder"])
-        known["announced"] = last is not None and last.draining
-        if self.adapter.retries_in_place and run.task_id and not known["holder"]:
-            known["returns"] = run.task_id in self.look[0].waiting
-        return Found(run, Evidence(**known))
+        # Looked at first, as a message travels.
+        waiting = self.look[0].waiting if self.adapter.retries_in_place else ()
+        crowd, task_id = self.crowd, run.task_id or ""
+        claimant = crowd.by_name.get(run.worker)
+        holder, dead = crowd.holder.get(task_id), crowd.last_holder.get(task_id)
+        if claimant is not None and claimant.skew != run.skew:
+            run = replace(run, skew=claimant.skew)
+        returns = bool(task_id) and holder is None and task_id in waiting
+        # Of the thousands that one worker held when it died, all is the same.
+        names = holder.name if holder else "", dead.name if dead else ""
+        alike = (run.worker, bool(task_id), *names, began(holder, task_id) if holder else None, returns)
+        if alike not in crowd.alike:
+            known = self.of_workers(run)
+            if claimant is not None:
+                known["claimant"] = Vital.ALIVE if claimant.alive else Vital.DEAD
+                known["claimant_seen_at"], known["claimant_listed_at"] = claimant.seen_at, claimant.listed_at
+            # Also of one that is still there: its tasks are cut off before it has ended.
+            last = claimant or crowd.by_name.get(known["last_holder"])
+            known["announced"] = last is not None and last.draining
+            crowd.alike[alike] = Evidence(**known, returns=returns)
+        return Found(run, crowd.alike[alike])
 
     def of_queued(self, runs: Sequence[RunFacts]) -> list[Found]:
         """Return the evidence on runs that wait."""
@@ -263,15 +280,15 @@ class Sources:
             "doubts": (*crowd.doubts, silence) if silence else crowd.doubts,
         }
 
-    def with_answer(self, found: Found, answer: Inquiry) -> Found:
+    def with_answer(self, found: Found, answer: Inquiry, doubts: Sequence[str]) -> Found:
         """Return the evidence with the workers' own answer: one says that it has the task, or something is doubtful."""
-        run, evidence = found
+        run, evidence, _ = found
         node = answer.holding.get(run.task_id or "", "")
-        doubts = self.doubts_of(answer)
         if run.phase is Phase.QUEUED and self.look[0].consumers.get(self.queue) is not None:
             # RabbitMQ does not show what it has delivered, and a worker too busy to answer may not have read it.
             silent = self.crowd.consumers(self.queue) - answer.answered
-            doubts += [f"{node} did not answer, and may have been sent the message" for node in sorted(silent)]
+            unread = (f"{node} did not answer, and may have been sent the message" for node in sorted(silent))
+            doubts = [*doubts, *unread]
         if not node and not doubts:
             return found
         return Found(

@@ -1,7 +1,7 @@
 """What is known of a run: the facts of its row, what was done to it before, and the evidence on its task. Pure data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -37,6 +37,9 @@ class History:
     unpublished_at: datetime | None = None
 
 
+NO_HISTORY = History()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFacts:
     """One row as it was read. Every fact may be missing; datetimes are aware."""
@@ -53,7 +56,7 @@ class RunFacts:
     progress_at: datetime | None = None
     parent: str | None = None
     parent_ended: bool = False
-    history: History = field(default_factory=History)
+    history: History = NO_HISTORY
     # A person wants it to be left alone.
     exempt: bool = False
     # What is to be added to the worker's stamps (start, progress) to have the database's time.

@@ -1,21 +1,22 @@
 """The ledger: what was done to a run before, and what of it the broker has not taken yet."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import cache
-from itertools import chain
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from django.db import connections
-from django.db.models import F, QuerySet
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F, Field, JSONField, QuerySet
 
 from reaper.adapters import Change, RunAdapter
 from reaper.decisions import Action, Reason
+from reaper.expressions import OneOf
 from reaper.facts import Evidence, History, Phase, RunFacts, unattended
 from reaper.models import Reaping, RefusedWrite, Sweep
 
@@ -47,7 +48,8 @@ class Doomed(NamedTuple):
 
 def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts]:
     """Return the runs with what the ledger says of each: one query."""
-    rows: QuerySet = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, run_id__in=[run.pk for run in runs])
+    mine: QuerySet = Reaping.objects.using(adapter.using).filter(kind=adapter.kind)
+    rows = mine.filter(OneOf("run_id", [run.pk for run in runs]))
     fields = ("run_id", "at", "action", "phase", "interrupted", "actor", "new_task_id", "published_at")
     past: dict[str, History] = {}
     for row in rows.order_by("id").values(*fields):
@@ -77,27 +79,44 @@ def fold(history: History, row: dict[str, Any]) -> History:
 def record(adapter: RunAdapter, changes: Sequence[Change], now: datetime, sweep: Sweep, actor: str) -> None:
     """Write one row per change, in the caller's transaction."""
     connection = connections[adapter.using]
-    at, quote = connection.ops.adapt_datetimefield_value(now), connection.ops.quote_name
-    known = {field.name: field for field in Reaping._meta.concrete_fields}
-    fields = [known[name] for name in ROW]
-    columns = ", ".join(quote(str(field.column)) for field in fields)
-    step = connection.ops.bulk_batch_size(fields, changes)
+    same = (sweep.pk, connection.ops.adapt_datetimefield_value(now), adapter.kind, actor)
     # Of the runs that a worker held when it died, it is the same.
-    evidence = cache(lambda found: json.dumps(kept(found)))
+    evidence = cache(lambda found: in_json(found))
+    rows = [(*same, *row_of(each, now), evidence(each.evidence)) for each in changes]
+    step = connection.ops.bulk_batch_size(ROW, rows)
     # Not by bulk_create(), which takes longer for a row than all else that is done for its run.
     with connection.cursor() as cursor:
-        for start in range(0, len(changes), step):
-            some, same = changes[start : start + step], (sweep.pk, at, adapter.kind, actor)
-            rows = [(*same, *row_of(each, now), evidence(each.evidence)) for each in some]
-            places = ", ".join([f"({', '.join(['%s'] * len(fields))})"] * len(rows))
-            sql = f"INSERT INTO {quote(Reaping._meta.db_table)} ({columns}) VALUES {places}"  # noqa: S608
-            cursor.execute(sql, list(chain.from_iterable(rows)))
+        for start in range(0, len(rows), step):
+            cursor.execute(*insertion(connection, rows[start : start + step]))
+
+
+def insertion(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> tuple[str, list[Any]]:
+    """Return the statement that adds these rows of the ledger, and its parameters.
+
+    What all of them have in common stands in it once: to read a value for every row takes longer than to add the row.
+    """
+    quote, table = connection.ops.quote_name, Reaping._meta
+    fields = [cast("Field", table.get_field(name)) for name in ROW]
+    own = [at for at, values in enumerate(zip(*rows, strict=True)) if ROW[at] == "run_id" or len(set(values)) > 1]
+    # PostgreSQL takes no text for JSON, unless it stands there by itself.
+    is_json = "CAST({} AS jsonb)" if connection.vendor == "postgresql" else "{}"
+    taken = [is_json if isinstance(field, JSONField) else "{}" for field in fields]
+    values = [taken[at].format(f"v{at}") if at in own else "%s" for at in range(len(ROW))]
+    first = ", ".join(f"%s AS v{at}" for at in own)
+    others = f" UNION ALL SELECT {', '.join(['%s'] * len(own))}" * (len(rows) - 1)
+    columns = ", ".join(quote(str(field.column)) for field in fields)
+    sql = (
+        f"INSERT INTO {quote(table.db_table)} ({columns}) "  # noqa: S608
+        f"SELECT {', '.join(values)} FROM (SELECT {first}{others}) its_own"
+    )
+    common = [value for at, value in enumerate(rows[0]) if at not in own]
+    return sql, [*common, *(row[at] for row in rows for at in own)]
 
 
 def row_of(change: Change, now: datetime) -> tuple[Any, ...]:
     """Return what a row says of its change alone, without the evidence, in the order of ROW."""
     run, (action, reason, *rest) = change.run, change.decision
-    words = (run.task_id or "", change.new_task_id, change.message, json.dumps(kept(run)))
+    words = (run.task_id or "", change.new_task_id, change.message, in_json(run))
     alone = unattended(run, change.evidence, now)
     seconds = None if alone is None else alone.total_seconds()
     return (run.pk, str(run.phase), str(action), str(reason), *rest, *words, seconds)
@@ -111,16 +130,23 @@ def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:
 
 def kept(known: RunFacts | Evidence) -> dict[str, Any]:
     """Return what of it is not as it would be by default: half the size, and read back the same."""
-    defaults = DEFAULTS[type(known)]
-    return {name: plain(value) for name, default in defaults if (value := getattr(known, name)) != default}
+    return {name: plain(value) for name, value in told(known)}
 
 
-def defaults_of(cls: type) -> list[tuple[str, Any]]:
-    """Return the fields of a dataclass, each with its default."""
-    return [(each.name, History() if each.name == "history" else each.default) for each in dataclass_fields(cls)]
+def in_json(known: RunFacts | Evidence) -> str:
+    """Return as JSON what is kept of it."""
+    return ENCODER.encode(dict(told(known)))
 
 
-DEFAULTS = {cls: defaults_of(cls) for cls in (RunFacts, Evidence)}
+def told(known: RunFacts | Evidence) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values that are not the defaults."""
+    for name, default in DEFAULTS[type(known)]:
+        value = getattr(known, name)
+        if value is not default and value != default:
+            yield name, value
+
+
+DEFAULTS = {cls: [(each.name, each.default) for each in dataclass_fields(cls)] for cls in (RunFacts, Evidence)}
 
 
 def facts_of(kept: Any) -> RunFacts:
@@ -177,6 +203,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(each) for each in value]
     return as_json(value) if isinstance(value, History) else str(value)
+
+
+# One for all: json.dumps() would make one for every row.
+ENCODER = json.JSONEncoder(default=plain)
 
 
 def reaped_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) -> list[Reaping]:

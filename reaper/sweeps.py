@@ -21,7 +21,7 @@ from reaper import brake, clock, ledger, policies, switches
 from reaper.adapters import Change, RunAdapter
 from reaper.broker import Broker
 from reaper.decisions import Action, Decision, Mode, Policy, Reason, decide, leave
-from reaper.evidence import Sources, remember
+from reaper.evidence import Found, Sources, remember
 from reaper.facts import NOTHING, Evidence, Phase, RunFacts
 from reaper.models import Observation, Reaping, Sweep
 from reaper.outbox import Outbox
@@ -30,8 +30,8 @@ from reaper.words import describe, one_line
 
 logger = logging.getLogger(__name__)
 
-# Rows per transaction: a worker's write to one of them waits for some 10 ms (docs/BENCHMARKS.md).
-BATCH = 200
+# Rows per transaction: a worker's write to one of them waits for some 20 ms (docs/BENCHMARKS.md). More gains little.
+BATCH = 500
 # PostgreSQL waits for a lock, and for a statement of a batch, no longer than this.
 LOCK_TIMEOUT, STATEMENT_TIMEOUT = "250ms", "5s"
 # After so many refusals of the database (timeouts, lost connections) the rest waits for the next sweep: at 5 s each, a
@@ -71,14 +71,14 @@ def judge_all(page: Sequence[RunFacts], sources: Sources) -> list[Verdict]:
     runs = ledger.with_history(sources.adapter, page)
     if exempted := switches.exempted(sources.adapter, [run.pk for run in runs], sources.now):
         runs = [replace(run, exempt=run.pk in exempted) for run in runs]
-    found = sources.gather(runs)
-    return [judge(*each, sources.policy, sources.now) for each in found]
+    return [judge(each, sources.policy, sources.now) for each in sources.gather(runs)]
 
 
-def judge(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> Verdict:
+def judge(found: Found, policy: Policy, now: datetime) -> Verdict:
     """Return the verdict on one run. One that the rules cannot judge is left alone, and does not stop the others."""
+    run, evidence, decision = found
     try:
-        return Verdict(run, decide(run, evidence, policy, now), evidence)
+        return Verdict(run, decision or decide(run, evidence, policy, now), evidence)
     except Exception:
         logger.exception("%s:%s could not be judged", run.kind, one_line(run.pk))
         return Verdict(run, leave(Reason.UNJUDGED), evidence)

@@ -10,6 +10,7 @@ from django.db import connections, transaction
 from reaper import conf
 from reaper.adapters import RunAdapter
 from reaper.decisions import Mode
+from reaper.expressions import OneOf
 from reaper.models import Exemption, Switch
 from reaper.words import one_line
 
@@ -64,7 +65,7 @@ def switch(adapter: RunAdapter, by: str, now: datetime, **changes: Any) -> Switc
 
 def exempted(adapter: RunAdapter, pks: Sequence[str], now: datetime) -> set[str]:
     """Return those of the runs that are to be left alone now."""
-    rows = Exemption.objects.using(adapter.using).filter(kind=adapter.kind, run_id__in=pks)
+    rows = Exemption.objects.using(adapter.using).filter(OneOf("run_id", pks), kind=adapter.kind)
     return {row.run_id for row in rows if row.until is None or now < row.until}
 
 

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from time import monotonic
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -95,6 +96,24 @@ def test_the_reports_are_read_once_for_all_pages_of_running_runs(answers, django
             for _ in range(2):
                 sources.gather(runs)
     assert answers.asked == []
+
+
+def test_many_runs_at_once_have_each_its_own_evidence(answers):
+    """What is alike is gathered once: nothing that is of one run only may get into another's."""
+    report("celery@gone/abc", silent=MINUTE, held=[copy := str(uuid4())])
+    others = [running_job(MINUTE, worker="celery@w2/abc") for _ in range(2)]
+    executing(others[0], name="celery@w2/abc", since=2 * MINUTE, held=[others[1].task_id])
+    rows = [
+        *(orphan(), orphan(), held_job(MINUTE), *others, running_job(MINUTE, worker="")),
+        *(running_job(MINUTE, worker="celery@unheard/abc") for _ in range(2)),
+        *(running_job(MINUTE, worker="", task_id=each) for each in ("", copy)),
+        queued_job(MINUTE),
+    ]
+    alone = [gather(row)[0] for row in rows]
+    assert gather(*rows) == alone
+    assert gather(*reversed(rows)) == alone[::-1]
+    # The same is known of the three whose claimant is not heard of.
+    assert len(set(alone)) == len(rows) - 2
 
 
 def test_the_workers_are_asked_only_before_a_verdict_by_absence_and_for_all_runs_at_once(answers):

@@ -16,7 +16,7 @@ from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper import conf, ledger, sweeps
 from reaper.adapters import Change
 from reaper.decisions import Action, Decision, Reason, decide
-from reaper.facts import NOTHING, Evidence, History, Phase, RunFacts
+from reaper.facts import NOTHING, Evidence, History, Phase, RunFacts, Vital
 from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.workers import SILENCE
 from tests.reaper.test_decisions import DEAD, POLICIES, REPEATS, always, evidences, queued, running
@@ -152,6 +152,7 @@ def test_what_a_row_keeps_is_enough_to_decide_again(run, evidence, policy):
     for form in (ledger.as_json, ledger.kept):
         facts, found = (json.loads(json.dumps(form(each))) for each in (run, evidence))
         again = (ledger.facts_of(facts), ledger.evidence_of(found))
+        assert [json.loads(ledger.in_json(each)) for each in (run, evidence)] == [*map(ledger.kept, (run, evidence))]
         assert again == (run, evidence)
         assert decide(*again, policy, NOW) == decide(run, evidence, policy, NOW)
 
@@ -178,6 +179,40 @@ def test_each_part_of_a_decision_is_in_its_own_column():
     ledger.record(ADAPTER, [Change(RUN, each, "") for each in decisions], NOW, sweep, "")
     kept = Reaping.objects.order_by("id").values_list("terminate", "exhausted", "interrupted")
     assert list(kept) == flags
+
+
+def test_every_row_of_a_batch_keeps_its_own():
+    """What differs and what is the same for all is written in different ways."""
+    sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
+    fail, requeue = Decision(Action.FAIL, Reason.STALLED, terminate=True), Decision(Action.REQUEUE, Reason.LOST)
+    dead = Evidence(claimant=Vital.DEAD, doubts=('it\'s 100 %s \\ "doubtful"',))
+    changes = [
+        Change(replace(RUN, pk="1", queued_at=None), requeue, "100 %s", "t2"),
+        Change(replace(RUN, pk="2", phase=Phase.RUNNING, task_id=None), fail, "it's\n\\x", "", dead),
+        Change(replace(RUN, pk="3", task_id="", worker='"w"'), fail, "", "", dead),
+    ]
+    ledger.record(ADAPTER, changes, NOW + SECOND, sweep, "ada")
+    kept = Reaping.objects.order_by("id")
+    assert [(row.run_id, row.phase, row.action, row.terminate) for row in kept] == [
+        ("1", "queued", "requeue", False),
+        ("2", "running", "fail", True),
+        ("3", "queued", "fail", True),
+    ]
+    assert [(row.task_id, row.new_task_id, row.message) for row in kept] == [
+        ("t1", "t2", "100 %s"),
+        ("", "", "it's\n\\x"),
+        ("", "", ""),
+    ]
+    assert [row.unattended_s for row in kept] == [None, 1.0, 1.0]
+    assert [ledger.facts_of(row.facts) for row in kept] == [change.run for change in changes]
+    assert [ledger.evidence_of(row.evidence) for row in kept] == [change.evidence for change in changes]
+    assert {(row.sweep, row.at, row.kind, row.actor) for row in kept} == {(sweep, NOW + SECOND, "crawl_job", "ada")}
+
+
+def test_rows_that_say_the_same_are_as_many_as_they_are():
+    sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
+    ledger.record(ADAPTER, [Change(RUN, Decision(Action.REQUEUE, Reason.LOST), "")] * 3, NOW, sweep, "")
+    assert list(Reaping.objects.values_list("run_id", "action")) == [("7", "requeue")] * 3
 
 
 def test_a_batch_of_any_size_is_written():
