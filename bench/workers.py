@@ -29,19 +29,20 @@ HOT = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 
 def interference(
     dsn: str, rows: int, how: str = "", *, p99: float | None = None, longest: float | None = None
 ) -> Iterator[Figure]:
-    """Yield how long another process' writes to the same rows take while all of them are reaped."""
+    """Yield how long another process' writes to the same rows take while all of them are reaped, and to other rows."""
     tables.stick(rows)
     with writer(dsn) as ended:
         assert sweep_until_done()
-        took = sorted(ended())
+        took, others = map(sorted, ended())
     name = f"a worker's write while {rows:,} are reaped{', ' * bool(how)}{how}"
     yield Figure(f"{name}, median", took[len(took) // 2], "ms")
     yield Figure(f"{name}, p99", took[int(len(took) * 0.99)], "ms", p99)
     yield Figure(f"{name}, longest", took[-1], "ms", longest)
+    yield Figure(f"{name}, longest to a run that is not", others[-1], "ms")
 
 
 @contextmanager
-def writer(dsn: str) -> Iterator[Callable[[], list[float]]]:
+def writer(dsn: str) -> Iterator[Callable[[], tuple[list[float], list[float]]]]:
     """Have another process write; the function that is yielded ends it and returns the milliseconds of its writes."""
     words = [sys.executable, "-m", "bench.writer", dsn]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -1,6 +1,7 @@
-"""Run as a process of its own: a worker that goes on writing to the runs that are reaped meanwhile.
+"""Run as a process of its own: a worker that goes on writing to the runs that are reaped meanwhile, and to others.
 
-In a thread of the reaper's own process it would wait for Python's lock, and not for the database's.
+In a thread of the reaper's own process it would wait for Python's lock, and not for the database's. What a write to a
+run that nobody reaps takes is what the server and its disk take beside the sweep, without any lock.
 """
 
 import json
@@ -15,22 +16,28 @@ import psycopg2
 BETWEEN = 0.005
 # Whether the run is still running or just not any more: the write is the same.
 WRITE = "UPDATE crawl_jobs SET heartbeat_at = now() WHERE id = %s AND status = 'running'"
+OTHER = "UPDATE crawl_jobs SET heartbeat_at = now() WHERE id = %s AND status = 'completed'"
+REAPED = "SELECT id FROM crawl_jobs WHERE status = 'running'"
+LEFT = "SELECT id FROM crawl_jobs WHERE source_id IS NOT NULL AND status = 'completed' ORDER BY id DESC LIMIT %s"
 
 
-def main(dsn: str) -> list[float]:
-    """Write until the input ends; return the milliseconds of every write."""
+def main(dsn: str) -> tuple[list[float], list[float]]:
+    """Write until the input ends; return the milliseconds of every write to the reaped runs, and to the others."""
     connection = psycopg2.connect(dsn)
     connection.autocommit = True
-    took = []
+    took: tuple[list[float], list[float]] = ([], [])
     with connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM crawl_jobs WHERE status = 'running'")
-        pks = [pk for (pk,) in cursor.fetchall()]
+        cursor.execute(REAPED)
+        reaped = [pk for (pk,) in cursor.fetchall()]
+        cursor.execute(LEFT, [len(reaped)])
+        left = [pk for (pk,) in cursor.fetchall()]
         print("ready", flush=True)
         while not select.select([sys.stdin], [], [], BETWEEN)[0]:
-            pk = random.choice(pks)
-            begin = time.perf_counter()
-            cursor.execute(WRITE, [pk])
-            took.append((time.perf_counter() - begin) * 1000)
+            for sql, pks, milliseconds in ((WRITE, reaped, took[0]), (OTHER, left, took[1])):
+                pk = random.choice(pks)
+                begin = time.perf_counter()
+                cursor.execute(sql, [pk])
+                milliseconds.append((time.perf_counter() - begin) * 1000)
     connection.close()
     return took
 

@@ -238,7 +238,7 @@ def tasks_of(adapter: RunAdapter, sweep: Sweep) -> list[Doomed]:
 def confirm(adapter: RunAdapter, task_ids: Mapping[str, str], now: datetime) -> None:
     """Confirm that the broker has taken these dispatches, by run; perhaps those of an earlier sweep."""
     mine = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, published_at=None)
-    mine.filter(run_id__in=list(task_ids), new_task_id__in=list(task_ids.values())).update(published_at=now)
+    mine.filter(OneOf("run_id", task_ids), OneOf("new_task_id", task_ids.values())).update(published_at=now)
 
 
 def finalized(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, actor: str) -> None:

@@ -6,7 +6,7 @@ from django.db import connection, migrations, models
 from django.db.migrations.state import ProjectState
 
 from apps.sources.models import Source
-from apps.sources.operations import AddIndexOnline, SetStatistics
+from apps.sources.operations import AddIndexOnline, FillTo, SetStatistics
 from tests.worlds import COMMITTED
 
 pytestmark = [COMMITTED]
@@ -14,6 +14,8 @@ pytestmark = [COMMITTED]
 INDEX = models.Index(fields=["name"], name="sources_by_name")
 STATE = "SELECT indisvalid, indisunique FROM pg_index WHERE indexrelid = to_regclass('sources_by_name')"
 TARGET = "SELECT attstattarget FROM pg_attribute WHERE attrelid = 'crawl_jobs'::regclass AND attname = %s"
+
+OPTIONS = "SELECT reloptions FROM pg_class WHERE oid = %s::regclass"
 
 
 def asked(sql, *values):
@@ -76,7 +78,19 @@ def test_the_statistics_of_the_status_are_those_of_a_rare_value(migrate):
     assert asked(TARGET, "worker") == before
 
 
-@pytest.mark.parametrize("operation", [AddIndexOnline("source", INDEX), SetStatistics("sources", "status", 10)])
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="the others have no such option")
+def test_pages_keep_room_for_the_next_versions_of_their_rows(migrate):
+    for table in ("crawl_jobs", "crawl_job_source_results"):
+        assert asked(OPTIONS, table) == (["fillfactor=80"],)
+    migrate(FillTo("sources", 90))
+    assert asked(OPTIONS, "sources") == (["fillfactor=90"],)
+    migrate(FillTo("sources", 90), back=True)
+    assert asked(OPTIONS, "sources") == (None,)
+
+
+@pytest.mark.parametrize(
+    "operation", [AddIndexOnline("source", INDEX), SetStatistics("sources", "status", 10), FillTo("sources", 90)]
+)
 def test_an_operation_can_be_written_into_a_migration(operation):
     name, args, kwargs = operation.deconstruct()
     again = globals()[name](*args, **kwargs)
