@@ -116,6 +116,15 @@ def test_many_runs_at_once_have_each_its_own_evidence(answers):
     assert len(set(alone)) == len(rows) - 2
 
 
+def test_of_runs_that_are_alike_only_the_one_whose_retry_waits_returns(monkeypatch, answers):
+    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "retries_in_place", True)
+    # The last report of their worker names only the last one.
+    waits, gone, _ = orphan(), orphan(), orphan()
+    look_finds(monkeypatch, waiting={waits.task_id}, depth={"crawl": 1})
+    for rows in ([waits, gone], [gone, waits]):
+        assert [each.returns for each in gather(*rows)] == [row is waits for row in rows]
+
+
 def test_the_workers_are_asked_only_before_a_verdict_by_absence_and_for_all_runs_at_once(answers):
     gone, timed_out, young, held = orphan(), running_job(2 * HOUR), running_job(4 * SECOND), held_job(MINUTE)
     report("celery@draining/abc", draining=True, queues=[])
