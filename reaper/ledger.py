@@ -81,7 +81,7 @@ def record(adapter: RunAdapter, changes: Sequence[Change], now: datetime, sweep:
     connection = connections[adapter.using]
     same = (sweep.pk, connection.ops.adapt_datetimefield_value(now), adapter.kind, actor)
     # Of the runs that a worker held when it died, it is the same.
-    evidence = cache(lambda found: in_json(found))
+    evidence = cache(in_json)
     rows = [(*same, *row_of(each, now), evidence(each.evidence)) for each in changes]
     step = connection.ops.bulk_batch_size(ROW, rows)
     # Not by bulk_create(), which takes longer for a row than all else that is done for its run.
