@@ -254,7 +254,8 @@ def test_with_100000_reapings_it_is_there_within_300_ms_and_asks_30_questions(ad
         batch_size=5000,
     )  # fmt: skip
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
+        # Only this table: the server's shared ones are locked by whoever analyzes them.
+        cursor.execute("ANALYZE reaper_reaping")
     times = []
     with freeze_time(NOW):
         for _ in range(20):
