@@ -18,6 +18,8 @@ PRODUCTION := DEBUG=0 SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secr
 
 # What a shell happens to export must not decide what is run.
 unexport VIRTUAL_ENV DJANGO_SETTINGS_MODULE PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
+# Hundreds of processes are started, and nothing is installed compiled: each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup live demo latency bench up test faults soak mutants audit check format lock clean
