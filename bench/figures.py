@@ -77,11 +77,11 @@ def idle(profile: Profile) -> Iterator[Figure]:
 def reaping(profile: Profile) -> Iterator[Figure]:
     """Yield what acting on orphans costs; return the seconds of failing and of requeuing the few."""
     few, many, bar = profile.stuck, profile.many, profile.bar
-    bare, took = measures.bare_update(few), measures.reap(few)
+    took, bare = measures.reap_and_update(few)
     yield Figure(f"one UPDATE of {few:,} rows", bare, "s")
     yield Figure(f"fail {few:,} orphans, with evidence and ledger", took, "s")
     yield Figure(f"fail {few:,}, against one UPDATE", took / bare, "times", bar(3.5))
-    bare_many, took_many = measures.bare_update(many), measures.reap(many)
+    took_many, bare_many = measures.reap_and_update(many)
     yield Figure(f"fail {many:,}, against one UPDATE", took_many / bare_many, "times", bar(5))
     yield Figure(f"fail {many:,}, seconds per 10,000", took_many / many * 10_000, "s")
     for rows, seconds in [(rows, measures.reap(rows)) for rows in (100, 1_000)] + [(few, took), (many, took_many)]:
