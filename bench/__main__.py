@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
 def await_witness(stack: Stack) -> None:
     """Wait until the idle worker has been reporting for long enough to tell that another one is dead."""
     from reaper.models import WorkerReport
-    from reaper.workers import SILENCE
+    from reaper.workers.registry import SILENCE
 
     end = time.monotonic() + 120
     while not any(report.seen_at - report.since > SILENCE for report in WorkerReport.objects.all()):

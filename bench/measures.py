@@ -13,11 +13,12 @@ from django.utils import timezone
 
 from apps.sources.models import CrawlJob
 from bench import tables
-from reaper import conf, sweeps
 from reaper.adapters import Message
-from reaper.broker import Broker
-from reaper.facts import Phase
+from reaper.broker.connection import Broker
+from reaper.conf import settings as conf
+from reaper.core.facts import Phase
 from reaper.models import Sweep
+from reaper.sweeps import sweep as sweeps
 
 TIMES = 3
 

@@ -8,7 +8,9 @@ from datetime import timedelta
 from django.db import connection
 
 from apps.sources.models import CrawlJob, Source
-from reaper import clock, conf, switches
+from reaper.conf import clock
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
 from reaper.models import FirstLook, Reaping, RefusedWrite, Sweep, WorkerReport
 
 DEAD = "celery@dead/abc"

@@ -14,9 +14,10 @@ from demo.stack import Stack
 from demo.terminal import Terminal
 from demo.trouble import Trouble
 from demo.watch import Watch
-from reaper import by_hand, conf
-from reaper.decisions import Action, Reason
+from reaper.conf import settings as conf
+from reaper.core.decisions import Action, Reason
 from reaper.models import Reaping
+from reaper.sweeps import manual as by_hand
 
 QUICK = [Site("daily-news", 6), Site("tech-blog", 4), Site("recipes", 8), Site("weather", 3), Site("bookshop", 5)]
 SLOW = [Site("old-archive", 14, 0.5), Site("museum", 10, 0.6)]

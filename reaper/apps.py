@@ -15,8 +15,8 @@ class ReaperConfig(AppConfig):
 
     def ready(self) -> None:
         """Bind the system checks, also to the start of workers and Beat, the workers' reports, and the schedules."""
-        from reaper import reporter
         from reaper.checks import check_reaper, stop_when_broken
+        from reaper.workers import heartbeat as reporter
 
         register(check_reaper, "reaper")
         worker_init.connect(stop_when_broken)

@@ -13,9 +13,9 @@ from celery import Task, current_app
 from django.apps import apps
 from django.core import checks
 
-from reaper import conf
 from reaper.adapters import RunAdapter
-from reaper.decisions import Policy
+from reaper.conf import settings as conf
+from reaper.core.decisions import Policy
 
 # Celery runs all system checks whenever it imports the task modules, which one of them asks it to do.
 importing: ContextVar[bool] = ContextVar("importing", default=False)

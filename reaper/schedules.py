@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from django.db import connections, models, router, transaction
 from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
 
-from reaper.conf import QUEUE
+from reaper.conf.settings import QUEUE
 from reaper.models import Sweep
 from reaper.tasks import EVERY
 

@@ -9,10 +9,15 @@ from celery import shared_task
 from django.db import router
 from django.db.models import QuerySet
 
-from reaper import alerts, clock, conf, sweeps, totals, workers
 from reaper.adapters import RunAdapter
-from reaper.facts import Phase
+from reaper.conf import clock
+from reaper.conf import settings as conf
+from reaper.core.facts import Phase
+from reaper.ledger import totals
 from reaper.models import Alert, Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.monitoring import alerts
+from reaper.sweeps import sweep as sweeps
+from reaper.workers import registry as workers
 
 logger = logging.getLogger(__name__)
 

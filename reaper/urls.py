@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from reaper import views
+from reaper.monitoring import views
 
 app_name = "reaper"
 urlpatterns = [

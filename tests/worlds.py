@@ -8,9 +8,9 @@ import pytest
 from django.db import connections
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
-from reaper import conf
-from reaper.health import phases
+from reaper.conf import settings as conf
 from reaper.models import FirstLook, Sweep, WorkerReport
+from reaper.monitoring.health import phases
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -12,10 +12,14 @@ from django.dispatch import receiver
 from apps.sources import runs, tasks
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.outcomes import ENDED
-from reaper import clock, conf, ledger, reporter, rows
 from reaper.adapters import Message, ModelRunAdapter
-from reaper.admin.pages import RunPages as RunPages
-from reaper.facts import RunFacts
+from reaper.admin.run_views import RunPages as RunPages
+from reaper.conf import clock
+from reaper.conf import settings as conf
+from reaper.core.facts import RunFacts
+from reaper.db import pagination as rows
+from reaper.ledger import records as ledger
+from reaper.workers import heartbeat as reporter
 
 # A run names the worker whose reports vouch for it.
 tasks.identify = reporter.identity

@@ -1,5 +1,5 @@
 """The admin: the overview, the records, which can be read and not changed, and what people order."""
 
-from reaper.admin import orders, records
+from reaper.admin import controls, history
 
-__all__ = ["orders", "records"]
+__all__ = ["controls", "history"]

@@ -8,9 +8,10 @@ from django import template
 from django.apps import apps
 from django.utils import timezone
 
-from reaper import charts, overview
-from reaper.decisions import Reason
-from reaper.words import duration, one_line
+from reaper.core.decisions import Reason
+from reaper.core.explain import duration, one_line
+from reaper.reports import charts
+from reaper.reports import dashboard as overview
 
 register = template.Library()
 

@@ -8,9 +8,12 @@ from django.utils import timezone
 from playwright.sync_api import expect
 
 from apps.sources.models import CrawlJob
-from reaper import conf, policies, sweeps, switches
-from reaper.decisions import Mode, Phase
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.controls import overrides as policies
+from reaper.core.decisions import Mode, Phase
 from reaper.models import Reaping, Switch
+from reaper.sweeps import sweep as sweeps
 from tests.browser.conftest import log_in, opened, picture, serious
 from tests.worlds import HOUR, MINUTE, SECOND, fresh, report, source
 

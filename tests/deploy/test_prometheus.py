@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from reaper import metrics
+from reaper.monitoring import metrics
 from tests.processes import ROOT
 from tests.reaper.test_totals import reaping, refusal
 from tests.stock import broker, limits, redis_server

@@ -9,9 +9,10 @@ STEPS = ("judged", "recorded", "written", "committed", "revoked", "published", "
 
 def interrupt(step, how):
     """Have the first arrival at a step be the last thing that this process does, or does for now."""
-    from reaper import ledger, sweeps
     from reaper.adapters import ModelRunAdapter
-    from reaper.outbox import Outbox
+    from reaper.ledger import records as ledger
+    from reaper.sweeps import sweep as sweeps
+    from reaper.sweeps.outbox import Outbox
 
     owner, name, is_before = {
         "judged": (sweeps.Sweeping, "attempt", True),
@@ -41,8 +42,9 @@ def main(step="", how="kill"):
     import django
 
     django.setup()
-    from reaper import conf, sweeps
-    from reaper.facts import Phase
+    from reaper.conf import settings as conf
+    from reaper.core.facts import Phase
+    from reaper.sweeps import sweep as sweeps
 
     if step:
         interrupt(step, how)

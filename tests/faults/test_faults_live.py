@@ -357,7 +357,8 @@ def test_a_broker_that_lost_everything_in_mid_sweep_is_sent_it_again(world):
 
 @pytest.mark.fault("the kind is switched off in the middle of a sweep")
 def test_a_kind_that_is_switched_off_in_mid_sweep_is_left_alone(world):
-    from reaper import conf, switches
+    from reaper.conf import settings as conf
+    from reaper.controls import modes as switches
 
     process = world.halted("judged")
     adapter = conf.adapters()["crawl_job"]
@@ -372,7 +373,8 @@ def test_a_kind_that_is_switched_off_in_mid_sweep_is_left_alone(world):
 
 @pytest.mark.fault("the thresholds are edited in the middle of a sweep")
 def test_thresholds_that_are_edited_in_mid_sweep_count_from_the_next_one_on(world):
-    from reaper import conf, policies
+    from reaper.conf import settings as conf
+    from reaper.controls import overrides as policies
 
     process = world.halted("judged")
     for adapter in conf.adapters().values():

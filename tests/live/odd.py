@@ -12,7 +12,7 @@ from celery.worker import request
 from django.utils import timezone
 
 from apps.sources import crawler, tasks
-from reaper import reporter
+from reaper.workers import heartbeat as reporter
 
 HOUR = timedelta(hours=1)
 # What a host's clock drifts by in some weeks without a time server.

@@ -17,9 +17,10 @@ import psutil
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from demo.watch import Watch
-from reaper import conf, sweeps
-from reaper.facts import Phase
+from reaper.conf import settings as conf
+from reaper.core.facts import Phase
 from reaper.models import Reaping, Sweep, WorkerReport
+from reaper.sweeps import sweep as sweeps
 from tests import processes
 from tests.processes import PATIENCE, wait_until
 

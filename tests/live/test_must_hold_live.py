@@ -13,11 +13,14 @@ from kombu import Connection
 from apps.sources import runs
 from apps.sources.models import CrawlJob, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import clock, conf, sweeps, tasks
-from reaper.facts import Phase
+from reaper import tasks
+from reaper.conf import clock
+from reaper.conf import settings as conf
+from reaper.core.facts import Phase
 from reaper.models import Reaping, WorkerReport
-from reaper.reporter import DEADLINE
 from reaper.signals import alerted
+from reaper.sweeps import sweep as sweeps
+from reaper.workers.heartbeat import DEADLINE
 from tests import processes, rabbit
 from tests.live.odd import DRIFT
 from tests.live.stage import stage_at

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from reaper import clock
-from reaper.decisions import Reason
+from reaper.conf import clock
+from reaper.core.decisions import Reason
 from reaper.models import Reaping, Sweep
-from reaper.workers import census
+from reaper.workers.registry import census
 from tests import processes
 from tests.faults.proxy import Proxy
 from tests.live.stage import stage_at

@@ -5,9 +5,9 @@ import signal
 import pytest
 from django.db import connection
 
-from reaper import clock
+from reaper.conf import clock
 from reaper.models import WorkerReport
-from reaper.workers import SILENCE, census
+from reaper.workers.registry import SILENCE, census
 from tests import processes
 from tests.live import pooler
 from tests.live.stage import stage_at

@@ -68,19 +68,19 @@ GUARDS = [
         ("a parent is finalized once", "filter(pk=parent_pk, finalized_at=None)", "filter(pk=parent_pk)"),
     ),
     *of(
-        "reaper/adapters.py",
+        "reaper/adapters/model.py",
         ADAPTERS,
         *((f"reap: the {name} as seen", SEEN, seen_without(index)) for index, name in enumerate(PARTS)),
         ("reap: locked rows are skipped", "select_for_update(skip_locked=skip_locked, of=", "select_for_update(of="),
     ),
     *of(
-        "reaper/adapters.py",
+        "reaper/adapters/model.py",
         ADAPTERS + SWEEPS,
         ("reap: a task that is NULL", "if None in seen_ids:", "if False:"),
         ("reap: changed rows undo the batch", "!= len(group):", "is None:"),
     ),
     *of(
-        "reaper/sweeps.py",
+        "reaper/sweeps/sweep.py",
         SWEEPS,
         ("the ledger in the same transaction", RECORD, RECORD_APART),
         (
@@ -104,18 +104,18 @@ GUARDS = [
         ("the most that a sweep acts on", "min(BATCH, self.room)", "BATCH"),
     ),
     *of(
-        "reaper/ledger.py",
+        "reaper/ledger/records.py",
         LEDGER,
         ("a kill only where it executes", 'partition("/")[0] if self.terminate else ""', 'partition("/")[0]'),
         ("budgets begin anew by hand only", 'if row["actor"]:', "if True:"),
     ),
     *of(
-        "reaper/outbox.py",
+        "reaper/sweeps/outbox.py",
         SWEEPS,
         ("a shared task is not revoked", "if each.wanted or each.task_id not in shared:", "if True:"),
     ),
     *of(
-        "reaper/decisions.py",
+        "reaper/core/decisions.py",
         RULES,
         ("what is finished", "if run.phase is Phase.FINISHED:", "if False:"),
         ("a status that is not known", "if run.phase not in (Phase.QUEUED, Phase.RUNNING):", "if False:"),
@@ -152,19 +152,19 @@ GUARDS = [
         ("the budget of interruptions", "spent = history.interruptions >= policy.max_interruptions", "spent = False"),
     ),
     *of(
-        "reaper/decisions.py",
+        "reaper/core/decisions.py",
         SWITCHES,
         ("exempted", "if run.exempt:", "if False:"),
     ),
     *of(
-        "reaper/facts.py",
+        "reaper/core/facts.py",
         RULES,
         ("gone: the absence", "return self.absent and bool(self.witness)", "return bool(self.witness)"),
         ("gone: the witness", "return self.absent and bool(self.witness)", "return self.absent"),
         ("heard between the looks", "self.first_look is not None and self.heard_since", "self.first_look is not None"),
     ),
     *of(
-        "reaper/evidence.py",
+        "reaper/evidence/collector.py",
         EVIDENCE,
         ("a witness has been there for long", "and self.now - worker.since >= SILENCE", ""),
         ("a witness is fresh", "if self.now - worker.seen_at <= FRESH", "if True"),
@@ -173,7 +173,7 @@ GUARDS = [
         ("more consumers than reports", "if consumers is not None and consumers >", "if False and consumers >"),
     ),
     *of(
-        "reaper/workers.py",
+        "reaper/workers/registry.py",
         ("tests/reaper/test_workers.py", *EVIDENCE),
         (
             "a worker is dead only after its silence",
@@ -182,17 +182,17 @@ GUARDS = [
         ),
     ),
     *of(
-        "reaper/brake.py",
+        "reaper/core/brake.py",
         SWITCHES,
         ("the brake", "return acting > RUNS and is_most(acting, seen)", "return False"),
     ),
     *of(
-        "reaper/evidence.py",
+        "reaper/evidence/collector.py",
         SWITCHES,
         ("mass silence", "silent = brake.fell_silent(mine, SILENCE, self.now)", "silent = None"),
     ),
     *of(
-        "reaper/sweeps.py",
+        "reaper/sweeps/sweep.py",
         SWITCHES,
         (
             "observing",
@@ -203,7 +203,7 @@ GUARDS = [
         ("the switch within one batch", "and self.room and not self.stopped():", "and self.room:"),
     ),
     *of(
-        "reaper/admin/pages.py",
+        "reaper/admin/run_views.py",
         PAGES,
         ("a button: the run as it was seen", 'elif reports.seen(run) != request.POST.get("seen"):', "elif False:"),
         ("a button: the permission", 'if not request.user.has_perm("reaper.reap"):', "if False:"),
@@ -211,7 +211,7 @@ GUARDS = [
         ("many at once: as they were seen", "reports.seen(run) == asked[run.pk] and ", ""),
     ),
     *of(
-        "reaper/adapters.py",
+        "reaper/adapters/model.py",
         PAGES,
         ("reopen: the task", ", self.task_id_field: was.task_id}\n        values", "}\n        values"),
         (
@@ -221,23 +221,23 @@ GUARDS = [
         ),
     ),
     *of(
-        "reaper/ledger.py",
+        "reaper/ledger/records.py",
         PAGES,
         ("reopen: nothing done since", "row if row and row.action in (Action.FAIL, Action.CLOSE) else None", "row"),
     ),
     *of(
-        "reaper/by_hand.py",
+        "reaper/sweeps/manual.py",
         PAGES,
         ("reopen: the parent", " if adapter.reopens and not run.parent_ended", " if adapter.reopens"),
     ),
-    *of("reaper/switches.py", SWITCHES, ("two who switch at once", ".select_for_update()[:1]", "[:1]")),
+    *of("reaper/controls/modes.py", SWITCHES, ("two who switch at once", ".select_for_update()[:1]", "[:1]")),
     *of(
-        "reaper/policies.py",
+        "reaper/controls/overrides.py",
         ("tests/reaper/test_policies.py",),
         ("two who edit at once", ".select_for_update()[:1]", "[:1]"),
     ),
     *of(
-        "reaper/totals.py",
+        "reaper/ledger/totals.py",
         ("tests/reaper/test_totals.py",),
         (
             "two that prune at once",
@@ -246,7 +246,7 @@ GUARDS = [
         ),
     ),
     *of(
-        "reaper/views.py",
+        "reaper/monitoring/views.py",
         ("tests/reaper/test_views.py",),
         ("metrics: no proxy", "if any(name in request.META for name in FORWARDED):", "if False:"),
         ("metrics: the token", "return bool(token) and scheme", "return scheme"),
@@ -260,5 +260,5 @@ GUARDS = [
         ("model: writes: the status", WRITE, WRITE.replace("status=RUNNING, ", "")),
         ("model: writes: the task", WRITE, WRITE.replace(", task_id=self.task_id", "")),
     ),
-    *of("reaper/sweeps.py", MODEL, ("model: the ledger in the same transaction", RECORD, RECORD_APART)),
+    *of("reaper/sweeps/sweep.py", MODEL, ("model: the ledger in the same transaction", RECORD, RECORD_APART)),
 ]

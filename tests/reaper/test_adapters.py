@@ -10,9 +10,9 @@ from django.db.models import F
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import rows as reading
 from reaper.adapters import Change, Message, ModelRunAdapter, RunAdapter
-from reaper.decisions import Action, Decision, Phase, Reason, RunFacts
+from reaper.core.decisions import Action, Decision, Phase, Reason, RunFacts
+from reaper.db import pagination as reading
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
 from tests.worlds import NOW, SECOND, child, fresh, parent, queued_job, running_job, source

@@ -9,9 +9,12 @@ from django.test import Client
 from django.urls import reverse
 from freezegun import freeze_time
 
-from reaper import by_hand, conf, sweeps, switches
-from reaper.decisions import Mode, Phase
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.core.decisions import Mode, Phase
 from reaper.models import Exemption, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
+from reaper.sweeps import manual as by_hand
+from reaper.sweeps import sweep as sweeps
 from tests.worlds import NOW, SECOND, parent, queued_job, running_job
 
 HOUR, YEAR = timedelta(hours=1), timedelta(days=366)

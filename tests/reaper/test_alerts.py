@@ -12,8 +12,11 @@ from django.db import connection
 from django.urls import reverse
 from freezegun import freeze_time
 
-from reaper import alerts, conf, policies, tasks
+from reaper import tasks
+from reaper.conf import settings as conf
+from reaper.controls import overrides as policies
 from reaper.models import Alert, Reaping, Sweep
+from reaper.monitoring import alerts
 from reaper.signals import alerted
 from tests.reaper.test_admin import user_of
 from tests.worlds import (
@@ -252,7 +255,7 @@ def test_sweeps_that_are_not_as_they_should_be_are_by_phase():
 
 
 def test_every_alert_has_its_line_in_the_docs():
-    from reaper.health import CONDITIONS
+    from reaper.monitoring.health import CONDITIONS
     from tests.processes import ROOT
 
     page = (ROOT / "docs" / "ALERTS.md").read_text()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reaper.brake import PERCENT, RUNS, fell_silent, held
+from reaper.core.brake import PERCENT, RUNS, fell_silent, held
 from tests.worlds import HOUR, MINUTE, NOW, SECOND
 
 SILENCE = 12 * SECOND

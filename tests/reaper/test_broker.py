@@ -12,7 +12,7 @@ from celery import Celery
 from freezegun.api import real_monotonic
 
 from reaper.adapters import Message
-from reaper.broker import Broker, BrokerDown
+from reaper.broker.connection import Broker, BrokerDown
 from tests.servers import Revoke, eventually
 
 TASK = "apps.sources.tasks.crawl_source"

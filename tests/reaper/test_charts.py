@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reaper import charts
-from reaper.overview import DAY, Bar
+from reaper.reports import charts
+from reaper.reports.dashboard import DAY, Bar
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -13,9 +13,9 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
-from reaper import conf
 from reaper.adapters import ModelRunAdapter
 from reaper.checks import check_reaper
+from reaper.conf import settings as conf
 from tests.reaper.test_conf import Orders, named
 
 HERE = "tests.reaper.test_checks"

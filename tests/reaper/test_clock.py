@@ -6,7 +6,8 @@ import pytest
 from django.db import connection, connections
 from freezegun import freeze_time
 
-from reaper import clock, conf
+from reaper.conf import clock
+from reaper.conf import settings as conf
 from tests.worlds import NOW
 
 pytestmark = pytest.mark.django_db

@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django_celery_beat.models import PeriodicTask
 
 from apps.sources.models import CrawlJob
-from reaper import brake
+from reaper.core import brake
 from reaper.models import Reaping, RefusedWrite, Sweep, Switch
 from tests.reaper.command import everything, named, reaper, stuck_runs
 from tests.worlds import (

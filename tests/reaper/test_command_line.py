@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from freezegun import freeze_time
 
-from reaper.facts import Evidence
+from reaper.core.facts import Evidence
 from tests.reaper.command import MISSING, named, reaper, stuck_runs
 from tests.worlds import NOW
 

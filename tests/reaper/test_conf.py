@@ -8,10 +8,10 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from reaper import conf
 from reaper.adapters import RunAdapter
-from reaper.decisions import Action, Policy
-from reaper.values import coercion
+from reaper.conf import settings as conf
+from reaper.conf.validators import coercion
+from reaper.core.decisions import Action, Policy
 
 HERE = "tests.reaper.test_conf"
 HOUR = timedelta(hours=1)

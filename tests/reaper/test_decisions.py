@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaper.decisions import BY_ABSENCE, PUBLISH_GRACE, Action, Decision, Policy, Reason, alert, decide
-from reaper.facts import NOTHING, Evidence, History, Phase, Presence, RunFacts, Vital
+from reaper.core.decisions import BY_ABSENCE, PUBLISH_GRACE, Action, Decision, Policy, Reason, alert, decide
+from reaper.core.facts import NOTHING, Evidence, History, Phase, Presence, RunFacts, Vital
 from tests.worlds import NOW, SECOND
 
 TICK = timedelta(microseconds=1)

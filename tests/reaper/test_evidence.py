@@ -9,14 +9,19 @@ from django.db import connection
 from freezegun import freeze_time
 
 from apps.sources.models import CrawlJob
-from reaper import conf, evidence, reporter, sweeps, tasks, workers
-from reaper.broker import Broker
-from reaper.evidence import Sources
-from reaper.facts import NOTHING, Phase, Presence, Vital
-from reaper.inspection import Inquiry
+from reaper import tasks
+from reaper.broker.connection import Broker
+from reaper.broker.queues import Look
+from reaper.conf import settings as conf
+from reaper.core.facts import NOTHING, Phase, Presence, Vital
+from reaper.evidence import collector as evidence
+from reaper.evidence.collector import Sources
 from reaper.models import FirstLook, Reaping, WorkerReport
-from reaper.queues import Look
-from reaper.workers import SILENCE
+from reaper.sweeps import sweep as sweeps
+from reaper.workers import heartbeat as reporter
+from reaper.workers import registry as workers
+from reaper.workers.inspect import Inquiry
+from reaper.workers.registry import SILENCE
 from tests.reaper.command import reaper
 from tests.servers import killed
 from tests.worlds import (

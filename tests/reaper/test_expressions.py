@@ -6,7 +6,7 @@ import pytest
 from django.db.models import Q
 
 from apps.sources.models import CrawlJob
-from reaper.expressions import OneOf, by_key
+from reaper.db.expressions import OneOf, by_key
 from tests.worlds import running_job
 
 pytestmark = pytest.mark.django_db

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reaper.facts import AHEAD, NOTHING, Evidence, History, Phase, RunFacts, hostname
+from reaper.core.facts import AHEAD, NOTHING, Evidence, History, Phase, RunFacts, hostname
 from tests.worlds import NOW, SECOND
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

@@ -3,9 +3,10 @@
 import pytest
 from django_celery_beat.models import PeriodicTask
 
-from reaper import conf, switches
-from reaper.health import health_of
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
 from reaper.models import Sweep
+from reaper.monitoring.health import health_of
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, swept
 
 # With Beat's tables: the schedules are there as migrate has made them.

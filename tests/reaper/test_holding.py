@@ -7,7 +7,7 @@ import pytest
 from celery.worker import state
 from celery.worker.request import Request
 
-from reaper.holding import Holding, copied, cut, holding_of
+from reaper.workers.held_tasks import Holding, copied, cut, holding_of
 from tests.reaper.requests import Task
 
 

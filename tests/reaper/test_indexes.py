@@ -8,10 +8,11 @@ from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
-from reaper import conf, sweeps
-from reaper.facts import Phase
+from reaper.conf import settings as conf
+from reaper.core.facts import Phase
+from reaper.db.pagination import PAGE
 from reaper.models import Reaping
-from reaper.rows import PAGE
+from reaper.sweeps import sweep as sweeps
 from tests.plugin.adapter import Parcels
 from tests.worlds import COMMITTED, SECOND
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 from celery.worker.control import Panel
 from kombu.asynchronous.timer import Timer
 
-from reaper import inspecting
+from reaper.workers import inspect_command as inspecting
 from tests.reaper.command import named
 from tests.worlds import COMMITTED, NOW, child, parent, queued_job, running_job
 

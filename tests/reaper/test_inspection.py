@@ -14,8 +14,8 @@ from kombu import Connection
 from kombu.pidbox import Mailbox
 
 from reaper.adapters import Message
-from reaper.broker import Broker
-from reaper.inspection import Inquiry, inquire
+from reaper.broker.connection import Broker
+from reaper.workers.inspect import Inquiry, inquire
 from tests import little, servers
 from tests.processes import halt, wait_until
 

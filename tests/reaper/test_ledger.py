@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from apps.sources import runs
 from apps.sources.models import CrawlJob
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import conf, ledger, sweeps
 from reaper.adapters import Change
-from reaper.decisions import Action, Decision, Reason, decide
-from reaper.facts import NOTHING, Evidence, History, Phase, RunFacts, Vital
+from reaper.conf import settings as conf
+from reaper.core.decisions import Action, Decision, Reason, decide
+from reaper.core.facts import NOTHING, Evidence, History, Phase, RunFacts, Vital
+from reaper.ledger import records as ledger
 from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
-from reaper.workers import SILENCE
+from reaper.sweeps import sweep as sweeps
+from reaper.workers.registry import SILENCE
 from tests.reaper.test_decisions import DEAD, POLICIES, REPEATS, always, evidences, queued, running
 from tests.reaper.test_decisions import runs as any_runs
 from tests.worlds import NOW, SECOND, queued_job, running_job

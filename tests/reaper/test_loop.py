@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
-from reaper.management import loop
+from reaper.management import scheduler_loop as loop
 from reaper.models import Sweep
 from reaper.schedules import SCHEDULES
 from tests.processes import database_url, end, start, wait_until

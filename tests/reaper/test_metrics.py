@@ -6,9 +6,11 @@ from django.test.utils import CaptureQueriesContext
 from freezegun import freeze_time
 from prometheus_client.parser import text_string_to_metric_families
 
-from reaper import conf, metrics, switches
-from reaper.decisions import CALM, Mode, Reason
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.core.decisions import CALM, Mode, Reason
 from reaper.models import Reaping, Sweep
+from reaper.monitoring import metrics
 from tests.reaper.test_sweeps import sweep
 from tests.reaper.test_totals import reaping, refusal
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, orphan, queued_job, report, running_job, swept

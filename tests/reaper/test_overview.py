@@ -10,9 +10,11 @@ from django.urls import reverse
 from django_celery_beat.models import PeriodicTask
 from freezegun import api, freeze_time
 
-from reaper import conf, overview, switches
-from reaper.decisions import Mode
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.core.decisions import Mode
 from reaper.models import Reaping, Sweep
+from reaper.reports import dashboard as overview
 from tests.reaper.test_sweeps import sweep, sweep_queued
 from tests.worlds import (
     HOUR,

@@ -13,11 +13,15 @@ from freezegun import freeze_time
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob
-from reaper import conf, policies, reports, sweeps, switches
-from reaper.admin import pages
-from reaper.broker import Broker, BrokerDown
-from reaper.decisions import Mode
+from reaper.admin import run_views as pages
+from reaper.broker.connection import Broker, BrokerDown
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.controls import overrides as policies
+from reaper.core.decisions import Mode
 from reaper.models import Exemption, PolicyEdit, Reaping, Switch
+from reaper.reports import diagnosis as reports
+from reaper.sweeps import sweep as sweeps
 from tests.reaper.test_admin import user_of
 from tests.servers import killed
 from tests.worlds import (

@@ -10,11 +10,12 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reaper import conf, policies
-from reaper.decisions import Action, Policy
-from reaper.forms import PolicyForm
+from reaper.conf import settings as conf
+from reaper.conf.validators import as_text, from_text
+from reaper.controls import overrides as policies
+from reaper.controls.forms import PolicyForm
+from reaper.core.decisions import Action, Policy
 from reaper.models import PolicyEdit, Reaping
-from reaper.values import as_text, from_text
 from tests.reaper.command import reaper
 from tests.reaper.test_sweeps import sweep
 from tests.worlds import COMMITTED, HOUR, MINUTE, NOW, SECOND, at_once, fresh, held_job, orphan

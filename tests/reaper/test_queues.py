@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from kombu import Connection
 from kombu.transport.redis import GlobalKeyPrefixMixin
 
-from reaper import queues
 from reaper.adapters import Message
-from reaper.broker import Broker
-from reaper.queues import Look, look, task_of
+from reaper.broker import queues
+from reaper.broker.connection import Broker
+from reaper.broker.queues import Look, look, task_of
 from tests.processes import PATIENCE
 from tests.servers import eventually
 

@@ -12,9 +12,9 @@ from celery.worker import state
 from django.db import connection, connections
 from django.db.models import F
 
-from reaper import reporter
 from reaper.models import WorkerReport
-from reaper.reporter import Reporter, locked, release
+from reaper.workers import heartbeat as reporter
+from reaper.workers.heartbeat import Reporter, locked, release
 from tests.processes import Race
 from tests.reaper.requests import Task
 from tests.worlds import COMMITTED

@@ -16,8 +16,9 @@ import pytest
 from celery import current_app
 from django.db import connection, transaction
 
-from reaper import clock, workers
+from reaper.conf import clock
 from reaper.models import WorkerReport
+from reaper.workers import registry as workers
 from tests import processes
 from tests.processes import wait_until
 from tests.worlds import COMMITTED, SECOND

@@ -11,10 +11,12 @@ from django.urls import reverse
 from freezegun import freeze_time
 
 from apps.sources.reaping import CrawlJobs
-from reaper import metrics, models, sweeps, tasks
+from reaper import models, tasks
 from reaper.adapters import Message
-from reaper.decisions import Phase
-from reaper.words import LONGEST, one_line
+from reaper.core.decisions import Phase
+from reaper.core.explain import LONGEST, one_line
+from reaper.monitoring import metrics
+from reaper.sweeps import sweep as sweeps
 from tests.processes import PATIENCE, wait_until, worker
 from tests.reaper.command import reaper
 from tests.reaper.test_sweeps import sweep, sweep_queued, unsent_job

@@ -12,15 +12,19 @@ from freezegun.api import real_monotonic
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper import brake, conf, ledger, sweeps, switches
-from reaper import by_hand as hand
-from reaper import rows as reading
 from reaper.adapters import Message
-from reaper.broker import Broker
-from reaper.decisions import PUBLISH_GRACE, Action, Phase
-from reaper.evidence import Sources
+from reaper.broker.connection import Broker
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.core import brake
+from reaper.core.decisions import PUBLISH_GRACE, Action, Phase
+from reaper.db import pagination as reading
+from reaper.evidence.collector import Sources
+from reaper.ledger import records as ledger
 from reaper.models import FirstLook, Reaping, RefusedWrite, Sweep, WorkerReport
 from reaper.signals import reaped, swept
+from reaper.sweeps import manual as hand
+from reaper.sweeps import sweep as sweeps
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
 from tests.servers import Revoke, killed
@@ -1139,7 +1143,7 @@ def test_every_sweep_that_did_something_is_kept():
 
 
 def test_a_sweep_is_said_in_one_line_and_only_when_something_happened(caplog):
-    caplog.set_level("INFO", "reaper.sweeps")
+    caplog.set_level("INFO", "reaper.sweeps.sweep")
     running_job()
     sweep()
     assert caplog.messages == []

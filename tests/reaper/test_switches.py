@@ -8,11 +8,15 @@ from django.db import connection
 from freezegun import freeze_time
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper import brake, by_hand, conf, sweeps, switches
-from reaper.decisions import Action, Mode
-from reaper.facts import Phase
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.core import brake
+from reaper.core.decisions import Action, Mode
+from reaper.core.facts import Phase
 from reaper.models import Exemption, FirstLook, Observation, Reaping, Sweep, Switch
 from reaper.signals import reaped
+from reaper.sweeps import manual as by_hand
+from reaper.sweeps import sweep as sweeps
 from tests.reaper.test_sweeps import connected, finalize_parents, sweep, sweep_queued, unsent_job
 from tests.servers import killed
 from tests.worlds import (

@@ -6,7 +6,8 @@ import pytest
 from celery import current_app
 from freezegun import freeze_time
 
-from reaper import conf, tasks
+from reaper import tasks
+from reaper.conf import settings as conf
 from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
 from tests.plugin.adapter import Parcels
 from tests.worlds import HOUR, NOW, SECOND, child, fresh, lost_job, parent, running_job

@@ -6,7 +6,8 @@ import pytest
 from django.db import connection
 from freezegun import freeze_time
 
-from reaper import tasks, totals
+from reaper import tasks
+from reaper.ledger import totals
 from reaper.models import Reaping, RefusedWrite, Total
 from tests.worlds import COMMITTED, NOW, SECOND, at_once
 

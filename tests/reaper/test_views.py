@@ -5,7 +5,8 @@ from django.db import OperationalError
 from django.test import Client
 from freezegun import freeze_time
 
-from reaper import conf, metrics
+from reaper.conf import settings as conf
+from reaper.monitoring import metrics
 from tests.worlds import NOW, swept
 
 TOKEN = "f4fd1be0e0d74d2f9b55"
@@ -119,7 +120,7 @@ def test_a_database_that_is_away_is_told_without_its_address(page, monkeypatch):
         raise OperationalError('connection to server at "10.1.2.3", user "crawler" failed')
 
     monkeypatch.setattr(metrics.totals, "since_the_beginning", away)
-    monkeypatch.setattr("reaper.views.health_of", away)
+    monkeypatch.setattr("reaper.monitoring.views.health_of", away)
     response = answer(page)
     assert (response.status_code, response.content) == (503, b"The database cannot be asked.\n")
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 
-from reaper.decisions import Action, Decision, Reason, decide
-from reaper.facts import NOTHING, Evidence, Presence, Vital
-from reaper.words import describe, duration, evidence_in_words
+from reaper.core.decisions import Action, Decision, Reason, decide
+from reaper.core.explain import describe, duration, evidence_in_words
+from reaper.core.facts import NOTHING, Evidence, Presence, Vital
 from tests.reaper.test_decisions import (
     DAY,
     HOUR,

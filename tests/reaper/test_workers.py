@@ -6,9 +6,9 @@ import pytest
 from django.db import connection
 from django.db.models import JSONField, Value
 
-from reaper import workers
 from reaper.models import WorkerReport
-from reaper.workers import is_alive
+from reaper.workers import registry as workers
+from reaper.workers.registry import is_alive
 from tests.worlds import NOW, SECOND
 
 pytestmark = pytest.mark.django_db

@@ -17,7 +17,7 @@ FOLDER = Path(os.environ.get("WORKLOAD_FOLDER", "/nowhere"))
 
 def identity() -> str:
     """The name of the worker that this runs in. The app is made before Django is set up, which the reaper needs."""
-    from reaper import reporter
+    from reaper.workers import heartbeat as reporter
 
     return reporter.identity()
 
@@ -25,7 +25,7 @@ def identity() -> str:
 @worker_init.connect
 def hurry(**_) -> None:
     """Report more often than a worker does, so that the tests need not wait for it."""
-    from reaper import reporter
+    from reaper.workers import heartbeat as reporter
 
     reporter.INTERVAL, reporter.DEADLINE = 0.2, 1
 

@@ -7,9 +7,10 @@ from django.db import connection
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, Source
-from reaper import conf, sweeps
-from reaper.decisions import Phase
+from reaper.conf import settings as conf
+from reaper.core.decisions import Phase
 from reaper.models import Reaping, WorkerReport
+from reaper.sweeps import sweep as sweeps
 from tests import processes
 from tests.processes import wait_until
 from tests.worlds import fresh

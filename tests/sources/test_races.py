@@ -11,9 +11,10 @@ from freezegun import freeze_time
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper import conf, sweeps
-from reaper.decisions import Phase
+from reaper.conf import settings as conf
+from reaper.core.decisions import Phase
 from reaper.models import Reaping, RefusedWrite
+from reaper.sweeps import sweep as sweeps
 from tests.processes import Race, broker_at, redis_server, wait_until
 from tests.worlds import COMMITTED, child, fresh, keep_reporting, lost_job, parent, queued_job, running_job, sent_child
 

@@ -6,10 +6,11 @@ from freezegun import freeze_time
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.reaping import CrawlJobs, SourceResults, adapter_of
-from reaper import conf, sweeps
 from reaper.adapters import Message
-from reaper.decisions import Phase
+from reaper.conf import settings as conf
+from reaper.core.decisions import Phase
 from reaper.models import Reaping, RefusedWrite
+from reaper.sweeps import sweep as sweeps
 from tests.processes import broker_at, redis_server
 from tests.worlds import COMMITTED, NOW, SECOND, child, fresh, parent, queued_job, running_job, sent_child, source
 

@@ -12,9 +12,10 @@ from freezegun import freeze_time
 from apps.sources import crawler, runs, tasks
 from apps.sources.models import CrawlJob, Source
 from apps.sources.tasks import crawl_all_active_sources, crawl_source
-from reaper import conf, sweeps
-from reaper.decisions import Phase
+from reaper.conf import settings as conf
+from reaper.core.decisions import Phase
 from reaper.models import Reaping, RefusedWrite
+from reaper.sweeps import sweep as sweeps
 from tests.processes import Sent, broker_at, free_port, redis_server, site
 from tests.worlds import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
 

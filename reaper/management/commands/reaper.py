@@ -15,16 +15,23 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from reaper import by_hand, clock, conf, health, overview, policies, reports, sweeps
 from reaper.adapters import RunAdapter
-from reaper.decisions import Action, Mode
-from reaper.facts import Phase, RunFacts
-from reaper.management import loop
-from reaper.management.switching import SETTINGS, Switching, actor, length
-from reaper.management.tables import Page, Said
-from reaper.management.thresholds import Thresholds
+from reaper.conf import clock
+from reaper.conf import settings as conf
+from reaper.controls import overrides as policies
+from reaper.core.decisions import Action, Mode
+from reaper.core.explain import PAST
+from reaper.core.facts import Phase, RunFacts
+from reaper.management import scheduler_loop as loop
+from reaper.management.console import Page, Said
+from reaper.management.control_commands import SETTINGS, Switching, actor, length
+from reaper.management.policy_command import Thresholds
 from reaper.models import Sweep
-from reaper.words import PAST
+from reaper.monitoring import health
+from reaper.reports import dashboard as overview
+from reaper.reports import diagnosis as reports
+from reaper.sweeps import manual as by_hand
+from reaper.sweeps import sweep as sweeps
 
 # The JSON's version: a field that changes its meaning or goes raises it, a new one does not.
 SCHEMA = 1

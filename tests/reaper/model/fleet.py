@@ -8,9 +8,9 @@ from itertools import count
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper.inspection import Inquiry
 from reaper.models import WorkerReport
-from reaper.workers import SILENCE
+from reaper.workers.inspect import Inquiry
+from reaper.workers.registry import SILENCE
 
 QUEUE = "crawl"
 NAMES = ("w1", "w2", "w3")
@@ -154,7 +154,7 @@ class Fleet:
             worker.heard, worker.since = True, self.now
 
     def inquire(self, broker, task_ids, expected, seconds):
-        """Answer in the place of `reaper.inspection.inquire`: all who live and answer at all."""
+        """Answer in the place of `reaper.workers.inspect.inquire`: all who live and answer at all."""
         asked = [each for each in self.workers if each.alive and each.answers]
         holding = {task_id: each.hostname for each in asked for task_id, *_ in each.hand}
         active = {task_id: each.hostname for each in asked for task_id in each.working}

@@ -5,8 +5,9 @@ from queue import Queue
 
 from django.db import InterfaceError, connections
 
-from reaper import ledger, sweeps
-from reaper.outbox import Outbox
+from reaper.ledger import records as ledger
+from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.outbox import Outbox
 
 # Never so long unless something is wrong: the other side waits for a lock, or for this side.
 PATIENCE = 30

@@ -22,12 +22,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.outcomes import outcome
-from reaper import by_hand, conf, ledger, sweeps, switches
-from reaper.broker import Broker
-from reaper.decisions import BY_ABSENCE, Action, decide
-from reaper.facts import Phase
+from reaper.broker.connection import Broker
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.core.decisions import BY_ABSENCE, Action, decide
+from reaper.core.facts import Phase
+from reaper.ledger import records as ledger
 from reaper.models import Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
-from reaper.sweeps import PARENTS
+from reaper.sweeps import manual as by_hand
+from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.sweep import PARENTS
 from tests.reaper.model.fleet import QUEUE, Fleet
 from tests.reaper.model.stepped import SteppedSweep, stepping
 from tests.worlds import COMMITTED, NOW, SECOND
@@ -392,7 +396,7 @@ def world(broker, settings, monkeypatch):
 
     monkeypatch.setattr(Broker, "_connect", unless_refusing(connect))
     monkeypatch.setattr(runs, "send", unless_refusing(send))
-    monkeypatch.setattr("reaper.evidence.inquire", lambda *args: Story.now_told.fleet.inquire(*args))
+    monkeypatch.setattr("reaper.evidence.collector.inquire", lambda *args: Story.now_told.fleet.inquire(*args))
     stepping(monkeypatch, lambda sweep, changes: Story.now_told.committed(sweep, changes))
     Story.redis, Story.told, Story.written = broker.client, Counter(), []
 

@@ -1,0 +1,191 @@
+"""Decisions and evidence in words for a person. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from reaper.core.decisions import Action, Decision, Policy
+from reaper.core.facts import Evidence, History, Phase, Presence, RunFacts, Vital, hostname
+
+# What is not of this project (names, ids, errors) is said at no greater length.
+LONGEST = 500
+VERBS = {
+    Action.LEAVE: "Left alone",
+    Action.REQUEUE: "Requeued",
+    Action.REPUBLISH: "Sent again",
+    Action.FAIL: "Failed",
+    Action.CLOSE: "Closed",
+}
+PAST = {
+    Action.FAIL: "failed",
+    Action.REQUEUE: "requeued",
+    Action.REPUBLISH: "published again under the same task id",
+    Action.CLOSE: "closed",
+}
+
+
+def one_line(text: object, most: int = LONGEST) -> str:
+    """Return what came from elsewhere as one line that is no command to a terminal and no second line of a log."""
+    said = "".join(char if char.isprintable() else " " for char in str(text)[: most + 1])
+    return said if len(said) <= most else f"{said[:most]}…"
+
+
+def describe(run: RunFacts, decision: Decision, now: datetime, *, by: str = "") -> str:
+    """Return the sentence that is written into the run: what happened, how long it was stuck, by which rule."""
+    age = run.age(now)
+    stuck = f" It had been {run.status or run.phase} for {duration(age)}." if age is not None else ""
+    who = f"by {by}" if by else f"by the reaper because {decision.reason.sentence}"
+    spent = given_up(sum_of(run.history)) if decision.exhausted else ""
+    return f"{VERBS[decision.action]} {who} (rule {decision.reason}).{stuck}{spent}"
+
+
+def given_up(requeues: int) -> str:
+    """Return that no further requeue is allowed, and after how many."""
+    if not requeues:
+        return " Its kind allows no requeue."
+    return f" Given up after {requeues} {'requeue' if requeues == 1 else 'requeues'}."
+
+
+def duration(value: timedelta) -> str:
+    """Return a duration as a person says it: its largest unit and the one below."""
+    seconds = max(0, int(value.total_seconds()))
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    largest = next((index for index, (_, size) in enumerate(units) if seconds >= size), len(units) - 1)
+    parts: list[str] = []
+    for unit, size in units[largest : largest + 2]:
+        count, seconds = divmod(seconds, size)
+        if count or not parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts)
+
+
+def sum_of(history: History) -> int:
+    """Return how often a run was requeued, for whatever reason."""
+    return history.requeues + history.redispatches + history.interruptions
+
+
+def evidence_in_words(run: RunFacts, evidence: Evidence, now: datetime) -> str:
+    """Return what is known of the task behind a run, in one line: who claimed it, who has it, where its message is."""
+    said = [*of_claimant(run, evidence, now), *of_task(run, evidence, now)]
+    if run.task_id and not evidence.holder:
+        said += of_retry(evidence) if run.phase is Phase.RUNNING else of_message(evidence, now)
+    return "; ".join([*said, *evidence.doubts])
+
+
+def of_claimant(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
+    """Yield what became of the worker that the row names."""
+    if run.phase is not Phase.RUNNING:
+        return
+    if not run.worker:
+        yield "its row names no worker"
+        return
+    state = {
+        Vital.ALIVE: "is alive",
+        Vital.DEAD: dead(evidence),
+        Vital.UNKNOWN: "left no report",
+    }[evidence.claimant]
+    heard = f", last heard of {ago(now, evidence.claimant_seen_at)}" if evidence.claimant_seen_at else ""
+    yield f"claimed by {hostname(run.worker)}, which {state}{heard}"
+
+
+def of_task(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
+    """Yield who has the task."""
+    holder = hostname(evidence.holder)
+    if not run.task_id:
+        yield "it has no task"
+    elif evidence.holder and evidence.active_since:
+        yield f"{holder} has been working on the task for {duration(now - evidence.active_since)}"
+    elif evidence.holder:
+        yield f"{holder} holds the task and is not working on it yet"
+    elif not evidence.absent:
+        yield "whether a live worker holds the task is not known"
+    elif not evidence.witness:
+        yield "no live worker says that it holds the task, but none has been reporting for long enough to be sure"
+    else:
+        yield "no live worker holds the task"
+        if not run.worker and run.phase is Phase.RUNNING and evidence.watched_since:
+            yield f"all live workers have been reporting for {duration(now - evidence.watched_since)}"
+    if evidence.last_holder and not evidence.holder and evidence.last_holder != run.worker:
+        yield f"{hostname(evidence.last_holder)}, which {dead(evidence)}, had the task when it last reported"
+
+
+def dead(evidence: Evidence) -> str:
+    """Return that the worker is dead, and whether it was meant to end."""
+    return "had announced its end and is dead" if evidence.announced else "is dead"
+
+
+def of_retry(evidence: Evidence) -> Iterator[str]:
+    """Yield that a running run's next attempt waits."""
+    if evidence.returns:
+        yield f"its own retry is waiting in {of_queue(evidence)}"
+
+
+def of_message(evidence: Evidence, now: datetime) -> Iterator[str]:
+    """Yield where a queued run's message is, and what else tells of the queue."""
+    queue, depth = of_queue(evidence), "" if evidence.waiting is None else f" ({evidence.waiting} waiting)"
+    yield {
+        Presence.WAITING: f"its message is waiting in {queue}{depth}",
+        Presence.DELIVERED: f"its message was taken from {queue}{depth} and is not acknowledged",
+        Presence.ABSENT: f"its message is not in {queue}{depth}",
+        Presence.UNKNOWN: f"whether its message is in {queue}{depth} is not known",
+    }[evidence.presence]
+    if evidence.first_look:
+        heard = "every live worker has" if evidence.heard_since else "not every live worker has"
+        yield f"the same was seen {ago(now, evidence.first_look)}, and {heard} reported since"
+    if evidence.overtaken:
+        yield "runs that were sent much later have started"
+
+
+def of_queue(evidence: Evidence) -> str:
+    """Return the queue's name, as part of a sentence."""
+    return f"queue {evidence.queue}" if evidence.queue else "its queue"
+
+
+def ago(now: datetime, then: datetime) -> str:
+    """Return how long ago something was."""
+    return f"{duration(now - then)} ago" if now - then >= timedelta(seconds=1) else "just now"
+
+
+def facts_in_words(run: RunFacts, now: datetime) -> list[str]:
+    """Return what a run's row says, in sentences."""
+    task = f"its task is {run.task_id}" if run.task_id else "no task was ever sent for it"
+    parent = f" Its parent is {run.parent}{', which has ended' * run.parent_ended}." if run.parent else ""
+    if run.phase is Phase.FINISHED:
+        return [f"It has ended: its status is {run.status}; {task}.{parent}"]
+    age = run.age(now)
+    since = (
+        f"has been {run.status} for {duration(age)}"
+        if age is not None
+        else f"is {run.status}, nothing tells for how long"
+    )
+    said = [f"It {since}", task]
+    if run.phase is Phase.RUNNING:
+        said.insert(1, f"claimed by {run.worker}" if run.worker else "by no worker that is recorded")
+        said.insert(2, f"last progress {long_ago(run.progress_at, now)}")
+    return [f"{', '.join(said)}.{parent}"]
+
+
+def long_ago(at: datetime | None, now: datetime) -> str:
+    """Return how long ago it was; a time in the future says so."""
+    if at is None:
+        return "none"
+    return f"{duration(now - at)} ago" if at <= now else f"in the future ({at:%Y-%m-%d %H:%M:%S %Z})"
+
+
+def verdict_in_words(run: RunFacts, decision: Decision) -> str:
+    """Return what would be done with a run, and why."""
+    why = f"{decision.reason.sentence} (rule {decision.reason})"
+    if decision.action is Action.LEAVE:
+        return f"It is left alone: {why}."
+    killed = " and its task killed" if decision.terminate and run.task_id else ""
+    spent = " It was requeued as often as it may be." if decision.exhausted else ""
+    return f"It would be {PAST[decision.action]}{killed}: {why}.{spent}"
+
+
+def limits_in_words(run: RunFacts, policy: Policy) -> str:
+    """Return the limits of a run's phase, by their names in the settings."""
+    names = {
+        Phase.RUNNING: ("run_timeout", "stall_timeout", "orphan_grace", "alert_after"),
+        Phase.QUEUED: ("queue_timeout", "lost_grace"),
+    }.get(run.phase, ())
+    values: dict[str, timedelta] = {name: getattr(policy, name) for name in names if getattr(policy, name) is not None}
+    return "Limits: " + ", ".join(f"{name} {duration(value)}" for name, value in values.items()) if values else ""

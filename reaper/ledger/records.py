@@ -1,0 +1,308 @@
+"""The ledger: what was done to a run before, and what of it the broker has not taken yet."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F, Field, JSONField, QuerySet
+
+from reaper.adapters import Change, RunAdapter
+from reaper.core.decisions import Action, Reason
+from reaper.core.facts import Evidence, History, Phase, RunFacts, unattended
+from reaper.db.expressions import OneOf
+from reaper.models import Reaping, RefusedWrite, Sweep
+
+# A task that was to be revoked this long ago has started, ended or been refused by its fence since.
+REVOKE_WITHIN = timedelta(hours=1)
+# The columns that are written for a change; first those that all rows of a batch have in common.
+ROW = (
+    *("sweep", "at", "kind", "actor"),
+    *("run_id", "phase", "action", "reason", "terminate", "exhausted", "interrupted"),
+    *("task_id", "new_task_id", "message", "facts", "unattended_s", "evidence"),
+)
+Data = TypeVar("Data", RunFacts, Evidence, History)
+
+
+class Doomed(NamedTuple):
+    """A task that is to be revoked: its id, and whether it is to be killed by the worker that executes it."""
+
+    task_id: str
+    terminate: bool = False
+    holder: Any = ""
+    # A person wants it, though its run carries it still.
+    wanted: bool = False
+
+    @property
+    def node(self) -> str:
+        """Return the node to kill it at; '' where it is only forbidden to start."""
+        return str(self.holder or "").partition("/")[0] if self.terminate else ""
+
+
+def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """Return the runs with what the ledger says of each: one query."""
+    mine: QuerySet = Reaping.objects.using(adapter.using).filter(kind=adapter.kind)
+    rows = mine.filter(OneOf("run_id", [run.pk for run in runs]))
+    fields = ("run_id", "at", "action", "phase", "interrupted", "actor", "new_task_id", "published_at")
+    past: dict[str, History] = {}
+    for row in rows.order_by("id").values(*fields):
+        past[row["run_id"]] = fold(past.get(row["run_id"], History()), row)
+    return [replace(run, history=past[run.pk]) if run.pk in past else run for run in runs]
+
+
+def fold(history: History, row: dict[str, Any]) -> History:
+    """Return the history with one more ledger row. What a person did starts the budgets anew."""
+    unpublished = row["new_task_id"] if row["published_at"] is None else ""
+    made = row["at"] if unpublished else None
+    if row["actor"]:
+        return History(unpublished=unpublished, unpublished_at=made)
+    if row["action"] != Action.REQUEUE:
+        return history
+    started, interrupted = row["phase"] == Phase.RUNNING, row["interrupted"]
+    return History(
+        requeues=history.requeues + (started and not interrupted),
+        redispatches=history.redispatches + (not started),
+        interruptions=history.interruptions + (started and interrupted),
+        last_action_at=row["at"],
+        unpublished=unpublished,
+        unpublished_at=made,
+    )
+
+
+def record(adapter: RunAdapter, changes: Sequence[Change], now: datetime, sweep: Sweep, actor: str) -> None:
+    """Write one row per change, in the caller's transaction."""
+    connection = connections[adapter.using]
+    same = (sweep.pk, connection.ops.adapt_datetimefield_value(now), adapter.kind, actor)
+    # Of the runs that a worker held when it died, it is the same.
+    evidence = cache(in_json)
+    rows = [(*same, *row_of(each, now), evidence(each.evidence)) for each in changes]
+    step = connection.ops.bulk_batch_size(ROW, rows)
+    # Not by bulk_create(), which takes longer for a row than all else that is done for its run.
+    with connection.cursor() as cursor:
+        for start in range(0, len(rows), step):
+            cursor.execute(*insertion(connection, rows[start : start + step]))
+
+
+def insertion(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> tuple[str, list[Any]]:
+    """Return the statement that adds these rows of the ledger, and its parameters.
+
+    What all of them have in common stands in it once: to read a value for every row takes longer than to add the row.
+    """
+    quote, table = connection.ops.quote_name, Reaping._meta
+    fields = [cast("Field", table.get_field(name)) for name in ROW]
+    own = [at for at, values in enumerate(zip(*rows, strict=True)) if ROW[at] == "run_id" or len(set(values)) > 1]
+    # PostgreSQL takes no text for JSON, unless it stands there by itself.
+    is_json = "CAST({} AS jsonb)" if connection.vendor == "postgresql" else "{}"
+    taken = [is_json if isinstance(field, JSONField) else "{}" for field in fields]
+    values = [taken[at].format(f"v{at}") if at in own else "%s" for at in range(len(ROW))]
+    first = ", ".join(f"%s AS v{at}" for at in own)
+    others = f" UNION ALL SELECT {', '.join(['%s'] * len(own))}" * (len(rows) - 1)
+    columns = ", ".join(quote(str(field.column)) for field in fields)
+    sql = (
+        f"INSERT INTO {quote(table.db_table)} ({columns}) "  # noqa: S608
+        f"SELECT {', '.join(values)} FROM (SELECT {first}{others}) its_own"
+    )
+    common = [value for at, value in enumerate(rows[0]) if at not in own]
+    return sql, [*common, *(row[at] for row in rows for at in own)]
+
+
+def row_of(change: Change, now: datetime) -> tuple[Any, ...]:
+    """Return what a row says of its change alone, without the evidence, in the order of ROW."""
+    run, (action, reason, *rest) = change.run, change.decision
+    words = (run.task_id or "", change.new_task_id, change.message, in_json(run))
+    alone = unattended(run, change.evidence, now)
+    seconds = None if alone is None else alone.total_seconds()
+    return (run.pk, str(run.phase), str(action), str(reason), *rest, *words, seconds)
+
+
+def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:
+    """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
+    # Not by dataclasses.asdict(), whose deep copies take longer than all else that is done for a run.
+    return {name: plain(getattr(known, name)) for name in known.__dataclass_fields__}
+
+
+def kept(known: RunFacts | Evidence) -> dict[str, Any]:
+    """Return what of it is not as it would be by default: half the size, and read back the same."""
+    return {name: plain(value) for name, value in told(known)}
+
+
+def in_json(known: RunFacts | Evidence) -> str:
+    """Return as JSON what is kept of it."""
+    return ENCODER.encode(dict(told(known)))
+
+
+def told(known: RunFacts | Evidence) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values that are not the defaults."""
+    for name, default in DEFAULTS[type(known)]:
+        value = getattr(known, name)
+        if value is not default and value != default:
+            yield name, value
+
+
+DEFAULTS = {cls: [(each.name, each.default) for each in dataclass_fields(cls)] for cls in (RunFacts, Evidence)}
+
+
+def facts_of(kept: Any) -> RunFacts:
+    """Return a run's facts from a row's `facts`, as they were."""
+    return revived(RunFacts, kept, kind="", pk="", phase=Phase.UNKNOWN)
+
+
+def evidence_of(kept: Any) -> Evidence:
+    """Return the evidence from a row's `evidence`, as it was."""
+    return revived(Evidence, kept)
+
+
+def revived(cls: type[Data], kept: Any, **defaults: Any) -> Data:
+    """Return a dataclass from its JSON. What an older row lacks, or what cannot be read, is the default."""
+    values, hints = dict(defaults), get_type_hints(cls)
+    kept = kept if isinstance(kept, Mapping) else {}
+    for name in hints.keys() & kept.keys():
+        try:
+            values[name] = read(hints[name], kept[name])
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return cls(**values)
+
+
+def read(hint: Any, value: Any) -> Any:
+    """Return one value of a dataclass from its JSON, by its type. Raises what the type's own reading raises."""
+    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and NoneType in hints:
+        return None
+    hint = next(each for each in hints if each is not NoneType)
+    if hint is datetime:
+        return datetime.fromisoformat(value)
+    if hint is timedelta:
+        return timedelta(seconds=value)
+    if is_dataclass(hint):
+        return revived(cast("type", hint), value)
+    if get_origin(hint) is Sequence:
+        return tuple(value)
+    if issubclass(hint, Enum):
+        return hint(value)
+    if not isinstance(value, hint):
+        raise TypeError
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Return a value as one that JSON knows."""
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, tuple | list):
+        return [plain(each) for each in value]
+    return as_json(value) if isinstance(value, History) else str(value)
+
+
+# One for all: json.dumps() would make one for every row.
+ENCODER = json.JSONEncoder(default=plain)
+
+
+def reaped_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) -> list[Reaping]:
+    """Return the reapings since then by which these tasks lost their runs."""
+    rows = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, task_id__in=list(task_ids), at__gt=since)
+    # Said as well, for the index that is partial on it: it does not follow from a long list.
+    return list(rows.exclude(task_id="").order_by("id"))
+
+
+def unrevoked(adapter: RunAdapter, now: datetime) -> QuerySet[Sweep]:
+    """Return the sweeps of which the broker has not taken every revoke, or that were cut off before; oldest first."""
+    mine = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, revoked_at=None, idle=False)
+    return mine.filter(started_at__gt=now - REVOKE_WITHIN).order_by("id")
+
+
+def doomed(change: Change) -> Doomed:
+    """Return the task that lost its run by a change, or that a person wants to be revoked."""
+    wanted = change.decision.action is Action.LEAVE
+    return Doomed(change.run.task_id or "", change.decision.terminate, change.evidence.holder, wanted)
+
+
+def tasks_of(adapter: RunAdapter, sweep: Sweep) -> list[Doomed]:
+    """Return the tasks that lost their runs by a sweep, or that a person wanted to be revoked."""
+    rows = Reaping.objects.using(adapter.using).filter(sweep=sweep).exclude(task_id="").order_by("id")
+    found = rows.values_list("task_id", "terminate", "evidence__holder", "action")
+    return [Doomed(task_id, kill, holder, action == Reaping.REVOKE) for task_id, kill, holder, action in found]
+
+
+def confirm(adapter: RunAdapter, task_ids: Mapping[str, str], now: datetime) -> None:
+    """Confirm that the broker has taken these dispatches, by run; perhaps those of an earlier sweep."""
+    mine = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, published_at=None)
+    mine.filter(OneOf("run_id", task_ids), OneOf("new_task_id", task_ids.values())).update(published_at=now)
+
+
+def finalized(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, actor: str) -> None:
+    """Note that a parent was given its outcome, in the same transaction. Parents are no runs: their kind says so."""
+    Reaping.objects.using(adapter.using).create(
+        sweep=sweep,
+        at=now,
+        kind=f"{adapter.kind}.parent",
+        run_id=parent,
+        phase=Phase.RUNNING,
+        action=Reaping.FINALIZE,
+        reason=Reason.BY_HAND if actor else Reason.CHILDREN_ENDED,
+        actor=actor,
+    )
+
+
+def noted(
+    adapter: RunAdapter, change: Change, action: str, now: datetime, sweep: Sweep, actor: str, task_id: str = ""
+) -> None:
+    """Note what a person did that is no action of the reaper's own. `task_id`: the task that is to be revoked."""
+    run = change.run
+    Reaping.objects.using(adapter.using).create(
+        sweep=sweep,
+        at=now,
+        kind=adapter.kind,
+        run_id=run.pk,
+        phase=run.phase,
+        action=action,
+        reason=Reason.BY_HAND,
+        terminate=change.decision.terminate,
+        task_id=task_id,
+        message=change.message,
+        facts=kept(run),
+        evidence=kept(change.evidence),
+        actor=actor,
+    )
+
+
+def ending(adapter: RunAdapter, pk: str) -> Reaping | None:
+    """Return the row by which a run was ended, where nothing was done to it since; None otherwise."""
+    row = of_run(adapter, pk).first()
+    return row if row and row.action in (Action.FAIL, Action.CLOSE) else None
+
+
+def dispatched_by_hand(adapter: RunAdapter, pk: Any, task_id: str, now: datetime) -> None:
+    """Note a dispatch that a person or another program made, in the host's transaction: it resets the budgets."""
+    Reaping.objects.using(adapter.using).create(
+        at=now,
+        kind=adapter.kind,
+        run_id=str(pk),
+        phase=Phase.QUEUED,
+        action=Reaping.DISPATCH,
+        reason=Reason.BY_HAND,
+        new_task_id=task_id,
+        published_at=now,
+        actor="by hand",
+    )
+
+
+def refused(adapter: RunAdapter, pk: Any, now: datetime, **facts: str) -> None:
+    """Note a late write that a run's fence refused. `facts`: task_id, worker, write."""
+    RefusedWrite.objects.using(adapter.using).create(at=now, kind=adapter.kind, run_id=str(pk), **facts)
+
+
+def of_run(adapter: RunAdapter, pk: str) -> QuerySet[Reaping]:
+    """Return a run's rows, newest first."""
+    return Reaping.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by(F("id").desc())

@@ -1,0 +1,284 @@
+"""What the `reaper` command prints: coloured on a terminal, plain elsewhere, and never cut short."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from reaper.core.decisions import Action, Decision, Policy, Reason
+from reaper.core.explain import (
+    duration,
+    evidence_in_words,
+    facts_in_words,
+    limits_in_words,
+    long_ago,
+    one_line,
+    verdict_in_words,
+)
+from reaper.core.facts import NOTHING, Evidence, RunFacts
+from reaper.models import Sweep
+from reaper.monitoring.health import Health
+from reaper.reports.dashboard import KindNow, Overview, state_of
+from reaper.reports.diagnosis import Diagnosis, Line, told
+from reaper.sweeps.sweep import PARENTS
+
+# Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
+UNWRAPPED = 10_000
+HEAD = ("RUN", "STATE", "ACTION", "REASON")
+# The first is `KIND:ID` with a UUID. Fixed, so that the columns of page after page stand below each other.
+WIDTHS = (50, 20, 9)
+# Workers that are named at a glance: those in trouble come first.
+WORKERS = 100
+# On a narrower terminal all but the run is put into one column, which may wrap.
+WIDE = 100
+COLOURS: dict[str, str] = {Action.FAIL: "red", Action.CLOSE: "yellow", Action.REQUEUE: "cyan", Action.REPUBLISH: "cyan"}
+
+
+class Said:
+    """Keeps what would be printed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """Keep a line."""
+        self.lines.append(one_line(text, UNWRAPPED))
+
+
+class Page:
+    """The terminal, or the pipe."""
+
+    def __init__(self, out: Any, *, no_color: bool = False) -> None:
+        self.plain = not out.isatty()
+        self.console = Console(
+            file=out,
+            width=UNWRAPPED if self.plain else None,
+            no_color=no_color or None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+        self.headed = False
+
+    @contextmanager
+    def working(self, what: str, total: int) -> Iterator[Callable[[int], object]]:
+        """Show on a terminal how far long work has come; yields what is to be called with the number of runs done."""
+        if self.plain:
+            yield lambda number: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        )
+        with Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda number: progress.advance(task, number)
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """Print a line."""
+        self.console.print(one_line(text, UNWRAPPED), style=style)
+
+    def indented(self, text: str) -> None:
+        """Print a paragraph of what stands under a title."""
+        self.console.print(Padding(one_line(text, UNWRAPPED), (0, 0, 0, 2), expand=False))
+
+    def title(self, text: str) -> None:
+        """Print the title of what follows."""
+        self.say(text, style="bold")
+
+    def runs(self, lines: Sequence[Line]) -> None:
+        """Print runs; the head comes with the first page only."""
+        if lines and self.plain:
+            # A table of rich takes 1 ms per row, and here there may be tens of thousands.
+            rows = [cells(line) for line in lines] if self.headed else [HEAD, *(cells(line) for line in lines)]
+            self.console.file.write("\n".join(map(aligned, rows)) + "\n")
+        elif lines:
+            self.console.print(self.table(lines))
+        self.headed = self.headed or bool(lines)
+
+    def table(self, lines: Sequence[Line]) -> Table:
+        """Return the table of runs, as wide as the terminal is."""
+        narrow = self.console.width < WIDE
+        table = grid(["RUN", "WHAT"] if narrow else HEAD, show_header=not self.headed)
+        for column, width in zip(table.columns, WIDTHS[:1] if narrow else WIDTHS, strict=False):
+            column.min_width = width
+        for line in lines:
+            run, state, action, why = cells(line)
+            coloured = Text(action, COLOURS.get(action, ""))
+            if narrow:
+                table.add_row(run, Text.assemble(f"{state}: ", coloured, f" ({why})"))
+            else:
+                table.add_row(run, state, coloured, why)
+        return table
+
+    def more(self, shown: int, total: int) -> None:
+        """Say how many there are that are not shown."""
+        if total > shown:
+            self.say(f"… and {total - shown:,} more; --json lists them all.")
+
+    def reasons(self, counts: Mapping[str, int]) -> None:
+        """Print reasons with their sentences, the most frequent first."""
+        sentences = {str(each): each.sentence for each in Reason}
+        table = grid(["", "", ""], show_header=False)
+        table.columns[0].justify = "right"
+        for reason, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
+            table.add_row(f"{count:,}", reason, sentences.get(reason, ""))
+        self.console.print(table)
+
+    def swept(self, sweep: Sweep, *, would: bool = False) -> None:
+        """Print a sweep in one line. What went wrong is told elsewhere."""
+        figures = copy(sweep)
+        figures.errors = []
+        self.say(f"{'would sweep' if would else 'swept'} {sweep.kind} {sweep.phase}: {figures.summary}")
+
+    def overview(self, found: Overview) -> None:
+        """Print everything at a glance, each kind by itself."""
+        for kind in found.kinds:
+            self.kind(kind)
+        if found.alerts:
+            self.title("Open alerts")
+            for row in found.alerts:
+                self.indented(
+                    f"{row.subject}: {row.says}" + f" (seen by {row.acknowledged_by})" * bool(row.acknowledged_by)
+                )
+            self.say()
+        self.title("Workers")
+        table = grid(["WORKER", "STATE", "HEARD OF", "WORKS ON", "HOLDS", "QUEUES"])
+        for each in found.workers[:WORKERS]:
+            state = state_of(each)
+            seen = long_ago(each.seen_at, found.now)
+            figures = (str(len(each.active)), str(len(each.held)), one_line(", ".join(sorted(each.queues))))
+            table.add_row(one_line(each.hostname), state, seen, *figures, style="red" if state == "dead" else "")
+        self.console.print(table) if found.workers else self.indented(
+            "None reports. Without one only the timeouts act."
+        )
+        self.say()
+        self.title("Queues")
+        for queue, depth in found.queues.items():
+            self.indented(f"{queue}: {'not known' if depth is None else f'{depth:,} waiting'}")
+        if found.queues_error:
+            self.indented(found.queues_error)
+        self.say()
+        if found.well:
+            self.say("All is well.", style="green")
+        else:
+            self.say("Something is the matter: see above.", style="bold red")
+
+    def kind(self, kind: KindNow) -> None:
+        """Print one kind at a glance."""
+        self.title(kind.kind)
+        if kind.error:
+            self.indented(f"It cannot be read: {kind.error}")
+        for phase, load in kind.loads.items():
+            oldest = kind.oldest[phase]
+            self.indented(f"{phase}: {load.number:,}" + (f", the oldest for {duration(oldest)}" if oldest else ""))
+        for each in kind.sweeps:
+            for said in each.notes:
+                self.indented(f"{each.phase}: {said}")
+        for phase, name, said in kind.conditions:
+            self.say(f"  {phase}: {name}: {said}", style="red")
+        if kind.suspects:
+            self.headed = False
+            self.runs(kind.suspects)
+        elif kind.left:
+            self.indented(f"The last sweeps left {kind.left:,} suspects.")
+        self.say()
+
+    def diagnosis(self, found: Diagnosis) -> None:
+        """Print a diagnosis, what is wrong first."""
+        sorts = {
+            "What the next sweep would do": found.acting,
+            "Parents that wait for their outcome": found.parents,
+            "Worth a look: not stuck, but running or waiting for long": found.alerts,
+        }
+        for title, listed in sorts.items():
+            if listed.total:
+                self.title(title)
+                self.headed = False
+                self.runs(listed.lines)
+                self.more(len(listed.lines), listed.total)
+                self.say()
+        if found.counts:
+            self.title("Reasons")
+            self.reasons(found.counts)
+            self.say()
+        self.title("Sweeps")
+        self.health(found.sweeps)
+        self.say()
+        self.conclusion(found)
+
+    def health(self, sweeps: Sequence[Health]) -> None:
+        """Print how the sweeps of each kind and phase are doing."""
+        table = grid(["KIND", "PHASE", "LAST GOOD ONE", ""])
+        for each in sweeps:
+            ago = "never" if each.last_good is None else f"{duration(each.last_good)} ago"
+            table.add_row(each.kind, each.phase, ago, "overdue" * each.overdue, style="red" if each.overdue else "")
+        self.console.print(table)
+        for each in sweeps:
+            for note in each.notes:
+                self.say(f"{each.kind} {each.phase}: {note}")
+
+    def conclusion(self, found: Diagnosis) -> None:
+        """Print what the exit code says."""
+        if found.well:
+            look = f" {found.alerts.total:,} are worth a look." if found.alerts.total else ""
+            self.say(f"Nothing is stuck, and every sweep is on time.{look}", style="green")
+            return
+        parts = {
+            "stuck runs": found.acting.total,
+            "stuck parents": found.parents.total,
+            "overdue sweeps": found.overdue,
+        }
+        self.say("; ".join(f"{name}: {count:,}" for name, count in parts.items() if count), style="bold red")
+
+    def explanation(self, run: RunFacts, decision: Decision, evidence: Evidence, policy: Policy, now: datetime) -> None:
+        """Print what is known of a run, and what would be done with it."""
+        self.title(f"{run.kind}:{run.pk}")
+        known = "" if evidence is NOTHING else f"Known: {evidence_in_words(run, evidence, now)}."
+        for sentence in (
+            *facts_in_words(run, now),
+            known,
+            verdict_in_words(run, decision),
+            limits_in_words(run, policy),
+        ):
+            if sentence:
+                self.indented(sentence)
+
+    def history(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Print what happened to a run before."""
+        self.say()
+        self.title("Before")
+        if not events:
+            self.indented("The reaper has done nothing to it, and no late write to it was refused.")
+        for event in events:
+            self.indented(f"{event['at']:%Y-%m-%d %H:%M:%S %Z}  {told(event)}")
+
+
+def grid(names: Sequence[str], *, show_header: bool = True) -> Table:
+    """Return a table without lines, whose first column, the ids, is never broken."""
+    table = Table(box=None, show_header=show_header, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for index, name in enumerate(names):
+        table.add_column(name, no_wrap=index == 0, overflow="fold")
+    return table
+
+
+def cells(line: Line) -> tuple[str, str, str, str]:
+    """Return a line as a table has it. A parent is named by its id alone, which is what `finalize` takes."""
+    run = line.id if line.phase == PARENTS else f"{line.kind}:{line.id}"
+    state = "parent" if line.phase == PARENTS else str(line.phase)
+    if line.age is not None:
+        state = f"{state} {duration(line.age)}"
+    return one_line(run), state, str(line.action), str(line.alert if line.action == Action.LEAVE else line.reason)
+
+
+def aligned(row: Sequence[str]) -> str:
+    """Return a row of plain text."""
+    return "  ".join([*(cell.ljust(width) for cell, width in zip(row, WIDTHS, strict=False)), row[-1]])

@@ -1,0 +1,99 @@
+"""The subcommands by which a kind is switched, and a single run is exempted."""
+
+import argparse
+import getpass
+import os
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+from reaper.adapters import RunAdapter
+from reaper.conf import clock
+from reaper.controls import modes as switches
+from reaper.controls.modes import LONGEST
+from reaper.core.decisions import Mode
+from reaper.core.facts import RunFacts
+from reaper.models import Switch
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+# What stands for the mode that the settings name.
+SETTINGS = "settings"
+# What the sweeps of each mode do.
+SWEEPS = {Mode.ACT: "act", Mode.OBSERVE: "observe, and touch nothing", Mode.OFF: "do nothing"}
+
+
+def length(text: str) -> timedelta:
+    """Return a duration such as 30s, 15m, 2h or 7d; 0 is none. Raises argparse's error, which says what is right."""
+    found = re.fullmatch(r"(\d{1,9})([smhd])", "0s" if text == "0" else text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 30s, 15m, 2h or 7d, or 0 to end it")
+    try:
+        duration = timedelta(**{UNITS[found[2]]: int(found[1])})
+    except OverflowError:
+        duration = timedelta.max
+    if duration > LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than a year")
+    return duration
+
+
+def actor(user: str | None) -> str:
+    """Return who asks, as the ledger has it. Never '': that is the reaper itself."""
+    return ((user or "").strip() or login())[:200]
+
+
+def login() -> str:
+    """Return who is logged in; a container's user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid {os.getuid()}"
+
+
+class Switching:
+    """What `manage.py reaper` does to switch a kind. The command's own class has the rest."""
+
+    page: Any
+    adapter: Any
+    find: Any
+
+    def do_mode(self, kind: str, mode: str, user: str | None, **_: Any) -> int:
+        """Switch how a kind is swept from now on."""
+        return self.switch(kind, user, mode="" if mode == SETTINGS else Mode(mode))
+
+    def do_pause(self, kind: str, duration: timedelta, user: str | None, **_: Any) -> int:
+        """Switch a kind off for a while."""
+        return self.switch(kind, user, paused_until=duration)
+
+    def do_release(self, kind: str, duration: timedelta, user: str | None, **_: Any) -> int:
+        """Have the brake hold nothing of a kind for a while."""
+        return self.switch(kind, user, released_until=duration)
+
+    def do_exempt(self, run: str, duration: timedelta | None, user: str | None, **_: Any) -> int:
+        """Have one run be left alone for a while or for good, or end that."""
+        adapter: RunAdapter
+        facts: RunFacts
+        adapter, facts = self.find(run)
+        now = clock.now(adapter.using)
+        if duration == timedelta(0):
+            was = switches.readmit(adapter, facts.pk)
+            self.page.say(f"{run} is looked after again." if was else f"{run} was not exempted.")
+            return 0 if was else 1
+        until = None if duration is None else now + duration
+        switches.exempt(adapter, facts.pk, actor(user), now, until)
+        self.page.say(f"{run} is left alone {f'until {until:%Y-%m-%d %H:%M:%S %Z}' if until else 'for good'}.")
+        return 0
+
+    def switch(self, kind: str, user: str | None, **changes: Any) -> int:
+        """Make one change, and print how the kind is switched now."""
+        adapter: RunAdapter = self.adapter(kind)
+        now = clock.now(adapter.using)
+        row: Switch = switches.switch(adapter, actor(user), now, **moments(changes, now))
+        state = switches.state(adapter, now)
+        self.page.say(f"{kind}: {row.words}. Its sweeps {SWEEPS[state.mode]} from now on.")
+        return 0
+
+
+def moments(changes: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """Return the changes with each duration as the moment at which it is over; None for none."""
+    over = {name: now + value if value else None for name, value in changes.items() if isinstance(value, timedelta)}
+    return {**changes, **over}
