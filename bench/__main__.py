@@ -91,11 +91,11 @@ def main(arguments: list[str]) -> int:
 
 def await_witness(stack: Stack) -> None:
     """Wait until the idle worker has been reporting for long enough to tell that another one is dead."""
-    from reaper.models import WorkerReport
-    from reaper.workers.registry import SILENCE
+    from reaper.models import WorkerHeartbeat
+    from reaper.workers.registry import DEAD_AFTER
 
     end = time.monotonic() + 120
-    while not any(report.seen_at - report.since > SILENCE for report in WorkerReport.objects.all()):
+    while not any(report.seen_at - report.since > DEAD_AFTER for report in WorkerHeartbeat.objects.all()):
         if stack.died() or time.monotonic() > end:
             raise SystemExit("\n".join(stack.tails()["idle"]))
         time.sleep(0.2)

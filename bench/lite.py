@@ -32,7 +32,7 @@ def main(rows: int) -> float:
     from apps.sources.models import CrawlJob, Source
     from bench.measures import best_of_each, sweep_until_done
     from bench.tables import BARE, release, run
-    from reaper.models import Reaping
+    from reaper.models import LedgerEntry
 
     source = Source.objects.create(name="source", url="http://site/")
     began = source.created_at - timedelta(hours=2)
@@ -44,7 +44,7 @@ def main(rows: int) -> float:
 
     def stick() -> None:
         CrawlJob.objects.exclude(task_id="").update(status="running", started_at=began, completed_at=None)
-        Reaping.objects.all().delete()
+        LedgerEntry.objects.all().delete()
 
     def reap() -> None:
         assert sweep_until_done() == rows

@@ -19,7 +19,7 @@ def whole_tables(rows: int) -> int:
     tables.stick(rows)
     pk = CrawlJob.objects.filter(status="running").values_list("pk", flat=True)[0]
     with connection.execute_wrapper(asked := Asked()):
-        hold = runs.Hold(model=CrawlJob, pk=pk, task_id=CrawlJob.objects.get(pk=pk).task_id, worker="")
+        hold = runs.Claim(model=CrawlJob, pk=pk, task_id=CrawlJob.objects.get(pk=pk).task_id, worker="")
         hold.progress({"pages": 1})
         hold.complete({"pages": 1})
         sweep_all()

@@ -11,7 +11,7 @@ from apps.sources.models import CrawlJob, Source
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.models import FirstLook, Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import LedgerEntry, MessageSighting, RefusedWrite, Sweep, WorkerHeartbeat
 
 DEAD = "celery@dead/abc"
 # Multi-source jobs per ten thousand, and the children of each.
@@ -89,13 +89,13 @@ def fill(rows: int) -> None:
 def stick(rows: int, worker: str = DEAD) -> None:
     """Have so many jobs be running at a worker, a dead one, and nothing else; forget what was done before."""
     run("UPDATE crawl_jobs SET status = 'completed', completed_at = now() WHERE status = 'running'")
-    for model in (Reaping, Sweep, FirstLook, RefusedWrite):
+    for model in (LedgerEntry, Sweep, MessageSighting, RefusedWrite):
         run(f"TRUNCATE {model._meta.db_table} CASCADE")
     run(STICK, worker, str(uuid.UUID(int=0)), rows)
     hostname, _, incarnation = DEAD.partition("/")
     long_ago = CrawlJob._meta.get_field("created_at").get_default() - timedelta(minutes=5)
     said = {"seen_at": long_ago, "listed_at": long_ago, "since": long_ago, "queues": ["crawl"], "complete": True}
-    WorkerReport.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=said)
+    WorkerHeartbeat.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=said)
     settle()
 
 
@@ -103,7 +103,7 @@ def release() -> None:
     """Have the brake hold nothing: that most of the runs are stuck is on purpose."""
     adapter = conf.adapters()["crawl_job"]
     now = clock.now(adapter.using)
-    switches.switch(adapter, "bench", now, released_until=now + timedelta(days=1))
+    switches.set_controls(adapter, "bench", now, released_until=now + timedelta(days=1))
 
 
 def settle() -> None:

@@ -67,7 +67,7 @@ def overhead(rows: int) -> Iterator[Figure]:
 
 def work(waiting: Sequence[tuple[uuid.UUID, str]]) -> Counter[str]:
     """Work on these jobs at once; return the seconds of each write, and how many rows progress has touched."""
-    holds: list[runs.Hold] = []
+    holds: list[runs.Claim] = []
     claim = timed(lambda: holds.extend(runs.claim(CrawlJob, *each, "celery@w/abc") for each in waiting))
     before = updates()
     progress = timed(lambda: [hold.progress({"pages": pages}) for pages in range(PROGRESS) for hold in holds])

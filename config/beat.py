@@ -7,7 +7,7 @@ from django_celery_beat.schedulers import DatabaseScheduler
 from config import lifecycle
 
 
-class PatientScheduler(DatabaseScheduler):
+class DatabaseWaitingScheduler(DatabaseScheduler):
     """Waits for the database before it reads the schedules, and shows after each round that it is alive."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

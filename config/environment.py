@@ -17,7 +17,7 @@ LOCAL = (None, "", "localhost", "127.0.0.1", "::1")
 KEY_LENGTH = 32
 
 
-class EnvironmentMistake(SystemExit):
+class InvalidEnvironment(SystemExit):
     """A variable is missing or wrong. Unhandled, it ends the command with its one sentence, without a traceback."""
 
     def __init__(self, name: str, what: str, right: str) -> None:
@@ -40,7 +40,7 @@ def flag(name: str, default: bool) -> bool:
     if not value:
         return default
     if value not in TRUE + FALSE:
-        raise EnvironmentMistake(name, f"is {value!r}", "write 1 or 0")
+        raise InvalidEnvironment(name, f"is {value!r}", "write 1 or 0")
     return value in TRUE
 
 
@@ -50,7 +50,7 @@ def number(name: str, default: int, least: int = 1, most: int = 10**9) -> int:
     if not value:
         return default
     if not re.fullmatch(r"-?[0-9]{1,10}", value) or not least <= int(value) <= most:
-        raise EnvironmentMistake(name, f"is {value!r}", f"write a whole number from {least} to {most}")
+        raise InvalidEnvironment(name, f"is {value!r}", f"write a whole number from {least} to {most}")
     return int(value)
 
 
@@ -58,7 +58,7 @@ def choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
     """The variable as one of these words."""
     value = text(name, default).upper()
     if value not in allowed:
-        raise EnvironmentMistake(name, f"is {value!r}", f"write one of {', '.join(allowed)}")
+        raise InvalidEnvironment(name, f"is {value!r}", f"write one of {', '.join(allowed)}")
     return value
 
 
@@ -68,7 +68,7 @@ def secret_key(name: str) -> str:
     if len(value) < KEY_LENGTH or value.startswith("django-insecure-"):
         what = "is not long enough to be secret" if value else "is not set"
         right = f"write {KEY_LENGTH} random characters or more, such as `openssl rand -base64 48` prints"
-        raise EnvironmentMistake(name, what, right)
+        raise InvalidEnvironment(name, what, right)
     return value
 
 
@@ -76,9 +76,9 @@ def hosts(name: str, default: list[str]) -> list[str]:
     """The variable as the names that the site answers to."""
     names = items(name, default)
     if not names:
-        raise EnvironmentMistake(name, "is not set", "name the site's hosts, such as crawler.example.com")
+        raise InvalidEnvironment(name, "is not set", "name the site's hosts, such as crawler.example.com")
     if wrong := [each for each in names if not re.fullmatch(r"\*|\.?[\w.-]+|\[[0-9a-fA-F:.]+\]", each)]:
-        raise EnvironmentMistake(name, f"has {wrong[0]!r}", "write a host's name alone, without scheme, port or path")
+        raise InvalidEnvironment(name, f"has {wrong[0]!r}", "write a host's name alone, without scheme, port or path")
     return names
 
 
@@ -86,7 +86,7 @@ def origins(name: str) -> list[str]:
     """The variable as origins, each with its scheme."""
     found = items(name, [])
     if wrong := [each for each in found if not re.fullmatch(r"https?://[^/\s]+", each)]:
-        raise EnvironmentMistake(
+        raise InvalidEnvironment(
             name, f"has {wrong[0]!r}", "write scheme and host, such as https://crawler.example.com"
         )
     return found
@@ -99,7 +99,7 @@ def database(name: str, url: str) -> dict[str, Any]:
         check_address(name, url, tuple(environ.Env.DB_SCHEMES), right)
     settings = environ.Env.db_url_config(url)
     if not settings["NAME"]:
-        raise EnvironmentMistake(name, f"is {hidden(url)!r}, without the database's name", right)
+        raise InvalidEnvironment(name, f"is {redact(url)!r}, without the database's name", right)
     return settings
 
 
@@ -127,10 +127,10 @@ def check_address(name: str, url: str, schemes: tuple[str, ...], right: str) -> 
     except ValueError:
         parts = None
     if parts is None or "://" not in url or parts.scheme not in schemes:
-        raise EnvironmentMistake(name, f"is {hidden(url)!r}", right)
+        raise InvalidEnvironment(name, f"is {redact(url)!r}", right)
 
 
-def hidden(url: str) -> str:
+def redact(url: str) -> str:
     """The address without what may be a password: all between the scheme and the last @, and the options."""
     login, at, place = url.rpartition("@")
     scheme, separator, _ = login.partition("://")
@@ -138,7 +138,7 @@ def hidden(url: str) -> str:
     return shown + re.sub(r"[?#].*", "?***", place, flags=re.DOTALL)
 
 
-def elsewhere(url: str) -> bool:
+def is_remote(url: str) -> bool:
     """Whether the address names another machine."""
     try:
         return urlsplit(url).hostname not in LOCAL
@@ -153,7 +153,7 @@ def debug() -> bool:
     machine asks for a word about it.
     """
     for name in ("DATABASE_URL", "CELERY_BROKER_URL"):
-        if not text("DEBUG") and elsewhere(text(name)):
+        if not text("DEBUG") and is_remote(text(name)):
             what = f"is not set although {name} names another machine"
-            raise EnvironmentMistake("DEBUG", what, "write 0 for production, 1 for development")
+            raise InvalidEnvironment("DEBUG", what, "write 0 for production, 1 for development")
     return flag("DEBUG", True)

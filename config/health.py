@@ -46,11 +46,11 @@ def plain(text: str, status: int = 200) -> HttpResponse:
 
 def problems() -> list[str]:
     """What keeps this process from its work, one plain sentence each; both are asked at the same time."""
-    answers = [Question("database", database_problem), Question("broker", broker_problem)]
+    answers = [TimedProbe("database", database_problem), TimedProbe("broker", broker_problem)]
     return [sentence for answer in answers if (sentence := answer.get())]
 
 
-class Question:
+class TimedProbe:
     """A question that is asked in a thread, because what hangs must not hang whoever asked."""
 
     asked: dict[str, threading.Thread] = {}
@@ -59,10 +59,10 @@ class Question:
         self.name, self.answer = name, f"The {name} does not answer within {SECONDS:g} s."
         self.ask = ask
         # One that still hangs is not joined by a second: probes come for ever.
-        before = Question.asked.get(name)
+        before = TimedProbe.asked.get(name)
         self.thread = None if before and before.is_alive() else threading.Thread(target=self._run, daemon=True)
         if self.thread:
-            Question.asked[name] = self.thread
+            TimedProbe.asked[name] = self.thread
             self.thread.start()
 
     def get(self) -> str:

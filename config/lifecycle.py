@@ -21,7 +21,7 @@ def wait_for_database() -> None:
     A worker that took a message before that would lose it.
     """
     with ended_by_signals():
-        while problem := health.Question("database", health.database_problem).get():
+        while problem := health.TimedProbe("database", health.database_problem).get():
             logger.warning("Waiting for the database, asked every %s s. %s", WAIT_SECONDS, problem)
             time.sleep(WAIT_SECONDS)
 

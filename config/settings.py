@@ -22,7 +22,7 @@ def address(name: str, embedded_default: Callable[[], str]) -> str:
         return url
     if DEBUG:
         return embedded_default()
-    raise environment.EnvironmentMistake(name, "is not set", "it has no default when DEBUG is off")
+    raise environment.InvalidEnvironment(name, "is not set", "it has no default when DEBUG is off")
 
 
 # A new key at every start only ends the sessions of a development machine.

@@ -156,11 +156,11 @@ def _answers(url: str) -> bool:
 
 def _start_servers() -> bool:
     """Start what the environment does not name; True when this has started something."""
-    before = [server.url() for server in embedded.both().values()]
+    before = [server.url() for server in embedded.servers().values()]
     for name, variable in embedded.VARIABLES.items():
         if not os.environ.get(variable):
             embedded.address(name)
-    return [server.url() for server in embedded.both().values()] != before
+    return [server.url() for server in embedded.servers().values()] != before
 
 
 def _prepare() -> tuple[dict[str, str], str]:

@@ -16,7 +16,7 @@ from demo.trouble import Trouble
 from demo.watch import Watch
 from reaper.conf import settings as conf
 from reaper.core.decisions import Action, Reason
-from reaper.models import Reaping
+from reaper.models import LedgerEntry
 from reaper.sweeps import manual as by_hand
 
 QUICK = [Site("daily-news", 6), Site("tech-blog", 4), Site("recipes", 8), Site("weather", 3), Site("bookshop", 5)]
@@ -159,7 +159,7 @@ class Story:
         def reap() -> bool:
             run = adapter.get(self.planted)
             under_way = self.watch.run(self.planted).pages >= 2
-            return bool(under_way and run and by_hand.act(adapter, run, Action.FAIL, "the demo")[0])
+            return bool(under_way and run and by_hand.act_on_run(adapter, run, Action.FAIL, "the demo")[0])
 
         self.watch.until(reap, missing="the run that was to be reaped wrongly did not get under way")
         self.terminal.tell("trouble", f"planted: {SLOW[1].name}, a healthy run, was failed in the middle of its work")
@@ -211,9 +211,9 @@ class Story:
             self.troubles.append(what)
         self.terminal.tell("trouble", told)
 
-    def _tell_reaping(self, row: Reaping) -> None:
+    def _tell_reaping(self, row: LedgerEntry) -> None:
         name = self.names.get(row.run_id, row.run_id)
-        if row.action != Reaping.DISPATCH:
+        if row.action != LedgerEntry.DISPATCH:
             self.reasons[row.run_id] = f"{row.action} ({row.reason})"
             because = f"Finalized by the reaper because {Reason(row.reason).sentence} (rule {row.reason})."
             self.terminal.tell("reaper", f"{name}: {row.message or because}")

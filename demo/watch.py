@@ -14,7 +14,7 @@ from kombu import Connection
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from demo import judge
-from reaper.models import Reaping
+from reaper.models import LedgerEntry
 
 LOOK_SECONDS = 0.15
 # How long a thing that should happen soon may take on a busy machine.
@@ -36,7 +36,7 @@ class Watch:
         self.undeliverable: set[str] = set()
         self.wrong: dict[tuple[str, str], judge.WrongReap] = {}
         self.on_look: Callable[[], None] = lambda: None
-        self.on_reaping: Callable[[Reaping], None] = lambda reaping: None
+        self.on_reaping: Callable[[LedgerEntry], None] = lambda reaping: None
         self.on_wrong: Callable[[judge.WrongReap], None] = lambda wrong: None
         self._check = check
         self._read_to = 0
@@ -62,7 +62,7 @@ class Watch:
         self.seen = judge.Look(time.time(), rows, self._alive(), self._broker.waiting() - self.undeliverable)
         for wrong in judge.taken_alive(before, self.seen, self.journal):
             self._note(wrong)
-        for reaping in Reaping.objects.filter(pk__gt=self._last_reaping).order_by("pk"):
+        for reaping in LedgerEntry.objects.filter(pk__gt=self._last_reaping).order_by("pk"):
             self._last_reaping = reaping.pk
             self.on_reaping(reaping)
         self.on_look()

@@ -31,7 +31,7 @@ def check_reaper(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMes
     return [*found, *check_tasks()]
 
 
-def stop_when_broken(**kwargs: Any) -> None:
+def abort_on_errors(**kwargs: Any) -> None:
     """Stop a worker or Beat whose settings are wrong, with the sentences. Receives `worker_init`, `beat_init`.
 
     Celery runs Django's checks as well when it starts, but goes on whatever they say.
@@ -47,11 +47,11 @@ def check_beat() -> Iterator[checks.CheckMessage]:
         yield checks.Warning("No schedule starts the reaper's sweeps.", hint, id="reaper.W003")
 
 
-def of_policy(adapter: RunAdapter, policy: Policy) -> list[checks.CheckMessage]:
+def check_policy(adapter: RunAdapter, policy: Policy) -> list[checks.CheckMessage]:
     """Return what is wrong with these thresholds, were they those of a kind."""
     broken = list(import_tasks())
     task = current_app.tasks.get(adapter.task)
-    return [*broken, *check_alert(adapter, policy), *(check_limit(adapter, task, policy) if task else ())]
+    return [*broken, *check_alert(adapter, policy), *(check_time_limit(adapter, task, policy) if task else ())]
 
 
 def check_alert(adapter: RunAdapter, policy: Policy) -> Iterator[checks.CheckMessage]:
@@ -101,10 +101,10 @@ def check_task(adapter: RunAdapter, tasks: Mapping[str, Task]) -> Iterator[check
         hint = "Correct the adapter's `task`, or import the task in a module that the workers import."
         yield checks.Warning(message, hint, id="reaper.W002")
         return
-    yield from check_limit(adapter, task, conf.policy(adapter))
+    yield from check_time_limit(adapter, task, conf.policy(adapter))
 
 
-def check_limit(adapter: RunAdapter, task: Task, policy: Policy) -> Iterator[checks.CheckMessage]:
+def check_time_limit(adapter: RunAdapter, task: Task, policy: Policy) -> Iterator[checks.CheckMessage]:
     """A run that its own time limit would have ended must not be taken for stuck before."""
     limit = task.time_limit or task.app.conf.task_time_limit
     timeout = policy.run_timeout

@@ -12,7 +12,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTa
 
 from reaper.conf.settings import QUEUE
 from reaper.models import Sweep
-from reaper.tasks import EVERY
+from reaper.tasks import INTERVALS
 
 DESCRIPTION = "Made by the reaper. Your changes stay. To stop it, switch it off: a deleted row returns with migrate."
 # What has to be there before rows are made: schedules of tasks that have no tables would only fail.
@@ -39,10 +39,10 @@ NAMES = {
     "reaper.tasks.sweep_pending": "reaper: sweep pending runs",
     "reaper.tasks.finalize_parents": "reaper: finalize orphaned parents",
     "reaper.tasks.raise_alerts": "reaper: alert on long runs and backlogs",
-    "reaper.tasks.tell_alerts": "reaper: tell alerts by e-mail and webhook",
+    "reaper.tasks.send_notifications": "reaper: tell alerts by e-mail and webhook",
     "reaper.tasks.prune_history": "reaper: prune history",
 }
-SCHEDULES = tuple(Schedule(NAMES[task], task, every) for task, every in EVERY.items())
+SCHEDULES = tuple(Schedule(NAMES[task], task, every) for task, every in INTERVALS.items())
 TASKS = [schedule.task for schedule in SCHEDULES]
 
 

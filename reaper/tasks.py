@@ -14,7 +14,16 @@ from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.ledger import totals
-from reaper.models import Alert, Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import (
+    Alert,
+    Exemption,
+    LedgerEntry,
+    MessageSighting,
+    Observation,
+    RefusedWrite,
+    Sweep,
+    WorkerHeartbeat,
+)
 from reaper.monitoring import alerts
 from reaper.sweeps import sweep as sweeps
 from reaper.workers import registry as workers
@@ -23,19 +32,19 @@ logger = logging.getLogger(__name__)
 
 # How often each is started, by Beat or by `manage.py reaper run`. By name: a task that is asked for anything too early
 # completes Celery's app too early.
-EVERY: Mapping[str, timedelta] = {
+INTERVALS: Mapping[str, timedelta] = {
     "reaper.tasks.sweep_running": timedelta(seconds=5),
     "reaper.tasks.sweep_pending": timedelta(seconds=30),
     "reaper.tasks.finalize_parents": timedelta(seconds=60),
     "reaper.tasks.raise_alerts": timedelta(seconds=60),
-    "reaper.tasks.tell_alerts": timedelta(seconds=30),
+    "reaper.tasks.send_notifications": timedelta(seconds=30),
     "reaper.tasks.prune_history": timedelta(days=1),
 }
 # Rows deleted in one statement.
 PRUNE_BATCH = 5000
 
 
-def each_kind(do: Callable[[RunAdapter], Any]) -> dict[str, Any]:
+def for_each_kind(do: Callable[[RunAdapter], Any]) -> dict[str, Any]:
     """Do something for every kind; return what it returned, by kind. An exception is logged as that kind's answer."""
     answers = {}
     for kind, adapter in conf.adapters().items():
@@ -50,52 +59,52 @@ def each_kind(do: Callable[[RunAdapter], Any]) -> dict[str, Any]:
 @shared_task
 def sweep_running() -> None:
     """Sweep the runs that say that they are running."""
-    each_kind(lambda adapter: sweeps.sweep(adapter, Phase.RUNNING))
+    for_each_kind(lambda adapter: sweeps.sweep(adapter, Phase.RUNNING))
 
 
 @shared_task
 def sweep_pending() -> None:
     """Sweep the runs that wait for a worker."""
-    each_kind(lambda adapter: sweeps.sweep(adapter, Phase.QUEUED))
+    for_each_kind(lambda adapter: sweeps.sweep(adapter, Phase.QUEUED))
 
 
 @shared_task
 def finalize_parents() -> None:
     """Finalize the parents whose children have all ended."""
-    each_kind(sweeps.finalize_parents)
+    for_each_kind(sweeps.finalize_parents)
 
 
 @shared_task
 def raise_alerts() -> None:
     """Warn of runs that are running or waiting for long, and of sweeps and workers that are not as they should be."""
-    alerts.raise_all(each_kind)
+    alerts.evaluate_all(for_each_kind)
 
 
 @shared_task
-def tell_alerts() -> None:
+def send_notifications() -> None:
     """Tell each channel and each run's owner what they have not been told yet. What fails is tried again next time."""
-    for channel in alerts.channels():
+    for channel in alerts.enabled_channels():
         try:
-            alerts.tell_channel(channel)
+            alerts.notify_channel(channel)
         except Exception as error:  # what mail servers and webhooks raise varies
             # Without the error's own words: an address that holds a secret may be among them.
             logger.warning("the alerts could not be told by %s: %s", channel, type(error).__name__)
-    each_kind(alerts.tell_owners)
+    for_each_kind(alerts.notify_owners)
 
 
 @shared_task
 def prune_history() -> None:
     """Delete history that is older than `KEEP_HISTORY`. The last good sweep of each kind is kept."""
     for using in {adapter.using for adapter in conf.adapters().values()}:
-        horizon = clock.now(using) - conf.keep_history()
-        for counted in (Reaping, RefusedWrite):
-            while totals.prune(counted.objects.using(using).filter(at__lt=horizon), PRUNE_BATCH):
+        horizon = clock.now(using) - conf.history_retention()
+        for counted in (LedgerEntry, RefusedWrite):
+            while totals.prune(counted.objects.using(using).filter(created_at__lt=horizon), PRUNE_BATCH):
                 pass
-        prune(Observation.objects.using(using).filter(at__lt=horizon))
+        prune(Observation.objects.using(using).filter(created_at__lt=horizon))
         prune(Exemption.objects.using(using).filter(until__lt=horizon))
         prune(Alert.objects.using(using).filter(resolved_at__lt=horizon))
         # A look that was never followed by another is of a run that has gone its way.
-        prune(FirstLook.objects.using(using).filter(at__lt=clock.now(using) - workers.KEEP))
+        prune(MessageSighting.objects.using(using).filter(created_at__lt=clock.now(using) - workers.REPORT_RETENTION))
         prune(Sweep.objects.using(using).filter(started_at__lt=horizon).exclude(pk__in=last_good_sweeps(using)))
     prune_reports()
 
@@ -104,9 +113,9 @@ def prune_reports() -> None:
     """Delete the reports of workers that are long gone and that no running run names."""
     named: set[str] = set()
     for adapter in conf.adapters().values():
-        for page in adapter.unfinished(Phase.RUNNING):
+        for page in adapter.iter_unfinished(Phase.RUNNING):
             named.update(run.worker for run in page)
-    using = router.db_for_write(WorkerReport)
+    using = router.db_for_write(WorkerHeartbeat)
     workers.prune(using, clock.now(using), named)
 
 

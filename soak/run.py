@@ -16,7 +16,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from demo.site import Server, Site
 from demo.stack import Stack
 from reaper.conf import settings as conf
-from reaper.models import Reaping
+from reaper.models import LedgerEntry
 from soak import judge
 from soak.faults import BEATS, CRAWLERS, REAPERS, Faults, command
 
@@ -67,7 +67,7 @@ class Soak:
         end, next_fault, told = time.time() + seconds, time.time() + between[0], time.time()
         while time.time() < end:
             self.faults.tend()
-            if self.unfinished() < load:
+            if self.iter_unfinished() < load:
                 self.dispatch()
             if time.time() >= next_fault:
                 print(f"{time.time() - self.began:6.1f} s  {self.strike()}", flush=True)
@@ -92,16 +92,19 @@ class Soak:
         except Exception as error:
             print(f"{time.time() - self.began:6.1f} s  a dispatch failed: {type(error).__name__}", flush=True)
 
-    def unfinished(self) -> int:
+    def iter_unfinished(self) -> int:
         """Return how many runs have not ended."""
         return sum(each.objects.filter(status__in=UNFINISHED).count() for each in (CrawlJob, CrawlJobSourceResult))
 
     def drain(self, seconds: float) -> None:
         """Heal everything and wait until all runs have ended, at most for so long."""
-        print(f"{time.time() - self.began:6.1f} s  healed; {self.unfinished()} runs are left to be drained", flush=True)
+        print(
+            f"{time.time() - self.began:6.1f} s  healed; {self.iter_unfinished()} runs are left to be drained",
+            flush=True,
+        )
         end = time.time() + seconds
         self.faults.heal()
-        while self.unfinished() and time.time() < end:
+        while self.iter_unfinished() and time.time() < end:
             self.faults.tend()
             time.sleep(0.2)
 
@@ -130,7 +133,7 @@ class Soak:
         with connection.cursor() as cursor:
             cursor.execute("SELECT run::text, was, now FROM soak_transitions ORDER BY id")
             transitions = [judge.Transition(*row) for row in cursor.fetchall()]
-        reaps = Reaping.objects.exclude(action=Reaping.FINALIZE).filter(actor="").order_by("id")
+        reaps = LedgerEntry.objects.exclude(action=LedgerEntry.FINALIZE).filter(actor="").order_by("id")
         names = ("run_id", "task_id", "at", "action", "reason", "phase", "interrupted")
         return judge.Story(
             rows=dict(self.rows()),

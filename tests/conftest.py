@@ -21,11 +21,11 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_teardown(item):
     """Forget the reports of a live test's workers: some outlive the test, and report after its database was cleaned."""
     answer = yield
-    from reaper.models import WorkerReport  # Django is set up by now
+    from reaper.models import WorkerHeartbeat  # Django is set up by now
 
     if item.get_closest_marker("live") and connection.settings_dict["NAME"].startswith("test_"):
         with item.config.stash[blocking_manager_key].unblock():
-            WorkerReport.objects.all().delete()
+            WorkerHeartbeat.objects.all().delete()
     return answer
 
 
@@ -50,4 +50,4 @@ def _test_settings(settings):
 def _nobody_answers_soon(request, monkeypatch):
     """The workers of most tests are rows only, which answer no inspect: that is not waited for. Live ones do answer."""
     if not request.node.get_closest_marker("live"):
-        monkeypatch.setattr("reaper.evidence.collector.INQUIRY_SECONDS", 0.1)
+        monkeypatch.setattr("reaper.evidence.collector.INSPECT_TIMEOUT_S", 0.1)

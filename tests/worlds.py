@@ -9,8 +9,8 @@ from django.db import connections
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
-from reaper.models import FirstLook, Sweep, WorkerReport
-from reaper.monitoring.health import phases
+from reaper.models import MessageSighting, Sweep, WorkerHeartbeat
+from reaper.monitoring.health import sweep_scopes
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -67,7 +67,7 @@ def sent_child(job=None, **fields):
 def swept(at=NOW):
     """Everything was swept, and nothing was to be done."""
     for adapter in conf.adapters().values():
-        for phase in phases(adapter):
+        for phase in sweep_scopes(adapter):
             times = {"started_at": at, "finished_at": at}
             Sweep.objects.update_or_create(kind=adapter.kind, phase=phase, idle=True, defaults=times)
 
@@ -102,7 +102,7 @@ def report(name="celery@w1/abc", now=NOW, silent=timedelta(0), **fields):
     hostname, _, incarnation = name.partition("/")
     seen = now - silent
     said = {"seen_at": seen, "listed_at": seen, "since": seen - HOUR, "queues": ["crawl"], **fields}
-    return WorkerReport.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=said)[0]
+    return WorkerHeartbeat.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=said)[0]
 
 
 def witness(queue="crawl", now=NOW):
@@ -112,7 +112,7 @@ def witness(queue="crawl", now=NOW):
 
 def keep_reporting(now):
     """Those who live have reported until now, and nothing new."""
-    WorkerReport.objects.exclude(hostname="celery@dead").update(seen_at=now, listed_at=now)
+    WorkerHeartbeat.objects.exclude(hostname="celery@dead").update(seen_at=now, listed_at=now)
 
 
 def executing(*rows, name="celery@w1/abc", now=NOW, since=MINUTE, **fields):
@@ -149,5 +149,5 @@ def first_look(row, now=NOW, presence="absent", ago=10 * SECOND):
     """An earlier sweep found the run's message like this."""
     adapter = next(each for each in conf.adapters().values() if each.model == row._meta.label)
     run = adapter.get(str(row.pk))
-    found = {"task_id": run.task_id or "", "presence": presence, "at": now - ago}
-    return FirstLook.objects.update_or_create(kind=adapter.kind, run_id=run.pk, defaults=found)[0]
+    found = {"task_id": run.task_id or "", "message_location": presence, "created_at": now - ago}
+    return MessageSighting.objects.update_or_create(kind=adapter.kind, run_id=run.pk, defaults=found)[0]

@@ -21,7 +21,7 @@ from django.utils.html import format_html
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
-from apps.sources.reaping import RunPages
+from apps.sources.reaping import ReaperRunAdminMixin
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def fields_of(model: type[models.Model], *first: str) -> tuple[Any, ...]:
     return tuple(at(field.name) if isinstance(field, models.DateTimeField) else field.name for field in fields)
 
 
-class TellingAdmin(admin.ModelAdmin):
+class ReportingAdmin(admin.ModelAdmin):
     """An admin whose actions tell the person who asked what became of it."""
 
     def tell(self, request: HttpRequest, level: int, what: str, named: list[Any]) -> None:
@@ -74,7 +74,7 @@ class TellingAdmin(admin.ModelAdmin):
 
 
 @admin.register(Source)
-class SourceAdmin(TellingAdmin):
+class SourceAdmin(ReportingAdmin):
     """Sources."""
 
     list_display = ("name", "url", "status", "crawler_type", at("updated_at"))
@@ -99,7 +99,7 @@ class SourceAdmin(TellingAdmin):
             self.tell(request, messages.SUCCESS, "job was made", [job.pk])
 
 
-class RunAdmin(RunPages, TellingAdmin):
+class RunAdmin(ReaperRunAdminMixin, ReportingAdmin):
     """Runs of either table."""
 
     show_full_result_count = False

@@ -24,10 +24,10 @@ from selectolax.lexbor import LexborHTMLParser
 
 from apps.sources.network import (
     ConfigError,
+    CrossSiteRedirect,
     Forbidden,
     Network,
     NotThere,
-    OffSite,
     PageError,
     Unreachable,
 )
@@ -88,10 +88,10 @@ class Limits:
                 raise ConfigError(
                     f"crawler_config has no setting {key!r} (it is {value!r}); it may have {', '.join(sorted(known))}."
                 )
-        return replace(base, **{key: _like(key, value, getattr(base, key)) for key, value in config.items()})
+        return replace(base, **{key: _coerce(key, value, getattr(base, key)) for key, value in config.items()})
 
 
-def _like(key: str, value: Any, default: Any) -> Any:
+def _coerce(key: str, value: Any, default: Any) -> Any:
     """Return the value as the default's type, when it is within bounds. Raises `ConfigError`."""
     if isinstance(default, str):
         if isinstance(value, str) and value.isascii() and value.isprintable() and value and value == value.strip():
@@ -196,7 +196,7 @@ def _start(url: str, limits: Limits) -> tuple["Site", Response]:
             site = Site(at, limits, tls)
             try:
                 answer = site.get(at)
-            except OffSite as elsewhere:
+            except CrossSiteRedirect as elsewhere:
                 at = elsewhere.url
                 continue
             read(answer, 0)
@@ -313,7 +313,7 @@ class Site:
         if httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).raw_host:
             raise PageError(f"{url!r} is no http or https URL", Forbidden)
         if on_site and site_of(url) != self.key:
-            raise OffSite(url)
+            raise CrossSiteRedirect(url)
         if on_site and not self.allows(url):
             raise PageError(f"robots.txt forbids {url}", Forbidden)
 

@@ -45,7 +45,7 @@ class PageError(Exception):
         self.fate = fate
 
 
-class OffSite(PageError):
+class CrossSiteRedirect(PageError):
     """A page redirects to another site, at `url`."""
 
     def __init__(self, url: str) -> None:
@@ -72,7 +72,7 @@ class Network(httpcore.SyncBackend):
     def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> Any:
         """Connect to the first address of the host that answers. Raises `PageError` when any is private."""
         failed: Exception = OSError(f"{host} has no address")
-        for address in vetted(host, port, allow_private=self.allow_private):
+        for address in resolve_checked(host, port, allow_private=self.allow_private):
             try:
                 options["timeout"] = self.left()
                 return Stream(super().connect_tcp(address, port, *args, **options), self)
@@ -101,7 +101,7 @@ class Stream:
         return Stream(self.stream.start_tls(ssl_context, server_hostname, self.network.left()), self.network)
 
 
-def vetted(host: str, port: int, *, allow_private: bool) -> list[str]:
+def resolve_checked(host: str, port: int, *, allow_private: bool) -> list[str]:
     """Return the addresses of a host. Raises `PageError` when any of them is private, OSError when there is none."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(each[4][0]) for each in found]

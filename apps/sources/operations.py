@@ -65,7 +65,7 @@ class SetStatistics(OnPostgreSQL):
         return type(self).__name__, [self.table, self.column, self.target], {}
 
 
-class FillTo(OnPostgreSQL):
+class SetFillFactor(OnPostgreSQL):
     """Have PostgreSQL fill a table's pages to so many percent with new rows, and keep the rest for their next versions.
 
     In a full page a worker's progress finds no room beside its row, and then touches every index: in a table of 10

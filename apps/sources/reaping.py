@@ -13,7 +13,7 @@ from apps.sources import runs, tasks
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.outcomes import ENDED
 from reaper.adapters import Message, ModelRunAdapter
-from reaper.admin.run_views import RunPages as RunPages
+from reaper.admin.run_views import ReaperRunAdminMixin as ReaperRunAdminMixin
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.core.facts import RunFacts
@@ -22,7 +22,7 @@ from reaper.ledger import records as ledger
 from reaper.workers import heartbeat as reporter
 
 # A run names the worker whose reports vouch for it.
-tasks.identify = reporter.identity
+tasks.worker_name = reporter.worker_name
 
 CHILDREN = CrawlJobSourceResult.objects.filter(crawl_job=OuterRef("pk"))
 
@@ -32,10 +32,10 @@ class _CrawlRuns(ModelRunAdapter):
 
     table: runs.Run
     task = runs.TASK
-    reopens = True
-    queued = ("pending",)
-    running = ("running",)
-    queued_as, failed_as = "pending", "failed"
+    supports_reopen = True
+    queued_statuses = ("pending",)
+    running_statuses = ("running",)
+    status_after_requeue, status_after_fail = "pending", "failed"
     worker_field = "worker"
     queued_field = "queued_at"
     started_field = "started_at"
@@ -55,9 +55,9 @@ class CrawlJobs(_CrawlRuns):
     kind = "crawl_job"
     model = "sources.CrawlJob"
     table = CrawlJob
-    finished = ("completed", "failed", "cancelled")
-    ignored = ("paused",)
-    closed_as = "cancelled"
+    finished_statuses = ("completed", "failed", "cancelled")
+    ignored_statuses = ("paused",)
+    status_after_close = "cancelled"
 
     def queryset(self) -> QuerySet:
         """Return the jobs that are no parents."""
@@ -70,12 +70,12 @@ class SourceResults(_CrawlRuns):
     kind = "source_result"
     model = "sources.CrawlJobSourceResult"
     table = CrawlJobSourceResult
-    finished = ("completed", "failed", "skipped")
-    closed_as = "skipped"
+    finished_statuses = ("completed", "failed", "skipped")
+    status_after_close = "skipped"
     parent_field = "crawl_job"
-    parent_ended = ("completed", "failed", "cancelled")
+    parent_finished_statuses = ("completed", "failed", "cancelled")
 
-    def stuck_parents(self) -> Iterator[str]:
+    def iter_finalizable_parents(self) -> Iterator[str]:
         """Yield the jobs that are no runs, are not finalized, and have no child that is still unfinished."""
         jobs = CrawlJob.objects.using(self.using).filter(finalized_at=None)
         with_source = jobs.filter(Exists(CHILDREN), source__isnull=False)
@@ -87,7 +87,7 @@ class SourceResults(_CrawlRuns):
             (with_source.filter(status="running"), "started_at"),
             (with_source.filter(status="pending"), "queued_at"),
         ):
-            for page in rows.pages(found, ["pk", by] if by else ["pk"], by):
+            for page in rows.paginate(found, ["pk", by] if by else ["pk"], by):
                 yield from self._without_unfinished([row["pk"] for row in page])
 
     def _without_unfinished(self, parents: list[UUID]) -> Iterator[str]:
@@ -116,15 +116,15 @@ def adapter_of(model: Any) -> ModelRunAdapter:
 
 
 @receiver(runs.write_refused)
-def note_refused(sender: Any, hold: runs.Hold, write: str, **_: Any) -> None:
+def note_refused(sender: Any, hold: runs.Claim, write: str, **_: Any) -> None:
     """Show a refused late write to the reaper's operators."""
     adapter = adapter_of(sender)
     now = clock.now(adapter.using)
-    ledger.refused(adapter, hold.pk, now, task_id=hold.task_id, worker=hold.worker, write=write)
+    ledger.record_refused_write(adapter, hold.pk, now, task_id=hold.task_id, worker=hold.worker, write=write)
 
 
-@receiver(runs.dispatched_by_hand)
+@receiver(runs.manually_dispatched)
 def note_dispatch(sender: Any, pk: Any, task_id: str, **_: Any) -> None:
     """Start the run's budgets anew: a person has looked at it."""
     adapter = adapter_of(sender)
-    ledger.dispatched_by_hand(adapter, pk, task_id, clock.now(adapter.using))
+    ledger.record_manual_dispatch(adapter, pk, task_id, clock.now(adapter.using))

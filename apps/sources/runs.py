@@ -34,7 +34,7 @@ BATCH = 100
 # Sent when a task's write was refused. Arguments: hold (Hold), write (str).
 write_refused = Signal()
 # Sent inside the transaction of a dispatch that a person or another program made. Arguments: model, pk, task_id.
-dispatched_by_hand = Signal()
+manually_dispatched = Signal()
 
 # Column names of the totals: what the crawl counts -> the table's own name.
 TOTALS: dict[Run, dict[str, str]] = {
@@ -59,12 +59,12 @@ class NotPending(Exception):
     """A dispatch of a run that is not waiting for one."""
 
 
-class Refused(Exception):
+class ClaimLost(Exception):
     """The run is no longer this task's: its write changed nothing, and the task must stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hold:
+class Claim:
     """A task's hold on its run. Every method is one conditional UPDATE and raises `Refused` when the hold is lost."""
 
     model: Run
@@ -113,7 +113,7 @@ class Hold:
         """Announce that the hold is lost, and raise `Refused`."""
         logger.warning("%s of %s %s refused: it is not task %s's", write, self.model.__name__, self.pk, self.task_id)
         write_refused.send(sender=self.model, hold=self, write=write)
-        raise Refused(f"{write} of {self.model.__name__} {self.pk} by task {self.task_id}")
+        raise ClaimLost(f"{write} of {self.model.__name__} {self.pk} by task {self.task_id}")
 
 
 def new_task_id() -> str:
@@ -129,7 +129,7 @@ def columns(model: Run, totals: Mapping[str, int]) -> dict[str, int]:
 # --- dispatch -----------------------------------------------------------------------------------------------------
 
 
-def stamp(model: Run, pk: Any, *, by_hand: bool, **values: Any) -> str:
+def assign_task_id(model: Run, pk: Any, *, by_hand: bool, **values: Any) -> str:
     """Give a pending run a new task id, which makes every older message of it stale. Raises `NotPending`."""
     task_id = new_task_id()
     with transaction.atomic():
@@ -141,7 +141,7 @@ def stamp(model: Run, pk: Any, *, by_hand: bool, **values: Any) -> str:
         if not pending.update(task_id=task_id, queued_at=timezone.now(), **values):
             raise NotPending(f"{model.__name__} {pk} is not pending (or no run), so it cannot be dispatched.")
         if by_hand:
-            dispatched_by_hand.send(sender=model, pk=pk, task_id=task_id)
+            manually_dispatched.send(sender=model, pk=pk, task_id=task_id)
     return task_id
 
 
@@ -154,7 +154,7 @@ def dispatch(
     transaction the message waits for the commit. Raises `NotPending`, and what the broker raises.
     """
     with transaction.atomic():
-        task_id = stamp(model, pk, by_hand=by_hand, **(stored or {}))
+        task_id = assign_task_id(model, pk, by_hand=by_hand, **(stored or {}))
         transaction.on_commit(partial(publish, model, pk, task_id, **options))
     return task_id
 
@@ -173,7 +173,7 @@ def dispatch_children(parent_pk: Any) -> None:
             except Exception:
                 # The rest has not gone out either: without an id each is seen to have never been sent.
                 for pk in sent:
-                    empty(CrawlJobSourceResult, pk, ids[pk])
+                    clear_task_id(CrawlJobSourceResult, pk, ids[pk])
                 raise
 
 
@@ -183,11 +183,11 @@ def publish(model: Run, pk: Any, task_id: str, **options: Any) -> None:
         for _, message in messages(model, [pk]):
             send(message, task_id, **options)
     except Exception:
-        empty(model, pk, task_id)
+        clear_task_id(model, pk, task_id)
         raise
 
 
-def empty(model: Run, pk: Any, task_id: str) -> None:
+def clear_task_id(model: Run, pk: Any, task_id: str) -> None:
     """Take back the id of a message that did not go out, unless the run has been dispatched anew."""
     model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id).update(task_id="")
 
@@ -209,9 +209,9 @@ def send(message: Message, task_id: str, **options: Any) -> None:
 # --- the task's side ----------------------------------------------------------------------------------------------
 
 
-def claim(model: Run, pk: Any, task_id: str, worker: str) -> Hold:
+def claim(model: Run, pk: Any, task_id: str, worker: str) -> Claim:
     """Take a run for the task that its row names. Raises `Refused` for every other task, and for a second copy."""
-    hold = Hold(model=model, pk=pk, task_id=task_id, worker=worker)
+    hold = Claim(model=model, pk=pk, task_id=task_id, worker=worker)
     waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id)
     reset = dict.fromkeys(TOTALS[model].values(), 0)
     now = timezone.now()

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_RETRIES = 2
 
 
-def identify() -> str:
+def worker_name() -> str:
     """Return the name of the worker that this runs in. `reaping.py` puts the reaper's answer in the place of this."""
     return ""
 
@@ -66,14 +66,14 @@ def crawl_source(
     made_by = "" if crawl_job_id or parent_job_id else request.id or ""
     model, pk = find_run(source_id, crawl_job_id, parent_job_id, config_overrides, task_id=made_by)
     inline = request.called_directly or request.is_eager
-    task_id = runs.stamp(model, pk, by_hand=True) if inline else request.id
+    task_id = runs.assign_task_id(model, pk, by_hand=True) if inline else request.id
     # Nobody vouches for an inline call: the worker that it may run in does not know of its task.
-    worker = ("" if inline else identify()) or f"{request.hostname or 'inline'}/shell"
+    worker = ("" if inline else worker_name()) or f"{request.hostname or 'inline'}/shell"
     try:
         hold = runs.claim(model, pk, task_id, worker)
         journal.note("claimed", run=pk, task_id=task_id, worker=worker)
         crawl(hold, config_overrides or {}, request.retries or 0)
-    except runs.Refused as refusal:
+    except runs.ClaimLost as refusal:
         journal.note("refused", run=pk, task_id=task_id, why=str(refusal))
         raise Ignore() from refusal
 
@@ -112,7 +112,7 @@ def as_uuid(name: str, value: Any) -> uuid.UUID:
         raise ValueError(f"{name}={value!r} is not a UUID.") from None
 
 
-def crawl(hold: runs.Hold, overrides: Mapping, retries: int) -> None:
+def crawl(hold: runs.Claim, overrides: Mapping, retries: int) -> None:
     """Crawl the held run's source, page by page through the fence, and end the run. Raises `Refused`."""
     totals = {"pages": 0, "found": 0, "new": 0, "duplicates": 0, "errors": 0}
     try:
@@ -120,7 +120,7 @@ def crawl(hold: runs.Hold, overrides: Mapping, retries: int) -> None:
         for step in crawler.crawl(url, limits):
             totals = asdict(step)
             hold.progress(totals)
-    except runs.Refused:
+    except runs.ClaimLost:
         raise
     except network.Unreachable as error:
         if retries < MAX_RETRIES:
@@ -138,13 +138,13 @@ def crawl(hold: runs.Hold, overrides: Mapping, retries: int) -> None:
         end(hold, "complete", totals)
 
 
-def end(hold: runs.Hold, write: str, *args: Any) -> None:
+def end(hold: runs.Claim, write: str, *args: Any) -> None:
     """Note in the journal that the task is about to let go of its run, then do so."""
     journal.note("ending", run=hold.pk, task_id=hold.task_id, write=write)
     getattr(hold, write)(*args)
 
 
-def settings_of(hold: runs.Hold, overrides: Mapping) -> tuple[str, crawler.Limits]:
+def settings_of(hold: runs.Claim, overrides: Mapping) -> tuple[str, crawler.Limits]:
     """Return the URL to crawl and the limits: the source's, its job's above them, the message's above those."""
     job = "" if hold.model is CrawlJob else "crawl_job__"
     row = hold.model._default_manager.values("source__url", "source__crawler_config", f"{job}config_overrides")

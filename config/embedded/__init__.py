@@ -38,7 +38,7 @@ def broker_url() -> str:
 
 def address(name: str, state: Path | None = None, *, durable: bool = True) -> str:
     """The address of the server with this name; with `durable` off one whose data need not survive a crash."""
-    server = both(state, durable=durable)[name]
+    server = servers_of(state, durable=durable)[name]
     if url := server.url():
         return url
     with locked(server.state):
@@ -59,7 +59,7 @@ def stop(state: Path | None = None) -> list[str]:
     if not state.is_dir():
         return []
     with locked(state):
-        return [server.title for server in both(state).values() if server.stop()]
+        return [server.title for server in servers_of(state).values() if server.stop()]
 
 
 def delete(state: Path | None = None) -> None:
@@ -67,7 +67,7 @@ def delete(state: Path | None = None) -> None:
     state = state or state_folder()
     if state.is_dir():
         with locked(state):
-            for server in both(state).values():
+            for server in servers_of(state).values():
                 server.delete()
 
 
@@ -76,7 +76,7 @@ def state_folder() -> Path:
     return Path(os.environ.get("REAPER_STATE") or Path(__file__).parents[2] / ".state").absolute()
 
 
-def both(state: Path | None = None, *, durable: bool = True) -> dict[str, "Server"]:
+def servers_of(state: Path | None = None, *, durable: bool = True) -> dict[str, "Server"]:
     """The two servers of a state folder, by name, running or not."""
     try:
         from config.embedded.servers import Postgres, Redis

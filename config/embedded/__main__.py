@@ -62,7 +62,7 @@ def delete() -> int:
 
 def status() -> int:
     """Print what runs where."""
-    urls = {server: server.url() for server in embedded.both().values()}
+    urls = {server: server.url() for server in embedded.servers_of().values()}
     for server, url in urls.items():
         process = server.process() if url else None
         print(

@@ -11,21 +11,21 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 
-from reaper.admin.mixins import KindFilter, OfRunAdmin, OpenFilter, ReadOnlyAdmin, at
+from reaper.admin.mixins import KindFilter, OpenFilter, ReadOnlyAdmin, RunRecordAdmin, datetime_column
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from reaper.conf.validators import as_text
+from reaper.conf.validators import format_value
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
-from reaper.controls.forms import ExemptionForm, PolicyForm, SwitchForm
-from reaper.models import Alert, Exemption, PolicyEdit, Switch
+from reaper.controls.forms import ExemptionForm, KindControlForm, PolicyOverrideForm
+from reaper.models import Alert, Exemption, KindControl, PolicyOverride
 from reaper.reports import diagnosis as reports
 
 # Runs that a preview names.
 PREVIEWED = 50
 
 
-class AddedByReapers(ReadOnlyAdmin):
+class ControlAdmin(ReadOnlyAdmin):
     """Records that people with the permission `reaper.reap` may add: what they order takes effect at once."""
 
     shown: Sequence[Any] = ()
@@ -48,33 +48,33 @@ class AddedByReapers(ReadOnlyAdmin):
         return self.shown if obj else ()
 
 
-@admin.register(Switch)
-class SwitchAdmin(AddedByReapers):
+@admin.register(KindControl)
+class KindControlAdmin(ControlAdmin):
     """Who switched a kind of runs, when, and how; a new record switches it."""
 
-    form = SwitchForm
-    list_display = (at("at"), "kind", "words", "by")
-    list_filter = (KindFilter, "at")
-    shown = (at("at"), "kind", "words", "by")
+    form = KindControlForm
+    list_display = (datetime_column("created_at"), "kind", "summary", "actor")
+    list_filter = (KindFilter, "created_at")
+    shown = (datetime_column("created_at"), "kind", "summary", "actor")
     asked = ("kind", "mode", "paused_until", "released_until")
 
-    def save_model(self, request: HttpRequest, obj: Switch, form: Any, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: KindControl, form: Any, change: bool) -> None:
         """Switch the kind, by the way that the command takes as well."""
         adapter = conf.adapters()[obj.kind]
         orders = {name: form.cleaned_data[name] for name in self.asked if name != "kind"}
-        row = switches.switch(adapter, request.user.get_username(), clock.now(adapter.using), **orders)
-        obj.pk, obj.at, obj.by = row.pk, row.at, row.by
+        row = switches.set_controls(adapter, request.user.get_username(), clock.now(adapter.using), **orders)
+        obj.pk, obj.created_at, obj.actor = row.pk, row.created_at, row.actor
 
 
 @admin.register(Exemption)
-class ExemptionAdmin(AddedByReapers, OfRunAdmin):
+class ExemptionAdmin(ControlAdmin, RunRecordAdmin):
     """The runs that are to be left alone; a new record exempts one, and without it the run is looked after again."""
 
     form = ExemptionForm
     asked = ("kind", "run_id", "until")
-    shown = (at("at"), "run", "by", at("until"))
-    list_display = (at("at"), "run", "by", at("until"))
-    list_filter = (KindFilter, "at")
+    shown = (datetime_column("created_at"), "run", "actor", datetime_column("until"))
+    list_display = (datetime_column("created_at"), "run", "actor", datetime_column("until"))
+    list_filter = (KindFilter, "created_at")
     search_fields = ("run_id__exact",)
     search_help_text = "A run's id, or KIND:ID, in full."
 
@@ -86,17 +86,17 @@ class ExemptionAdmin(AddedByReapers, OfRunAdmin):
         """Exempt the run, by the way that the command takes as well."""
         adapter = conf.adapters()[obj.kind]
         now = clock.now(adapter.using)
-        row = switches.exempt(adapter, obj.run_id, request.user.get_username(), now, obj.until)
-        obj.pk, obj.at, obj.by = row.pk, row.at, row.by
+        row = switches.exempt_run(adapter, obj.run_id, request.user.get_username(), now, obj.until)
+        obj.pk, obj.created_at, obj.actor = row.pk, row.created_at, row.actor
 
 
-@admin.register(PolicyEdit)
-class PolicyEditAdmin(AddedByReapers):
+@admin.register(PolicyOverride)
+class PolicyOverrideAdmin(ControlAdmin):
     """Who edited the thresholds of a kind, when, and what that changed; a new record edits them."""
 
-    list_display = (at("at"), "kind", "words", "by")
-    list_filter = (KindFilter, "at")
-    shown = (at("at"), "kind", "words", "by")
+    list_display = (datetime_column("created_at"), "kind", "summary", "actor")
+    list_filter = (KindFilter, "created_at")
+    shown = (datetime_column("created_at"), "kind", "summary", "actor")
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Show the thresholds of a kind, preview edited ones, or have them count from the next sweep on."""
@@ -106,11 +106,11 @@ class PolicyEditAdmin(AddedByReapers):
         kind = request.GET.get("kind", next(iter(adapters)))
         if kind not in adapters:
             raise Http404(f"There is no kind {kind!r}.")
-        form, found = PolicyForm(adapters[kind], request.POST or None), None
+        form, found = PolicyOverrideForm(adapters[kind], request.POST or None), None
         if request.method == "POST" and form.is_valid():
             if "_preview" not in request.POST:
                 row = form.save(request.user.get_username())
-                self.log_addition(request, row, row.words)
+                self.log_addition(request, row, row.summary)
                 self.message_user(request, f"Edited {row}. This counts from the next sweep on.")
                 return redirect(f"{self.admin_site.name}:app_list", "reaper")
             found = reports.preview(adapters[kind], form.policy, PREVIEWED)
@@ -122,14 +122,14 @@ class PolicyEditAdmin(AddedByReapers):
             "kinds": list(adapters),
             "form": form,
             "fields": [
-                (form[name], as_text(each.value), each.origin)
+                (form[name], format_value(each.value), each.origin)
                 for name, each in form.known.items()
                 if name in form.fields
             ],
             "preview": found,
-            "changes": policies.differences(policies.effective(adapters[kind]), form.policy) if found else [],
+            "changes": policies.differences(policies.effective_policy(adapters[kind]), form.policy) if found else [],
         }
-        return TemplateResponse(request, "admin/reaper/policyedit/edit.html", context)
+        return TemplateResponse(request, "admin/reaper/policyoverride/edit.html", context)
 
 
 @admin.register(Alert)
@@ -137,16 +137,16 @@ class AlertAdmin(ReadOnlyAdmin):
     """What was worth a warning, and whether somebody has seen it. Who may reap acknowledges and silences it."""
 
     list_display = (
-        at("opened_at"),
+        datetime_column("opened_at"),
         "subject",
-        "says",
+        "message",
         "state",
-        at("resolved_at"),
+        datetime_column("resolved_at"),
         "acknowledged_by",
-        at("silenced_until"),
+        datetime_column("silenced_until"),
     )
     list_filter = (OpenFilter, KindFilter, "name")
-    fields: ClassVar[Any] = (*list_display, at("seen_at"))
+    fields: ClassVar[Any] = (*list_display, datetime_column("seen_at"))
     readonly_fields = fields
     actions = ("acknowledge", "silence")
 

@@ -11,29 +11,29 @@ from reaper.admin.mixins import (
     ActionFilter,
     GoodFilter,
     KindFilter,
-    OfRunAdmin,
     PhaseFilter,
     ReadOnlyAdmin,
     ReasonFilter,
     RunOrParentFilter,
+    RunRecordAdmin,
     as_json,
-    at,
+    datetime_column,
     in_full,
     sentence,
 )
 from reaper.core.explain import duration
-from reaper.models import Observation, Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import LedgerEntry, Observation, RefusedWrite, Sweep, WorkerHeartbeat
 
 
 @admin.register(Sweep)
 class SweepAdmin(ReadOnlyAdmin):
     """What the sweeps did."""
 
-    list_display = (at("started_at"), "kind", "phase", "went_well", "took", "summary")
+    list_display = (datetime_column("started_at"), "kind", "phase", "went_well", "took", "summary")
     list_filter = (KindFilter, PhaseFilter, GoodFilter, "idle", "started_at")
     fields: ClassVar[Any] = (
-        "kind", "phase", "mode", at("started_at"), at("finished_at"), "took", "went_well", "seen", "acted", "finalized",
-        "moved_on", "deferred", "counts_by_reason", "errors_shown", "reapings",
+        "kind", "phase", "mode", datetime_column("started_at"), datetime_column("finished_at"), "took", "went_well", "scanned", "acted", "finalized",
+        "conflicts", "deferred", "counts_by_reason", "errors_shown", "entries",
     )  # fmt: skip
     readonly_fields = fields
 
@@ -65,74 +65,74 @@ class SweepAdmin(ReadOnlyAdmin):
         """Return the errors, one per line."""
         return format_html("<pre>{}</pre>", "\n".join(row.errors)) if row.errors else "-"
 
-    @admin.display(description="reapings")
-    def reapings(self, row: Sweep) -> str:
+    @admin.display(description="entries")
+    def entries(self, row: Sweep) -> str:
         """Return the way to the sweep's ledger rows: there may be thousands."""
-        page = reverse(f"{self.admin_site.name}:reaper_reaping_changelist")
+        page = reverse(f"{self.admin_site.name}:reaper_ledgerentry_changelist")
         return format_html('<a href="{}?sweep__id__exact={}">what it did</a>', page, row.pk)
 
 
-@admin.register(Reaping)
-class ReapingAdmin(OfRunAdmin):
+@admin.register(LedgerEntry)
+class LedgerEntryAdmin(RunRecordAdmin):
     """The ledger: what was done to which run, and why."""
 
-    list_display = (at("at"), "run", "action", "why", "by", "sent")
+    list_display = (datetime_column("created_at"), "run", "action", "why", "actor", "sent")
     list_select_related = ("sweep",)
-    list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "exhausted", "at")
+    list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "exhausted", "created_at")
     search_fields = ("run_id__exact", "task_id__exact", "new_task_id__exact")
     search_help_text = "A run's id, KIND:ID, or a task's id, in full."
     fields: ClassVar[Any] = (
-        at("at"), "run", "action", "phase", "why", "message", "by", "task_id", "killed", "revoked",
-        "new_task_id", at("published_at"), "facts_shown", "evidence_shown", "sweep",
+        datetime_column("created_at"), "run", "action", "phase", "why", "message", "actor", "task_id", "killed", "revoked",
+        "new_task_id", datetime_column("published_at"), "facts_shown", "evidence_shown", "sweep",
     )  # fmt: skip
     readonly_fields = fields
 
     @admin.display(description="why", ordering="reason")
-    def why(self, row: Reaping) -> str:
+    def why(self, row: LedgerEntry) -> str:
         """Return the reason with its sentence."""
         spent = " (its budget was spent)" if row.exhausted else ""
         return f"{row.reason}: {sentence(row.reason)}{spent}"
 
-    @admin.display(description="by")
-    def by(self, row: Reaping) -> str:
+    @admin.display(description="actor")
+    def actor(self, row: LedgerEntry) -> str:
         """Return who asked for it."""
         return row.actor or "the reaper"
 
     @admin.display(description="its task was to be killed")
-    def killed(self, row: Reaping) -> str:
+    def killed(self, row: LedgerEntry) -> str:
         """Return whether the task was to be killed where it runs."""
         return "yes" if row.terminate else "no"
 
     @admin.display(description="its task was revoked")
-    def revoked(self, row: Reaping) -> str:
+    def revoked(self, row: LedgerEntry) -> str:
         """Return when the broker had taken the revokes of its sweep."""
-        return "-" if row.unrevoked or row.sweep is None or not row.task_id else in_full(row.sweep.revoked_at)
+        return "-" if row.owes_revoke or row.sweep is None or not row.task_id else in_full(row.sweep.revoked_at)
 
     @admin.display(description="sent", boolean=True)
-    def sent(self, row: Reaping) -> bool:
+    def sent(self, row: LedgerEntry) -> bool:
         """Return whether the broker has taken all that had to be sent."""
-        return not (row.unrevoked or (row.new_task_id and row.published_at is None))
+        return not (row.owes_revoke or (row.new_task_id and row.published_at is None))
 
     @admin.display(description="facts")
-    def facts_shown(self, row: Reaping) -> str:
+    def facts_shown(self, row: LedgerEntry) -> str:
         """Return what the run's row said."""
         return as_json(row.facts)
 
     @admin.display(description="evidence")
-    def evidence_shown(self, row: Reaping) -> str:
+    def evidence_shown(self, row: LedgerEntry) -> str:
         """Return what was known of its task."""
         return as_json(row.evidence)
 
 
 @admin.register(Observation)
-class ObservationAdmin(OfRunAdmin):
+class ObservationAdmin(RunRecordAdmin):
     """What would have been done, had its kind not been switched to observe."""
 
-    list_display = (at("at"), "run", "action", "why")
-    list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "at")
+    list_display = (datetime_column("created_at"), "run", "action", "why")
+    list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "created_at")
     search_fields = ("run_id__exact", "task_id__exact")
     search_help_text = "A run's id, KIND:ID, or a task's id, in full."
-    fields: ClassVar[Any] = (at("at"), "run", "phase", "action", "why", "message", "task_id")
+    fields: ClassVar[Any] = (datetime_column("created_at"), "run", "phase", "action", "why", "message", "task_id")
     readonly_fields = fields
 
     @admin.display(description="why", ordering="reason")
@@ -142,47 +142,55 @@ class ObservationAdmin(OfRunAdmin):
 
 
 @admin.register(RefusedWrite)
-class RefusedWriteAdmin(OfRunAdmin):
+class RefusedWriteAdmin(RunRecordAdmin):
     """Writes of late or duplicate tasks that a fence stopped."""
 
-    list_display = (at("at"), "run", "write", "task_id", "worker")
-    list_filter = (RunOrParentFilter, "at")
+    list_display = (datetime_column("created_at"), "run", "write", "task_id", "worker")
+    list_filter = (RunOrParentFilter, "created_at")
     search_fields = ("run_id__exact", "task_id__exact")
     search_help_text = "A run's id, KIND:ID, or a task's id, in full."
-    fields: ClassVar[Any] = (at("at"), "run", "write", "task_id", "worker")
+    fields: ClassVar[Any] = (datetime_column("created_at"), "run", "write", "task_id", "worker")
     readonly_fields = fields
 
 
-@admin.register(WorkerReport)
-class WorkerReportAdmin(ReadOnlyAdmin):
+@admin.register(WorkerHeartbeat)
+class WorkerHeartbeatAdmin(ReadOnlyAdmin):
     """What the workers say of themselves."""
 
-    list_display = ("hostname", "incarnation", at("seen_at"), "holding", "consumed", "draining", at("ended_at"))
+    list_display = (
+        "hostname",
+        "incarnation",
+        datetime_column("seen_at"),
+        "holding",
+        "consumed",
+        "draining",
+        datetime_column("ended_at"),
+    )
     list_filter = ("draining", "complete")
     search_fields = ("hostname__startswith", "incarnation__exact")
     search_help_text = "The beginning of a hostname, or an incarnation in full."
     fields: ClassVar[Any] = (
-        "hostname", "incarnation", at("seen_at"), at("listed_at"), at("since"), at("ended_at"), "draining", "complete",
-        "consumed", "holding", "active_shown", "held_shown", "backend_pid", at("backend_start"),
+        "hostname", "incarnation", datetime_column("seen_at"), datetime_column("listed_at"), datetime_column("since"), datetime_column("ended_at"), "draining", "complete",
+        "consumed", "holding", "active_shown", "held_shown", "backend_pid", datetime_column("backend_start"),
     )  # fmt: skip
     readonly_fields = fields
 
     @admin.display(description="tasks held")
-    def holding(self, row: WorkerReport) -> str:
+    def holding(self, row: WorkerHeartbeat) -> str:
         """Return how many tasks it holds; there may be thousands."""
         return f"{len(row.active) + len(row.held):,}" + ("" if row.complete else " or more")
 
     @admin.display(description="queues")
-    def consumed(self, row: WorkerReport) -> str:
+    def consumed(self, row: WorkerHeartbeat) -> str:
         """Return the names of the queues it consumes."""
         return ", ".join(map(str, row.queues)) or "-"
 
     @admin.display(description="running tasks")
-    def active_shown(self, row: WorkerReport) -> str:
+    def active_shown(self, row: WorkerHeartbeat) -> str:
         """Return the running tasks with their start."""
         return as_json(row.active)
 
     @admin.display(description="waiting tasks")
-    def held_shown(self, row: WorkerReport) -> str:
+    def held_shown(self, row: WorkerHeartbeat) -> str:
         """Return the other tasks it holds."""
         return as_json(row.held)

@@ -17,7 +17,7 @@ from reaper.adapters import ModelRunAdapter
 from reaper.conf import settings as conf
 from reaper.core.decisions import Action, Reason
 from reaper.core.facts import Phase
-from reaper.models import Reaping
+from reaper.models import LedgerEntry
 from reaper.sweeps.sweep import PARENTS
 
 # What the ledger appends to a kind for the parents of its runs.
@@ -29,7 +29,7 @@ def as_json(value: Any) -> str:
     return format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
 
 
-def at(name: str) -> Callable[[Any], str]:
+def datetime_column(name: str) -> Callable[[Any], str]:
     """Return a column that shows a field's time with its seconds, which Django's own format leaves out."""
 
     @admin.display(description=name.replace("_", " "), ordering=name)
@@ -61,7 +61,7 @@ def model_of(kind: str) -> type[Model] | None:
     return parent.related_model if parent else None
 
 
-class Chosen(admin.SimpleListFilter):
+class StaticChoicesFilter(admin.SimpleListFilter):
     """A filter whose choices are known: Django's own would read the whole table to find them."""
 
     values: Sequence[str] = ()
@@ -75,7 +75,7 @@ class Chosen(admin.SimpleListFilter):
         return queryset.filter(**{str(self.title): value}) if (value := self.value()) else queryset
 
 
-class KindFilter(Chosen):
+class KindFilter(StaticChoicesFilter):
     """By kind of run."""
 
     title = parameter_name = "kind"
@@ -96,14 +96,14 @@ class RunOrParentFilter(KindFilter):
         return [*kinds, *(kind + OF_PARENT for kind in kinds if model_of(kind + OF_PARENT))]
 
 
-class PhaseFilter(Chosen):
+class PhaseFilter(StaticChoicesFilter):
     """By what was swept."""
 
     title = parameter_name = "phase"
     values = (Phase.RUNNING, Phase.QUEUED, PARENTS)
 
 
-class ActionFilter(Chosen):
+class ActionFilter(StaticChoicesFilter):
     """By what was done."""
 
     title = parameter_name = "action"
@@ -111,14 +111,14 @@ class ActionFilter(Chosen):
         Action.FAIL,
         Action.REQUEUE,
         Action.CLOSE,
-        Reaping.FINALIZE,
-        Reaping.DISPATCH,
-        Reaping.REVOKE,
-        Reaping.REOPEN,
+        LedgerEntry.FINALIZE,
+        LedgerEntry.DISPATCH,
+        LedgerEntry.REVOKE,
+        LedgerEntry.REOPEN,
     )
 
 
-class ReasonFilter(Chosen):
+class ReasonFilter(StaticChoicesFilter):
     """By why it was done."""
 
     title = parameter_name = "reason"
@@ -178,7 +178,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         return False
 
 
-class OfRunAdmin(ReadOnlyAdmin):
+class RunRecordAdmin(ReadOnlyAdmin):
     """Rows about one run."""
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet, search_term: str) -> tuple[QuerySet, bool]:

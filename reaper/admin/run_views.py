@@ -34,7 +34,7 @@ from reaper.sweeps import sweep as sweeps
 View = Callable[..., HttpResponseBase]
 HOUR = timedelta(hours=1)
 # What can be done with a run, by the button's name: what it says, and to how many at once.
-FAIL, REQUEUE, REVOKE, EXEMPT, READMIT, FINALIZE = "fail", "requeue", "revoke", "exempt", "readmit", "finalize"
+FAIL, REQUEUE, REVOKE, EXEMPT, UNEXEMPT, FINALIZE = "fail", "requeue", "revoke", "exempt", "readmit", "finalize"
 REOPEN = "reopen"
 ACTS = {FAIL: Action.FAIL, REQUEUE: Action.REQUEUE}
 # Runs dealt with in one request: some seconds of work. Those that are named on the page before.
@@ -44,15 +44,15 @@ MOST, NAMED = 2000, 100
 def urls(site: admin.AdminSite) -> list[Any]:
     """Return the addresses of the pages and buttons."""
     return [
-        path("order/", site.admin_view(order), name="reaper_order"),
+        path("order/", site.admin_view(control_kind), name="reaper_order"),
         path("schedule/", site.admin_view(schedule), name="reaper_schedule"),
-        path("run/<str:kind>/<path:pk>/", site.admin_view(show), name="reaper_run"),
-        path("act/", site.admin_view(act), name="reaper_act"),
-        path("act-on-all/", site.admin_view(act_on_all), name="reaper_act_on_all"),
+        path("run/<str:kind>/<path:pk>/", site.admin_view(run_page), name="reaper_run"),
+        path("act/", site.admin_view(act_on_run), name="reaper_act"),
+        path("act-on-all/", site.admin_view(act_on_runs), name="reaper_act_on_all"),
     ]
 
 
-def for_reapers(view: View) -> View:
+def require_reap_permission(view: View) -> View:
     """Let the view be asked by POST only, by people with the permission `reaper.reap`."""
 
     # What is done is committed before messages go out, also where a host has every request be one transaction.
@@ -79,7 +79,7 @@ def home() -> HttpResponse:
     return redirect("admin:app_list", "reaper")
 
 
-def changes(order: str, now: datetime) -> dict[str, Any] | None:
+def control_changes(order: str, now: datetime) -> dict[str, Any] | None:
     """Return what a button of a kind changes, as `switches.switch` takes it; None when there is no such button."""
     known: dict[str, dict[str, Any]] = {str(mode): {"mode": mode} for mode in Mode}
     known |= {"settings": {"mode": ""}, "unpause": {"paused_until": None}, "unrelease": {"released_until": None}}
@@ -87,27 +87,27 @@ def changes(order: str, now: datetime) -> dict[str, Any] | None:
     return known.get(order)
 
 
-@for_reapers
-def order(request: HttpRequest) -> HttpResponseBase:
+@require_reap_permission
+def control_kind(request: HttpRequest) -> HttpResponseBase:
     """Switch a kind."""
     adapter = adapter_of(request.POST.get("kind", ""))
     now = clock.now(adapter.using)
-    asked = changes(request.POST.get("order", ""), now)
+    asked = control_changes(request.POST.get("order", ""), now)
     if asked is None:
         raise Http404("There is no such order.")
-    row = switches.switch(adapter, request.user.get_username(), now, **asked)
+    row = switches.set_controls(adapter, request.user.get_username(), now, **asked)
     messages.success(request, f"Switched {row}. This counts from now on.")
     return home()
 
 
-@for_reapers
+@require_reap_permission
 def schedule(request: HttpRequest) -> HttpResponseBase:
     """Switch one of the reaper's schedules on or off: to what was asked for, also when it is asked twice."""
     if not apps.is_installed("django_celery_beat"):
         raise Http404("django_celery_beat is not installed.")
     from reaper import schedules  # whose models exist only then
 
-    row = schedules.existing().filter(pk=number(request.POST.get("schedule"))).first()
+    row = schedules.existing().filter(pk=parse_key(request.POST.get("schedule"))).first()
     if row is None:
         raise Http404("There is no such schedule.")
     enabled = request.POST.get("enabled") == "1"
@@ -120,15 +120,15 @@ def schedule(request: HttpRequest) -> HttpResponseBase:
     return home()
 
 
-def number(text: Any) -> int:
+def parse_key(text: Any) -> int:
     """Return what a form sent as a key; 0, which is none, when it is no number."""
     return int(text) if str(text).isdecimal() and len(str(text)) < 19 else 0
 
 
 @require_safe
-def show(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
+def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
     """Explain one run: what is known of it, what would be done with it, what happened to it, and the buttons."""
-    if not (request.user.has_perm("reaper.view_reaping") or request.user.has_perm("reaper.reap")):
+    if not (request.user.has_perm("reaper.view_ledgerentry") or request.user.has_perm("reaper.reap")):
         raise PermissionDenied
     adapter = adapter_of(kind)
     now = clock.now(adapter.using)
@@ -142,20 +142,22 @@ def show(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         **admin.site.each_context(request),
         "title": f"{kind}:{run.pk}",
         "run": run,
-        "page": page_of(kind, run.pk),
+        "page": admin_url_of(kind, run.pk),
         "unfinished": run.phase in (Phase.QUEUED, Phase.RUNNING),
-        "reopenable": run.phase is Phase.FINISHED and adapter.reopens and ledger.ending(adapter, run.pk),
+        "reopenable": run.phase is Phase.FINISHED
+        and adapter.supports_reopen
+        and ledger.find_undoable_end(adapter, run.pk),
         "sentences": [each for each in sentences if each],
         "verdict": verdict_in_words(run, decision),
-        "limits": limits_in_words(run, policies.effective(adapter)),
+        "limits": limits_in_words(run, policies.effective_policy(adapter)),
         "reason": str(decision.reason),
-        "seen": reports.seen(run),
+        "seen": reports.state_token(run),
         "timeline": reports.timeline(adapter, run),
     }
     return TemplateResponse(request, "admin/reaper/run.html", context)
 
 
-def page_of(kind: str, pk: str) -> str:
+def admin_url_of(kind: str, pk: str) -> str:
     """Return the address of a run's own page in the admin; '' when it has none."""
     model = model_of(kind)
     if model is None or not admin.site.is_registered(model):
@@ -166,8 +168,8 @@ def page_of(kind: str, pk: str) -> str:
         return ""
 
 
-@for_reapers
-def act(request: HttpRequest) -> HttpResponseBase:
+@require_reap_permission
+def act_on_run(request: HttpRequest) -> HttpResponseBase:
     """Do one thing with one run, if it is still as it was seen."""
     kind, pk, what = (request.POST.get(name, "") for name in ("kind", "pk", "act"))
     adapter = adapter_of(kind)
@@ -176,8 +178,10 @@ def act(request: HttpRequest) -> HttpResponseBase:
         raise Http404(f"There is no {kind} run {one_line(pk, 100)!r}.")
     by, now = request.user.get_username(), clock.now(adapter.using)
     back = redirect("admin:reaper_run", kind, run.pk)
-    if what in (EXEMPT, READMIT):
-        switches.exempt(adapter, run.pk, by, now, None) if what == EXEMPT else switches.readmit(adapter, run.pk)
+    if what in (EXEMPT, UNEXEMPT):
+        switches.exempt_run(adapter, run.pk, by, now, None) if what == EXEMPT else switches.remove_exemption(
+            adapter, run.pk
+        )
         messages.success(
             request, f"The run {kind}:{run.pk} is {'left alone' if what == EXEMPT else 'looked after again'}."
         )
@@ -191,7 +195,7 @@ def act(request: HttpRequest) -> HttpResponseBase:
         tell(request, row, f"The run {kind}:{run.pk} was reopened." if done else "", kept)
     elif what not in (*ACTS, REVOKE):
         raise Http404("There is no such act.")
-    elif reports.seen(run) != request.POST.get("seen"):
+    elif reports.state_token(run) != request.POST.get("seen"):
         messages.error(request, f"The run {kind}:{run.pk} changed since you looked. Nothing was done; look again.")
     elif run.phase not in (Phase.QUEUED, Phase.RUNNING):
         messages.error(
@@ -200,7 +204,7 @@ def act(request: HttpRequest) -> HttpResponseBase:
     elif what == REVOKE:
         tell(request, by_hand.revoke(adapter, run, by), f"The task of {kind}:{run.pk} was revoked.")
     else:
-        done, row = by_hand.act(adapter, run, ACTS[what], by)
+        done, row = by_hand.act_on_run(adapter, run, ACTS[what], by)
         moved = f"The run {kind}:{run.pk} changed since you looked. Nothing was done; look again."
         tell(request, row, f"The run {kind}:{run.pk} was {PAST[ACTS[what]]}." if done else "", moved)
     return back
@@ -227,8 +231,8 @@ def tell(request: HttpRequest, row: Sweep, done: str, not_done: str = "") -> Non
         messages.warning(request, f"{error}.{later}")
 
 
-@for_reapers
-def act_on_all(request: HttpRequest) -> HttpResponseBase:
+@require_reap_permission
+def act_on_runs(request: HttpRequest) -> HttpResponseBase:
     """Do one thing with many runs, those that are still as they were seen; the list is "KEY WORD" lines."""
     kind, what = request.POST.get("kind", ""), request.POST.get("act", "")
     adapter = adapter_of(kind)
@@ -237,12 +241,14 @@ def act_on_all(request: HttpRequest) -> HttpResponseBase:
     asked = dict(line.rsplit(" ", 1) for line in request.POST.get("runs", "").splitlines() if " " in line)
     now, by = clock.now(adapter.using), request.user.get_username()
     found = adapter.get_all(list(asked)[:MOST])
-    same = [run for run in found if reports.seen(run) == asked[run.pk] and run.phase in (Phase.QUEUED, Phase.RUNNING)]
+    same = [
+        run for run in found if reports.state_token(run) == asked[run.pk] and run.phase in (Phase.QUEUED, Phase.RUNNING)
+    ]
     if what == EXEMPT:
-        switches.exempt_all(adapter, [run.pk for run in same], by, now)
+        switches.exempt_runs(adapter, [run.pk for run in same], by, now)
         done, row = len(same), None
     else:
-        row = by_hand.act_on_all(adapter, same, ACTS[what], by)
+        row = by_hand.act_on_runs(adapter, same, ACTS[what], by)
         done = row.acted
     past = "left alone from now on" if what == EXEMPT else PAST[ACTS[what]]
     messages.success(request, f"{done:,} of {len(asked):,} {kind} runs: {past}.")
@@ -271,12 +277,12 @@ def confirmation(request: HttpRequest, adapter: RunAdapter, what: str, pks: Sequ
         "left_out": min(total, MOST) - len(unfinished),
         "beyond": max(0, total - MOST),
         "most": MOST,
-        "lines": "\n".join(f"{run.pk} {reports.seen(run)}" for run in unfinished),
+        "lines": "\n".join(f"{run.pk} {reports.state_token(run)}" for run in unfinished),
     }
     return TemplateResponse(request, "admin/reaper/confirm.html", context)
 
 
-class RunPages:
+class ReaperRunAdminMixin:
     """For the admin of a model whose rows are runs: its pages lead to the reaper's, its list has the reaper's actions.
 
     class OrderAdmin(RunPages, admin.ModelAdmin): ...
@@ -299,7 +305,7 @@ class RunPages:
             for what in (FAIL, REQUEUE, EXEMPT):
                 name = f"reaper_{what}"
                 actions[name] = (
-                    asking(what),
+                    confirming_action(what),
                     name,
                     {FAIL: "Reaper: fail", REQUEUE: "Reaper: requeue", EXEMPT: "Reaper: leave alone"}[what],
                 )
@@ -308,14 +314,14 @@ class RunPages:
     def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         """Add the way to the reaper's page of the run."""
         adapter = self.reaped_kind()
-        may = request.user.has_perm("reaper.view_reaping") or request.user.has_perm("reaper.reap")
+        may = request.user.has_perm("reaper.view_ledgerentry") or request.user.has_perm("reaper.reap")
         run = adapter.get(unquote(object_id)) if adapter and may else None
         timeline = reports.timeline(adapter, run) if adapter and run else []
         more = {"reaped": run, "timeline": timeline, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, more)  # type: ignore[misc]
 
 
-def asking(what: str) -> Callable[..., HttpResponse]:
+def confirming_action(what: str) -> Callable[..., HttpResponse]:
     """Return the action that asks whether it is to be done."""
 
     def action(model_admin: Any, request: HttpRequest, queryset: Any) -> HttpResponse:

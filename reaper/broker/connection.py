@@ -18,12 +18,12 @@ from reaper.adapters import Message
 # A connection of the sweep's own, because one from Celery's pool whose Redis has died blocks until Redis is back,
 # whatever its timeouts say. Seconds; one refused or hanging connection costs about 2 s, and a sweep pays it once.
 # The first line is Redis's, the second RabbitMQ's, which takes a message only once it says so; each ignores the other.
-BOUNDS = {
+TRANSPORT_TIMEOUTS = {
     **{"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1},
     **{"connect_timeout": 1, "read_timeout": 2, "write_timeout": 2, "confirm_publish": True},
 }
 # What a message raises that no broker could take; RabbitMQ's client packs a message's fields with struct.
-UNSENDABLE = (
+ENCODING_ERRORS = (
     *(SerializationError, SerializerNotInstalled, FrameSyntaxError),
     *(LookupError, TypeError, ValueError, struct.error),
 )
@@ -31,16 +31,16 @@ UNSENDABLE = (
 Answer = TypeVar("Answer")
 
 
-def told(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """Return an error as words; the time-outs of sockets have none of their own."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-class BrokerDown(Exception):
+class BrokerUnavailable(Exception):
     """The broker did not answer. Said once per sweep: after the first failure it is not asked again."""
 
 
-class Once(Producer):
+class NonRetryingProducer(Producer):
     """A producer, and the pool that hands it out, that publishes at once or not at all.
 
     kombu's mailbox asks to retry without an end: a revoke would wait for a broker that has gone until it is back.
@@ -93,7 +93,7 @@ class Broker:
         """Return the workers' mailbox on this connection, once there is one."""
         # Celery's control commands take a connection, but publish through its pool all the same.
         mailbox = self.app.control.mailbox(self._connection)
-        mailbox.producer_pool = Once(self._connection)
+        mailbox.producer_pool = NonRetryingProducer(self._connection)
         return mailbox
 
     def _send(self, task: str, message: Message, task_id: str) -> None:
@@ -102,7 +102,7 @@ class Broker:
 
     def _ask(self, failure: str, what: Callable[[], Answer]) -> Answer:
         if self.error:
-            raise BrokerDown(self.error)
+            raise BrokerUnavailable(self.error)
         try:
             self._connect()
         except Exception as error:
@@ -113,17 +113,17 @@ class Broker:
         except Exception as error:
             # On Redis, kombu takes any KeyError for a broken connection and says so.
             cause = error.__cause__ if isinstance(error, OperationalError) else error
-            if isinstance(cause, UNSENDABLE):
-                raise ValueError(told(cause)) from error
+            if isinstance(cause, ENCODING_ERRORS):
+                raise ValueError(format_error(cause)) from error
             raise self._down(failure, error) from error
 
-    def _down(self, failure: str, error: Exception) -> BrokerDown:
-        self.error = f"the broker {failure}: {told(error)}"
-        return BrokerDown(self.error)
+    def _down(self, failure: str, error: Exception) -> BrokerUnavailable:
+        self.error = f"the broker {failure}: {format_error(error)}"
+        return BrokerUnavailable(self.error)
 
     def _connect(self) -> None:
         if self._connection is None:
-            options = {**self.app.conf.broker_transport_options, **BOUNDS}
+            options = {**self.app.conf.broker_transport_options, **TRANSPORT_TIMEOUTS}
             self._connection = self.app.connection_for_write(transport_options=options)
             self._connection.ensure_connection(max_retries=0, timeout=1)
             self._producer = self.app.amqp.Producer(self._connection, auto_declare=False)

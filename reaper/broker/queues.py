@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 
 from kombu import Connection
 
-from reaper.broker.connection import Broker, BrokerDown, told
+from reaper.broker.connection import Broker, BrokerUnavailable, format_error
 
 # Messages read at a time, at first and at most; fewer where they are large: Redis serves nobody else meanwhile.
 FIRST_PAGE, PAGE, PAGE_BYTES = 10, 1_000, 2_000_000
 # Messages read per look; a queue that would exceed it is left unread.
-MOST = 200_000
+MAX_MESSAGES = 200_000
 # Seconds that one answer of Redis may take once the look has begun.
-PATIENCE = 1.0
+REDIS_TIMEOUT_S = 1.0
 
 # How a message begins that kombu and Celery wrote, read as strictly as JSON; any other is parsed whole, which takes
 # ten times as long. Children carry their parent's id as well: only the place tells them apart.
-BEGINNING = re.compile(
+FAST_HEADER = re.compile(
     rb'\[?\{"body": "[^"\\]*", "content-encoding": "[^"\\]*", "content-type": "[^"\\]*", '
     rb'"headers": \{"lang": "[^"\\]*", "task": "[^"\\]*", "id": "([^"\\]+)"'
 )
 
 
-class Look(NamedTuple):
+class QueueSnapshot(NamedTuple):
     """What one look into the broker's queues found. Never act on one look: a message on its way is in neither place."""
 
     # The tasks whose messages wait in one of the queues, and those that were delivered and not acknowledged.
@@ -39,7 +39,7 @@ class Look(NamedTuple):
     depth: Mapping[str, int | None] = {}
     consumers: Mapping[str, int | None] = {}
     # The queues in which a message may be that was not seen, and why: one sentence, '' when there is none.
-    unclear: frozenset[str] = frozenset()
+    incomplete_queues: frozenset[str] = frozenset()
     error: str = ""
     # Messages that name no task. One of them may be any task's: it leaves its queue unclear.
     unread: int = 0
@@ -47,7 +47,7 @@ class Look(NamedTuple):
     @property
     def complete(self) -> bool:
         """True when a task in neither set has no message in any of these queues."""
-        return not self.unclear
+        return not self.incomplete_queues
 
     def absent(self, task_id: str, queues: Collection[str]) -> bool | None:
         """Whether the broker has no message of the task, which could be in these queues; None: cannot be known.
@@ -56,25 +56,25 @@ class Look(NamedTuple):
         """
         if task_id in self.waiting or task_id in self.unacked:
             return False
-        seen = queues and all(queue in self.depth and queue not in self.unclear for queue in queues)
+        seen = queues and all(queue in self.depth and queue not in self.incomplete_queues for queue in queues)
         return True if seen else None
 
 
-def look(broker: Broker, queues: Collection[str], seconds: float = 2.0) -> Look:
+def scan_queues(broker: Broker, queues: Collection[str], seconds: float = 2.0) -> QueueSnapshot:
     """Look for the messages in these queues for about that long. Never raises: what went wrong is in the answer."""
-    sight = Sight(queues, monotonic() + seconds)
+    sight = QueueScan(queues, monotonic() + seconds)
     try:
         broker.ask(sight.take)
-    except (BrokerDown, ValueError) as error:
+    except (BrokerUnavailable, ValueError) as error:
         sight.fault(str(error))
     return sight.result()
 
 
-class Unseen(Exception):
+class ScanIncomplete(Exception):
     """Why a queue, or all that is left of a look, was not seen; its text is a sentence for a person."""
 
 
-class Sight:
+class QueueScan:
     """What has been seen so far. A queue is unclear until it was read to its end: an error leaves it so."""
 
     def __init__(self, queues: Collection[str], deadline: float) -> None:
@@ -93,16 +93,16 @@ class Sight:
         kind = connection.transport.driver_type
         try:
             if kind == "redis":
-                look_into_redis(self, connection)
+                scan_redis(self, connection)
             elif kind == "amqp":
-                look_into_amqp(self, connection)
+                scan_amqp(self, connection)
             else:
                 self.fault(f"the {kind} transport cannot be looked into")
-        except Unseen as why:
+        except ScanIncomplete as why:
             self.fault(str(why))
         # Not what a broker that has gone raises: permissions, a key of another type.
         except connection.channel_errors as error:
-            self.fault(f"the broker refused the look: {told(error)}")
+            self.fault(f"the broker refused the look: {format_error(error)}")
 
     def add(self, queues: Collection[str]) -> None:
         """Look into these queues as well."""
@@ -117,37 +117,39 @@ class Sight:
     def in_time(self) -> None:
         """Raise `Unseen` when the time is up."""
         if monotonic() > self.deadline:
-            raise Unseen("the time was up before everything was seen")
+            raise ScanIncomplete("the time was up before everything was seen")
 
     def note(self, found: set[str], raws: Sequence[bytes]) -> bool:
         """Add the messages' tasks to those found; False when some name none."""
         before = self.unread
         for raw in raws:
             try:
-                found.add(task_of(raw))
+                found.add(task_id_in(raw))
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 self.unread += 1
                 self.fault("a message could not be decoded: it may be any task's")
         return self.unread == before
 
-    def result(self) -> Look:
+    def result(self) -> QueueSnapshot:
         """Return what was seen."""
         unclear = set(self.queues) - self.clear if self.delivered_seen else set(self.queues)
         sets = frozenset(self.waiting), frozenset(self.unacked)
-        return Look(*sets, self.depth, self.consumers, frozenset(unclear), self.error if unclear else "", self.unread)
+        return QueueSnapshot(
+            *sets, self.depth, self.consumers, frozenset(unclear), self.error if unclear else "", self.unread
+        )
 
 
-def look_into_redis(sight: Sight, connection: Connection) -> None:
+def scan_redis(sight: QueueScan, connection: Connection) -> None:
     """Read the queues' lists, then what was delivered, through the client that kombu itself counts messages with."""
     with connection.channel() as channel:
         # Set before the channel makes its pool: a Redis that hangs half-way must not cost more.
-        channel.socket_timeout, channel.retry_on_timeout = PATIENCE, None
+        channel.socket_timeout, channel.retry_on_timeout = REDIS_TIMEOUT_S, None
         with channel.conn_or_acquire() as client:
-            sight.add(declared(channel, client))
+            sight.add(bound_queues(channel, client))
             lists = {queue: list_names(channel, queue) for queue in sight.queues}
-            sizes, delivered = count(client, lists, channel.unacked_key)
+            sizes, delivered = count_messages(client, lists, channel.unacked_key)
             sight.depth.update({queue: sum(sizes[queue]) for queue in sight.queues})
-            left = MOST - delivered
+            left = MAX_MESSAGES - delivered
             for queue in sorted(sight.queues, key=lambda queue: sum(sizes[queue])):
                 left -= sum(sizes[queue])
                 if left < 0:
@@ -159,7 +161,7 @@ def look_into_redis(sight: Sight, connection: Connection) -> None:
             sight.delivered_seen = read_delivered(sight, client, channel.global_keyprefix, channel.unacked_key)
 
 
-def declared(channel: Any, client: Any) -> set[str]:
+def bound_queues(channel: Any, client: Any) -> set[str]:
     """Return the queues that kombu has ever bound: a run may wait in one that no worker of today consumes."""
     prefix, found = channel.global_keyprefix, set()
     for key in client.scan_iter(prefix + channel.keyprefix_queue % "*", count=PAGE):
@@ -177,7 +179,7 @@ def list_names(channel: Any, queue: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def count(client: Any, lists: Mapping[str, Sequence[str]], unacked: str) -> tuple[dict[str, list[int]], int]:
+def count_messages(client: Any, lists: Mapping[str, Sequence[str]], unacked: str) -> tuple[dict[str, list[int]], int]:
     """Return the length of each queue's lists, and how many messages are delivered and not acknowledged."""
     with client.pipeline(transaction=False) as pipe:
         for name in (name for names in lists.values() for name in names):
@@ -187,7 +189,7 @@ def count(client: Any, lists: Mapping[str, Sequence[str]], unacked: str) -> tupl
     return {queue: [next(ahead) for _ in names] for queue, names in lists.items()}, delivered
 
 
-def read_list(sight: Sight, client: Any, prefix: str, name: str) -> bool:
+def read_list(sight: QueueScan, client: Any, prefix: str, name: str) -> bool:
     """Read one list from its head: what is pushed meanwhile only shifts the rest towards the reader."""
     whole, start, size = True, 0, FIRST_PAGE
     while True:
@@ -197,41 +199,41 @@ def read_list(sight: Sight, client: Any, prefix: str, name: str) -> bool:
         with client.pipeline() as pipe:
             rows, length = pipe.lrange(prefix + name, start, start + size - 1).llen(name).execute()
         if len(rows) < min(size, length - start):
-            raise Unseen(f"{name} holds {length:,} messages, of which Redis shows {start + len(rows):,}")
+            raise ScanIncomplete(f"{name} holds {length:,} messages, of which Redis shows {start + len(rows):,}")
         whole &= sight.note(sight.waiting, rows)
         start += len(rows)
         if start >= length:
             return whole
-        size = page_after(rows)
+        size = next_page_size(rows)
 
 
-def read_delivered(sight: Sight, client: Any, prefix: str, name: str) -> bool:
+def read_delivered(sight: QueueScan, client: Any, prefix: str, name: str) -> bool:
     """Read the messages that were delivered and not acknowledged: one hash for all queues of the database."""
-    whole, seen, fewest, cursor, size = True, 0, MOST, None, FIRST_PAGE
+    whole, seen, fewest, cursor, size = True, 0, MAX_MESSAGES, None, FIRST_PAGE
     while cursor != 0:
         sight.in_time()
         with client.pipeline() as pipe:
             (cursor, entries), length = pipe.hscan(prefix + name, cursor or 0, count=size).hlen(name).execute()
         rows = list(entries.values())
         whole &= sight.note(sight.unacked, rows)
-        seen, fewest, size = seen + len(rows), min(fewest, length), page_after(rows) if rows else size
+        seen, fewest, size = seen + len(rows), min(fewest, length), next_page_size(rows) if rows else size
     if fewest and not seen:
-        raise Unseen(f"{name} holds {fewest:,} messages, of which Redis shows none")
+        raise ScanIncomplete(f"{name} holds {fewest:,} messages, of which Redis shows none")
     return whole
 
 
-def page_after(rows: Sequence[bytes]) -> int:
+def next_page_size(rows: Sequence[bytes]) -> int:
     """Return how many messages make a page, if they are as large as these."""
     mean = 1 + sum(map(len, rows)) // max(1, len(rows))
     return max(1, min(PAGE, PAGE_BYTES // mean))
 
 
-def task_of(raw: bytes) -> str:
+def task_id_in(raw: bytes) -> str:
     """Return the task id of a message, as it waits or, with its exchange and routing key, as it was delivered.
 
     Raises one of several errors when it names none.
     """
-    begun = BEGINNING.match(raw)
+    begun = FAST_HEADER.match(raw)
     if begun and raw.endswith((b"}", b"]")):
         return begun[1].decode()
     message = json.loads(raw)
@@ -241,7 +243,7 @@ def task_of(raw: bytes) -> str:
     return task_id
 
 
-def look_into_amqp(sight: Sight, connection: Connection) -> None:
+def scan_amqp(sight: QueueScan, connection: Connection) -> None:
     """Ask how many messages wait in each queue. With none, none of them is any task's."""
     # What is delivered is not shown, and not a reason to wait: the consumers say what they hold.
     sight.delivered_seen = True
@@ -255,7 +257,7 @@ def look_into_amqp(sight: Sight, connection: Connection) -> None:
         except connection.channel_errors as error:
             # The same code is given for a queue whose node is down: only a queue that is not there is empty.
             if "no queue" not in str(error):
-                sight.fault(f"{queue} cannot be looked into: {told(error)}")
+                sight.fault(f"{queue} cannot be looked into: {format_error(error)}")
                 continue
             sight.depth[queue] = sight.consumers[queue] = 0
         finally:

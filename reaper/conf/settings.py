@@ -31,77 +31,87 @@ from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
 from reaper.adapters import RunAdapter
-from reaper.conf.validators import Wrong, a_choice, a_count, a_dict, a_duration, coercion, some_paths
+from reaper.conf.validators import (
+    InvalidValue,
+    parse_choice,
+    parse_count,
+    parse_dict,
+    parse_duration,
+    parse_paths,
+    parser_for,
+)
 from reaper.core.decisions import Policy
 
 CLOCKS = ("database", "host")
-KEEP_HISTORY = timedelta(days=90)
+HISTORY_RETENTION = timedelta(days=90)
 # Budgets and backoffs are counted from the records; and PostgreSQL lets nobody delete younger ones (migration 0006).
-LEAST_HISTORY = timedelta(days=1)
+MIN_RETENTION = timedelta(days=1)
 # Characters: 128 bits in base 64 are 22, and nobody counts them.
-LEAST_TOKEN = 20
+MIN_TOKEN_LENGTH = 20
 # The reaper's own queue: a backlog of runs must not silence what watches them.
 QUEUE = "reaper"
 # Safe in `KIND:ID`, in a log line and as a metric's label.
 KIND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
-def a_history(value: Any) -> timedelta:
+def parse_retention(value: Any) -> timedelta:
     """Return a duration of at least a day. Raises Wrong."""
-    length = a_duration(value)
-    if length < LEAST_HISTORY:
-        raise Wrong("E006", f"is {value}, which is less than a day", "Keep at least a day, or leave the default of 90.")
+    length = parse_duration(value)
+    if length < MIN_RETENTION:
+        raise InvalidValue(
+            "E006", f"is {value}, which is less than a day", "Keep at least a day, or leave the default of 90."
+        )
     return length
 
 
-def a_token(value: Any) -> str:
+def parse_token(value: Any) -> str:
     """Return a token that nobody guesses; '' is none. Raises Wrong, which does not say what it is."""
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]*", value):
-        raise Wrong("E005", "is no text of visible ASCII characters", "Give a random text.")
-    if value and len(value) < LEAST_TOKEN:
+        raise InvalidValue("E005", "is no text of visible ASCII characters", "Give a random text.")
+    if value and len(value) < MIN_TOKEN_LENGTH:
         rest = f"has {len(value)} characters, which can be guessed"
-        raise Wrong("E006", rest, f"Give a random text of at least {LEAST_TOKEN}.")
+        raise InvalidValue("E006", rest, f"Give a random text of at least {MIN_TOKEN_LENGTH}.")
     return value
 
 
-def some_addresses(value: Any) -> Sequence[str]:
+def parse_emails(value: Any) -> Sequence[str]:
     """Return a list of e-mail addresses; it may be empty. Raises Wrong."""
     hint = 'Write ["oncall@shop.example"].'
     if not isinstance(value, list | tuple):
-        raise Wrong("E005", f"is a {type(value).__name__} and no list", hint)
+        raise InvalidValue("E005", f"is a {type(value).__name__} and no list", hint)
     for each in value:
         try:
             validate_email(each)
         except ValidationError:
-            raise Wrong("E005", f"holds {each!r}, which is no e-mail address", hint) from None
+            raise InvalidValue("E005", f"holds {each!r}, which is no e-mail address", hint) from None
     return tuple(value)
 
 
-def a_webhook(value: Any) -> str:
+def parse_webhook_url(value: Any) -> str:
     """Return an http address; '' is none. Raises Wrong, which does not say what it is: it may hold a secret."""
     if not isinstance(value, str) or (value and not re.fullmatch(r"https?://[^\s/]+\S*", value)):
-        raise Wrong("E005", "is no http address", "Give one that begins with https://.")
+        raise InvalidValue("E005", "is no http address", "Give one that begins with https://.")
     return value
 
 
 # What a value has to be, by the name of its setting.
-POLICY: Mapping[str, Callable[[Any], Any]] = {
-    **{name.upper(): coercion(annotation) for name, annotation in get_type_hints(Policy).items()},
+POLICY_SCHEMA: Mapping[str, Callable[[Any], Any]] = {
+    **{name.upper(): parser_for(annotation) for name, annotation in get_type_hints(Policy).items()},
     # A budget may be none, but a sweep that may act on nothing is a switch in disguise.
-    "MAX_ACTIONS": partial(a_count, least=1),
+    "MAX_ACTIONS": partial(parse_count, least=1),
 }
-TOP: Mapping[str, Callable[[Any], Any]] = {
-    "ADAPTERS": some_paths,
-    "KINDS": a_dict,
-    "CLOCK": partial(a_choice, choices=CLOCKS, number="E010"),
-    "KEEP_HISTORY": a_history,
-    "METRICS_TOKEN": a_token,
-    "ALERT_EMAILS": some_addresses,
-    "ALERT_WEBHOOK": a_webhook,
-    **POLICY,
+SETTINGS_SCHEMA: Mapping[str, Callable[[Any], Any]] = {
+    "ADAPTERS": parse_paths,
+    "KINDS": parse_dict,
+    "CLOCK": partial(parse_choice, choices=CLOCKS, number="E010"),
+    "KEEP_HISTORY": parse_retention,
+    "METRICS_TOKEN": parse_token,
+    "ALERT_EMAILS": parse_emails,
+    "ALERT_WEBHOOK": parse_webhook_url,
+    **POLICY_SCHEMA,
 }
 # The same as an adapter names them.
-OWN: Mapping[str, Callable[[Any], Any]] = {name.lower(): coerce for name, coerce in POLICY.items()}
+ADAPTER_SCHEMA: Mapping[str, Callable[[Any], Any]] = {name.lower(): coerce for name, coerce in POLICY_SCHEMA.items()}
 
 
 class Problem(NamedTuple):
@@ -123,41 +133,41 @@ class Settings(NamedTuple):
 
 def adapters() -> dict[str, RunAdapter]:
     """Return the adapters by kind, in the settings' order. Raises ImproperlyConfigured when the settings are wrong."""
-    return dict(usable().adapters)
+    return dict(get_settings().adapters)
 
 
 def policy(adapter: RunAdapter) -> Policy:
     """Return the thresholds of one kind of run. Raises ImproperlyConfigured when they or the settings are wrong."""
-    return Policy(**{name: value for name, (value, _) in origins(adapter).items()})
+    return Policy(**{name: value for name, (value, _) in policy_with_sources(adapter).items()})
 
 
-def origins(adapter: RunAdapter) -> dict[str, tuple[Any, str]]:
+def policy_with_sources(adapter: RunAdapter) -> dict[str, tuple[Any, str]]:
     """Return each threshold of a kind, by its lower-case name, with where it comes from. Raises as `policy` does."""
-    given = usable()
+    given = get_settings()
     found: list[Problem] = []
     layers = [
-        ("the default", vars_of_policy()),
-        ("the adapter", own_policy(adapter, found)),
-        ("the settings", {name: value for name, value in given.values.items() if name in OWN}),
+        ("the default", default_policy()),
+        ("the adapter", adapter_policy(adapter, found)),
+        ("the settings", {name: value for name, value in given.values.items() if name in ADAPTER_SCHEMA}),
         ("the settings of the kind", given.kinds.get(adapter.kind, {})),
     ]
-    refuse(found)
+    raise_first(found)
     return {name: (value, where) for where, layer in layers for name, value in layer.items()}
 
 
-def vars_of_policy() -> dict[str, Any]:
+def default_policy() -> dict[str, Any]:
     """Return the defaults."""
-    return {name: getattr(Policy(), name) for name in OWN}
+    return {name: getattr(Policy(), name) for name in ADAPTER_SCHEMA}
 
 
 def clock() -> str:
     """Return whose time counts: "database" or "host". Raises ImproperlyConfigured when the settings are wrong."""
-    return usable().values.get("clock", CLOCKS[0])
+    return get_settings().values.get("clock", CLOCKS[0])
 
 
-def keep_history() -> timedelta:
+def history_retention() -> timedelta:
     """Return how long the reaper's own records are kept. Raises ImproperlyConfigured when the settings are wrong."""
-    return usable().values.get("keep_history", KEEP_HISTORY)
+    return get_settings().values.get("keep_history", HISTORY_RETENTION)
 
 
 def metrics_token() -> str:
@@ -165,62 +175,64 @@ def metrics_token() -> str:
 
     Raises ImproperlyConfigured when the settings are wrong.
     """
-    return usable().values.get("metrics_token", "")
+    return get_settings().values.get("metrics_token", "")
 
 
 def alert_emails() -> Sequence[str]:
     """Return who is told of alerts by e-mail. Raises ImproperlyConfigured when the settings are wrong."""
-    return usable().values.get("alert_emails", ())
+    return get_settings().values.get("alert_emails", ())
 
 
 def alert_webhook() -> str:
     """Return the address that alerts are posted to; '' is none. Raises ImproperlyConfigured as the others do."""
-    return usable().values.get("alert_webhook", "")
+    return get_settings().values.get("alert_webhook", "")
 
 
 def problems() -> list[Problem]:
     """Return every mistake in the settings and in the adapters' own `policy`."""
-    return list(read().problems)
+    return list(load_settings().problems)
 
 
-def usable() -> Settings:
+def get_settings() -> Settings:
     """Return the settings. Raises ImproperlyConfigured with the first mistake's sentence when there is one."""
-    given = read()
-    refuse(given.problems)
+    given = load_settings()
+    raise_first(given.problems)
     return given
 
 
-def refuse(found: Sequence[Problem]) -> None:
+def raise_first(found: Sequence[Problem]) -> None:
     """Raise ImproperlyConfigured for the first of the problems, if there is one."""
     if found:
         raise ImproperlyConfigured(f"{found[0].message} {found[0].hint}")
 
 
 @receiver(setting_changed)
-def forget(*, setting: str, **_: Any) -> None:
+def clear_cache(*, setting: str, **_: Any) -> None:
     """Read the settings anew once a test has overridden them."""
     if setting == "REAPER":
-        read.cache_clear()
+        load_settings.cache_clear()
 
 
 @cache
-def read() -> Settings:
+def load_settings() -> Settings:
     """Read the settings and collect what is wrong with them. Raises AppRegistryNotReady when asked too early."""
     # Adapters name models. What is imported too early fails, and that must not be remembered as their mistake.
     apps.check_models_ready()
     found: list[Problem] = []
     given = getattr(settings, "REAPER", {})
     if not isinstance(given, Mapping):
-        found.append(problem("REAPER", Wrong("E001", f"is a {type(given).__name__} and no dict", "Make it a dict.")))
+        found.append(
+            problem("REAPER", InvalidValue("E001", f"is a {type(given).__name__} and no dict", "Make it a dict."))
+        )
         return Settings({}, {}, {}, found)
-    values = read_values("REAPER", {"ADAPTERS": (), **given}, TOP, found)
+    values = read_values("REAPER", {"ADAPTERS": (), **given}, SETTINGS_SCHEMA, found)
     paths = values.get("adapters", ())
     loaded = load_adapters(paths, found)
     # The kind of a broken adapter is not known, which is no second mistake.
     all_kinds = loaded if paths and len(loaded) == len(paths) else None
     kinds = read_kinds(values.get("kinds", {}), all_kinds, found)
     for adapter in loaded.values():
-        own_policy(adapter, found)
+        adapter_policy(adapter, found)
     return Settings(loaded, values, kinds, found)
 
 
@@ -232,9 +244,9 @@ def read_values(
     for key, value in given.items():
         try:
             if key not in schema:
-                raise Wrong("E002", "is no setting of the reaper", suggestion(key, schema))
+                raise InvalidValue("E002", "is no setting of the reaper", suggestion(key, schema))
             values[key.lower()] = schema[key](value)
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             found.append(problem(f"{where}[{quoted(key)}]", wrong))
     return values
 
@@ -248,19 +260,19 @@ def read_kinds(
         where = f'REAPER["KINDS"][{quoted(kind)}]'
         try:
             if known is not None and kind not in known:
-                raise Wrong("E004", "is no adapter's kind", suggestion(kind, known))
-            kinds[kind] = read_values(where, a_dict(own), POLICY, found)
-        except Wrong as wrong:
+                raise InvalidValue("E004", "is no adapter's kind", suggestion(kind, known))
+            kinds[kind] = read_values(where, parse_dict(own), POLICY_SCHEMA, found)
+        except InvalidValue as wrong:
             found.append(problem(where, wrong))
     return kinds
 
 
-def own_policy(adapter: RunAdapter, found: list[Problem]) -> dict[str, Any]:
+def adapter_policy(adapter: RunAdapter, found: list[Problem]) -> dict[str, Any]:
     """Return the adapter's own policy values; add what is wrong with them to `found`."""
     where = f"{type(adapter).__module__}.{type(adapter).__qualname__}.policy"
     try:
-        return read_values(where, a_dict(adapter.policy), OWN, found)
-    except Wrong as wrong:
+        return read_values(where, parse_dict(adapter.policy), ADAPTER_SCHEMA, found)
+    except InvalidValue as wrong:
         found.append(problem(where, wrong))
         return {}
 
@@ -273,9 +285,9 @@ def load_adapters(paths: Iterable[str], found: list[Problem]) -> dict[str, RunAd
             adapter = load_adapter(path)
             if adapter.kind in loaded:
                 rest = f"has the kind {adapter.kind!r}, which an adapter before it has already"
-                raise Wrong("E018", rest, "Name each adapter once, and give each a kind of its own.")
+                raise InvalidValue("E018", rest, "Name each adapter once, and give each a kind of its own.")
             loaded[adapter.kind] = adapter
-        except Wrong as wrong:
+        except InvalidValue as wrong:
             found.append(problem(f"The adapter {path}", wrong))
     return loaded
 
@@ -286,27 +298,33 @@ def load_adapter(path: str) -> RunAdapter:
         named = import_string(path)
     except Exception as error:  # importing runs the host's code, which may raise anything
         rest = f"cannot be imported ({type(error).__name__}: {error})"
-        raise Wrong("E013", rest, "Check the path, and what its module imports.") from error
+        raise InvalidValue("E013", rest, "Check the path, and what its module imports.") from error
     if not (isinstance(named, type) and issubclass(named, RunAdapter)):
-        raise Wrong("E014", "is no subclass of RunAdapter", "Subclass reaper.adapters.RunAdapter or ModelRunAdapter.")
+        raise InvalidValue(
+            "E014", "is no subclass of RunAdapter", "Subclass reaper.adapters.RunAdapter or ModelRunAdapter."
+        )
     if inspect.isabstract(named):
         missing = ", ".join(sorted(named.__abstractmethods__))
-        raise Wrong("E015", f"is abstract: it lacks {missing}", "Define what it lacks, or name a subclass that does.")
+        raise InvalidValue(
+            "E015", f"is abstract: it lacks {missing}", "Define what it lacks, or name a subclass that does."
+        )
     try:
         adapter = named()
     except Exception as error:
         rest = f"cannot be made without arguments ({type(error).__name__}: {error})"
-        raise Wrong("E016", rest, "Its __init__ must work without any.") from error
+        raise InvalidValue("E016", rest, "Its __init__ must work without any.") from error
     kind, task = getattr(adapter, "kind", None), getattr(adapter, "task", None)
     if not (isinstance(kind, str) and KIND_NAME.fullmatch(kind)):
         hint = "Use at most 100 letters, digits, '_', '-' and '.', such as 'crawl_job'."
-        raise Wrong("E017", f"has the kind {kind!r}, which is no name", hint)
+        raise InvalidValue("E017", f"has the kind {kind!r}, which is no name", hint)
     if not (isinstance(task, str) and task):
-        raise Wrong("E019", f"has the task {task!r}, which is no name", "Set `task` to the name of its Celery task.")
+        raise InvalidValue(
+            "E019", f"has the task {task!r}, which is no name", "Set `task` to the name of its Celery task."
+        )
     return adapter
 
 
-def problem(place: str, wrong: Wrong) -> Problem:
+def problem(place: str, wrong: InvalidValue) -> Problem:
     """Return the problem of a wrong value that was found at this place."""
     return Problem(f"reaper.{wrong.number}", f"{place} {wrong.rest}.", wrong.hint)
 

@@ -20,7 +20,7 @@ OFF = "off"
 MOST = 2**31 - 1
 
 
-class Wrong(Exception):
+class InvalidValue(Exception):
     """A value that cannot be used: the number of its system check, the rest of the sentence, the hint."""
 
     def __init__(self, number: str, rest: str, hint: str) -> None:
@@ -28,96 +28,98 @@ class Wrong(Exception):
         self.number, self.rest, self.hint = number, rest, hint
 
 
-def a_duration(value: Any) -> timedelta:
+def parse_duration(value: Any) -> timedelta:
     """Return a timedelta above zero; numbers are seconds. Raises Wrong."""
     hint = "Give a timedelta above zero, or a number of seconds."
     if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
-        raise Wrong("E005", f"is {value!r}, which is no duration", hint)
+        raise InvalidValue("E005", f"is {value!r}, which is no duration", hint)
     if isinstance(value, float) and not math.isfinite(value):
-        raise Wrong("E007", f"is {value}, which is no finite number", hint)
+        raise InvalidValue("E007", f"is {value}, which is no finite number", hint)
     try:
         length = value if isinstance(value, timedelta) else timedelta(seconds=max(value, 0))
     except OverflowError:
         length = timedelta.max
     if length <= timedelta(0):
-        raise Wrong("E006", f"is {value}, which is not above zero", hint)
+        raise InvalidValue("E006", f"is {value}, which is not above zero", hint)
     if length > LONGEST:
-        raise Wrong("E008", "is longer than a hundred years", hint)
+        raise InvalidValue("E008", "is longer than a hundred years", hint)
     return length
 
 
-def some_durations(value: Any) -> tuple[timedelta, ...]:
+def parse_durations(value: Any) -> tuple[timedelta, ...]:
     """Return a tuple of durations; it may be empty. Raises Wrong."""
     if not isinstance(value, list | tuple):
-        raise Wrong("E005", f"is {value!r}, which is no list", "Give a list of timedeltas or of numbers of seconds.")
+        raise InvalidValue(
+            "E005", f"is {value!r}, which is no list", "Give a list of timedeltas or of numbers of seconds."
+        )
     try:
-        return tuple(a_duration(each) for each in value)
-    except Wrong as wrong:
-        raise Wrong(wrong.number, f"holds a value that {wrong.rest}", wrong.hint) from wrong
+        return tuple(parse_duration(each) for each in value)
+    except InvalidValue as wrong:
+        raise InvalidValue(wrong.number, f"holds a value that {wrong.rest}", wrong.hint) from wrong
 
 
-def a_count(value: Any, least: int = 0) -> int:
+def parse_count(value: Any, least: int = 0) -> int:
     """Return a whole number that is not below the least. Raises Wrong."""
     hint = f"Give a whole number, {least} or more."
     if isinstance(value, float) and not math.isfinite(value):
-        raise Wrong("E007", f"is {value}, which is no finite number", hint)
+        raise InvalidValue("E007", f"is {value}, which is no finite number", hint)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Wrong("E005", f"is {value!r}, which is no whole number", hint)
+        raise InvalidValue("E005", f"is {value!r}, which is no whole number", hint)
     if value < least:
-        raise Wrong("E006", f"is {value}, which is below {least}", hint)
+        raise InvalidValue("E006", f"is {value}, which is below {least}", hint)
     if value > MOST:
-        raise Wrong("E008", f"is larger than {MOST}", hint)
+        raise InvalidValue("E008", f"is larger than {MOST}", hint)
     return value
 
 
-def a_choice(value: Any, choices: Sequence[str], number: str) -> str:
+def parse_choice(value: Any, choices: Sequence[str], number: str) -> str:
     """Return the one of the choices that the value names. Raises Wrong."""
     if not (isinstance(value, str) and value in choices):
         named = " or ".join(f'"{each}"' for each in choices)
-        raise Wrong(number, f"is {value!r}, which is none of its values", f"Use {named}.")
+        raise InvalidValue(number, f"is {value!r}, which is none of its values", f"Use {named}.")
     return choices[choices.index(value)]
 
 
-def a_text(value: Any) -> str:
+def parse_text(value: Any) -> str:
     """Return a text that is not empty. Raises Wrong."""
     if not (isinstance(value, str) and value):
-        raise Wrong("E005", f"is {value!r}, which is no text", "Give a text that is not empty.")
+        raise InvalidValue("E005", f"is {value!r}, which is no text", "Give a text that is not empty.")
     return value
 
 
-def a_dict(value: Any) -> Mapping[str, Any]:
+def parse_dict(value: Any) -> Mapping[str, Any]:
     """Return a dict. Raises Wrong."""
     if not isinstance(value, Mapping):
-        raise Wrong("E003", f"is a {type(value).__name__} and no dict", "Make it a dict.")
+        raise InvalidValue("E003", f"is a {type(value).__name__} and no dict", "Make it a dict.")
     return value
 
 
-def some_paths(value: Any) -> Sequence[str]:
+def parse_paths(value: Any) -> Sequence[str]:
     """Return a list of texts that is not empty. Raises Wrong."""
     if not (isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)):
-        raise Wrong("E012", "is no list of texts", 'Write ["shop.reaping.Orders"].')
+        raise InvalidValue("E012", "is no list of texts", 'Write ["shop.reaping.Orders"].')
     if not value:
-        raise Wrong("E011", "names no adapter, so no run is watched", 'Write ["shop.reaping.Orders"].')
+        raise InvalidValue("E011", "names no adapter, so no run is watched", 'Write ["shop.reaping.Orders"].')
     return value
 
 
-COERCIONS: Mapping[Any, Callable[[Any], Any]] = {
-    timedelta: a_duration,
-    Sequence[timedelta]: some_durations,
-    int: a_count,
-    str: a_text,
-    Action: partial(a_choice, choices=(Action.FAIL, Action.REQUEUE), number="E009"),
-    Mode: partial(a_choice, choices=tuple(Mode), number="E009"),
+PARSERS: Mapping[Any, Callable[[Any], Any]] = {
+    timedelta: parse_duration,
+    Sequence[timedelta]: parse_durations,
+    int: parse_count,
+    str: parse_text,
+    Action: partial(parse_choice, choices=(Action.FAIL, Action.REQUEUE), number="E009"),
+    Mode: partial(parse_choice, choices=tuple(Mode), number="E009"),
 }
 
 
-def coercion(annotation: Any) -> Callable[[Any], Any]:
+def parser_for(annotation: Any) -> Callable[[Any], Any]:
     """Return what makes a value into one of the annotated type. Raises KeyError for a type that no setting has yet."""
     if isinstance(annotation, UnionType):
         (inner,) = (each for each in get_args(annotation) if each is not type(None))
-        coerce = COERCIONS[inner]
+        coerce = PARSERS[inner]
         return lambda value: None if value is None else coerce(value)
-    return COERCIONS[annotation]
+    return PARSERS[annotation]
 
 
 def from_text(annotation: Any, text: str) -> Any:
@@ -131,15 +133,15 @@ def from_text(annotation: Any, text: str) -> Any:
             return None
         (annotation,) = (each for each in get_args(annotation) if each is not type(None))
     if annotation is timedelta:
-        return length_of(text)
+        return parse_duration_text(text)
     if annotation == Sequence[timedelta]:
-        return [length_of(each) for each in text.split(",")] if text.lower() != OFF else []
+        return [parse_duration_text(each) for each in text.split(",")] if text.lower() != OFF else []
     if annotation is int:
         return int(text) if re.fullmatch(r"-?[0-9]{1,15}", text) else text
     return text.lower()
 
 
-def length_of(text: str) -> timedelta | float | str:
+def parse_duration_text(text: str) -> timedelta | float | str:
     """Return a duration as a person writes it; the text itself when it is none."""
     text = text.strip().lower()
     if re.fullmatch(r"-\d{1,9}(\.\d{1,6})?", text, re.ASCII):
@@ -153,18 +155,18 @@ def length_of(text: str) -> timedelta | float | str:
     return timedelta(seconds=sum(float(number) * UNITS.get(unit[:1], 1) for number, unit in parts))
 
 
-def as_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a person writes it, exactly."""
     if value is None:
         return OFF
     if isinstance(value, timedelta):
-        return written(value)
+        return format_duration(value)
     if isinstance(value, tuple | list):
-        return ", ".join(as_text(each) for each in value) or OFF
+        return ", ".join(format_value(each) for each in value) or OFF
     return str(value)
 
 
-def written(value: timedelta) -> str:
+def format_duration(value: timedelta) -> str:
     """Return a duration in units: "1h 30m", "0.5s"."""
     seconds, parts = value.total_seconds(), []
     for unit, size in UNITS.items():

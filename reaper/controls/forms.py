@@ -10,14 +10,14 @@ from reaper import checks
 from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from reaper.conf.validators import Wrong, as_text
+from reaper.conf.validators import InvalidValue, format_value
 from reaper.controls import overrides as policies
 from reaper.controls.modes import LONGEST
 from reaper.core.decisions import Mode, Policy
-from reaper.models import Exemption, PolicyEdit, Switch
+from reaper.models import Exemption, KindControl, PolicyOverride
 
 
-class OfKind(forms.ModelForm):
+class KindForm(forms.ModelForm):
     """An order for one kind of runs."""
 
     kind = forms.ChoiceField(choices=lambda: [(kind, kind) for kind in conf.adapters()])
@@ -31,7 +31,7 @@ class OfKind(forms.ModelForm):
         return until
 
 
-class SwitchForm(OfKind):
+class KindControlForm(KindForm):
     """How a kind is to be swept from now on. What is left empty is ended."""
 
     mode = forms.ChoiceField(
@@ -41,7 +41,7 @@ class SwitchForm(OfKind):
     )
 
     class Meta:
-        model = Switch
+        model = KindControl
         fields = ("kind", "mode", "paused_until", "released_until")
         help_texts = {
             "paused_until": "Its sweeps do nothing until then; afterwards they do again what the mode says.",
@@ -75,24 +75,24 @@ MEANING = {
 }
 
 
-class PolicyForm(forms.Form):
+class PolicyOverrideForm(forms.Form):
     """The thresholds of one kind as a person writes them: "1h 30m", "45s", "off". Empty is as the settings say."""
 
     def __init__(self, adapter: RunAdapter, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(data)
-        self.adapter, self.known = adapter, policies.known(adapter)
+        self.adapter, self.known = adapter, policies.effective_values(adapter)
         # The thresholds that are edited, and all that would count then; once the form is valid.
         self.values: dict[str, Any] = {}
         self.policy = Policy()
         # Which edit the form was filled in after: what somebody has edited meanwhile is not undone unseen.
-        row = policies.newest(adapter)
-        self.latest, self.by = (row.pk, row.by) if row else (0, "")
+        row = policies.latest(adapter)
+        self.latest, self.actor = (row.pk, row.actor) if row else (0, "")
         self.fields["seen"] = forms.IntegerField(required=False, initial=self.latest, widget=forms.HiddenInput)
         for name in policies.NAMES:
             value, _, without = self.known[name]
             field = forms.CharField(required=False, label=name, help_text=MEANING[name], max_length=200)
-            field.widget.attrs["placeholder"] = as_text(without)
-            field.initial = as_text(value) if self.is_edited(name) else ""
+            field.widget.attrs["placeholder"] = format_value(without)
+            field.initial = format_value(value) if self.is_edited(name) else ""
             self.fields[name] = field
 
     def is_edited(self, name: str) -> bool:
@@ -103,26 +103,26 @@ class PolicyForm(forms.Form):
         """Read each threshold, and look whether they fit together and to the task. Adds the sentences as errors."""
         self.values = {}
         if self.cleaned_data.get("seen") not in (None, self.latest):
-            self.add_error(None, f"{self.by} has edited it meanwhile: look again.")
+            self.add_error(None, f"{self.actor} has edited it meanwhile: look again.")
         for name in policies.NAMES:
             text = self.cleaned_data.get(name, "")
             try:
                 if text.strip():
-                    self.values[name] = policies.read(name, text)
-            except Wrong as wrong:
+                    self.values[name] = policies.parse_threshold(name, text)
+            except InvalidValue as wrong:
                 self.add_error(name, f"{name} {wrong.rest}. {wrong.hint}")
         if not self.errors:
-            self.policy = Policy(**{**policies.vars_of(conf.policy(self.adapter)), **self.values})
-            for found in checks.of_policy(self.adapter, self.policy):
+            self.policy = Policy(**{**policies.as_dict(conf.policy(self.adapter)), **self.values})
+            for found in checks.check_policy(self.adapter, self.policy):
                 self.add_error(None, f"{found.msg} {found.hint}")
         return self.cleaned_data
 
-    def save(self, by: str) -> PolicyEdit:
+    def save(self, by: str) -> PolicyOverride:
         """Have the thresholds count from the next sweep on; return the row of the history."""
-        return policies.edit(self.adapter, by, clock.now(self.adapter.using), self.values)
+        return policies.set_overrides(self.adapter, by, clock.now(self.adapter.using), self.values)
 
 
-class ExemptionForm(OfKind):
+class ExemptionForm(KindForm):
     """A run that is to be left alone."""
 
     run_id = forms.CharField(max_length=255, label="run's id")

@@ -6,15 +6,15 @@ from typing import Protocol
 
 # From this share on, with at least so many, it is no longer single workers or runs that are in trouble. Of Kubernetes'
 # node controller, which slows its evictions down when 55 % of a zone's nodes, and at least three, are not ready.
-PERCENT = 55
-WORKERS = 3
+MASS_PERCENT = 55
+MIN_WORKERS = 3
 # A sweep that would act on no more runs than this is never held; one that is held acts on so many.
-RUNS = 20
+HELD_LIMIT = 20
 # How a sweep's sentence begins that says that it was held.
 HELD = "held: "
 
 
-class Heard(Protocol):
+class ReportingPeriod(Protocol):
     """When a worker was heard of."""
 
     @property
@@ -27,7 +27,9 @@ class Heard(Protocol):
     def alive(self) -> bool: ...  # noqa: D102
 
 
-def fell_silent(workers: Sequence[Heard], silence: timedelta, now: datetime) -> tuple[int, int] | None:
+def detect_mass_silence(
+    workers: Sequence[ReportingPeriod], silence: timedelta, now: datetime
+) -> tuple[int, int] | None:
     """Return how many of how many workers of a queue fell silent together, while nobody has come since; or None.
 
     Together means within `silence`, after which a worker counts as dead. When it was all of them, or `PERCENT` and at
@@ -39,29 +41,29 @@ def fell_silent(workers: Sequence[Heard], silence: timedelta, now: datetime) -> 
     for last in sorted((each for each in workers if is_silent(each)), key=lambda each: each.seen_at):
         if newest is not None and newest > last.seen_at:
             continue
-        there = [each for each in workers if was_there(each, last.seen_at)]
+        there = [each for each in workers if was_reporting_at(each, last.seen_at)]
         silent = [each for each in there if is_silent(each) and each.seen_at <= last.seen_at + silence]
-        if len(silent) == len(there) or (len(silent) >= WORKERS and is_most(len(silent), len(there))):
+        if len(silent) == len(there) or (len(silent) >= MIN_WORKERS and is_most(len(silent), len(there))):
             return len(silent), len(there)
     return None
 
 
-def is_silent(worker: Heard) -> bool:
+def is_silent(worker: ReportingPeriod) -> bool:
     """True when the worker is not heard of any more and did not say goodbye."""
     return not worker.alive and worker.ended_at is None
 
 
-def was_there(worker: Heard, moment: datetime) -> bool:
+def was_reporting_at(worker: ReportingPeriod, moment: datetime) -> bool:
     """True when the worker was reporting at the moment."""
     ended = worker.ended_at is not None and worker.ended_at <= moment
     return worker.since <= moment <= worker.seen_at and not ended
 
 
-def held(acting: int, seen: int) -> bool:
+def exceeds_limit(acting: int, seen: int) -> bool:
     """True when so many of the unfinished runs that were seen would be acted on that somebody should look first."""
-    return acting > RUNS and is_most(acting, seen)
+    return acting > HELD_LIMIT and is_most(acting, seen)
 
 
 def is_most(count: int, of: int) -> bool:
     """True from `PERCENT` on."""
-    return 100 * count >= PERCENT * of
+    return 100 * count >= MASS_PERCENT * of

@@ -45,7 +45,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from reaper.core.facts import AHEAD, Evidence, History, Phase, Presence, RunFacts, Vital, hostname
+from reaper.core.facts import MAX_CLOCK_AHEAD, Evidence, History, Liveness, MessageLocation, Phase, RunFacts, hostname
 
 # A sweep publishes right after its commit, and the broker's answer is bounded (broker.BOUNDS). Within this time it may
 # be about to publish, and another sweep would send a second copy.
@@ -66,7 +66,7 @@ class Mode(StrEnum):
     """How a kind is swept."""
 
     ACT = "act"
-    OBSERVE = "observe"  # the same decisions, noted and not carried out
+    DRY_RUN = "dry_run"  # the same decisions, noted and not carried out
     OFF = "off"
 
 
@@ -88,23 +88,23 @@ class Reason(StrEnum):
     PARENT_ENDED = "parent_ended", "its parent had ended"
     UNPUBLISHED = "unpublished", "its last dispatch was never confirmed by the broker"
     BACKOFF = "backoff", "it was acted on a short while ago"
-    NO_CLOCK = "no_clock", "it has no timestamp that can be trusted"
+    NO_TIMESTAMP = "no_timestamp", "it has no timestamp that can be trusted"
     TIMED_OUT = "timed_out", "it was running for longer than its run timeout"
     NEVER_SENT = "never_sent", "no task was ever sent for it"
     STALLED = "stalled", "its task made no progress for longer than its stall timeout"
-    HELD = "held", "a live worker is working on it"
-    RETURNING = "returning", "its own retry is waiting in the queue"
+    IN_PROGRESS = "in_progress", "a live worker is working on it"
+    RETRY_SCHEDULED = "retry_scheduled", "its own retry is waiting in the queue"
     ORPHANED = "orphaned", "no worker was working on it any more"
     RESERVED = "reserved", "a live worker has its task and will start it"
     BACKLOG = "backlog", "its message is waiting in the queue"
     LOST = "lost", "its message was gone and no worker had its task"
     STRANDED = "stranded", "its message had been delivered to a worker that did not have it any more"
     OVERTAKEN = "overtaken", "runs that were sent much later had started"
-    YOUNG = "young", "it is within its limits"
-    UNKNOWN = "unknown", "what is behind it cannot be known"
-    UNJUDGED = "unjudged", "the rules could not judge it (the log says why)"
+    WITHIN_GRACE = "within_grace", "it is within its limits"
+    INCONCLUSIVE = "inconclusive", "what is behind it cannot be known"
+    JUDGING_FAILED = "judging_failed", "the rules could not judge it (the log says why)"
     CHILDREN_ENDED = "children_ended", "all its children have ended"
-    BY_HAND = "by_hand", "a person asked for it"
+    MANUAL = "manual", "a person asked for it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,12 +157,12 @@ class Decision(NamedTuple):
 
 
 # Verdicts by which a run is left alone because all is well with it; the others are suspects.
-CALM = (
-    *(Reason.FINISHED, Reason.EXEMPT, Reason.BACKOFF, Reason.HELD, Reason.RETURNING),
-    *(Reason.RESERVED, Reason.BACKLOG, Reason.YOUNG),
+HEALTHY_REASONS = (
+    *(Reason.FINISHED, Reason.EXEMPT, Reason.BACKOFF, Reason.IN_PROGRESS, Reason.RETRY_SCHEDULED),
+    *(Reason.RESERVED, Reason.BACKLOG, Reason.WITHIN_GRACE),
 )
 # Verdicts that rest on a task's absence from all workers: before them the workers are asked themselves.
-BY_ABSENCE = (Reason.ORPHANED, Reason.LOST, Reason.STRANDED)
+ABSENCE_REASONS = (Reason.ORPHANED, Reason.LOST, Reason.STRANDED)
 
 
 def leave(reason: Reason) -> Decision:
@@ -180,7 +180,7 @@ def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> 
         return leave(Reason.EXEMPT)
     if run.parent_ended:
         return Decision(Action.CLOSE, Reason.PARENT_ENDED)
-    if run.phase is Phase.QUEUED and run.task_id and run.history.unpublished == run.task_id:
+    if run.phase is Phase.QUEUED and run.task_id and run.history.unpublished_task_id == run.task_id:
         if about_to_be_published(run.history, now):
             return leave(Reason.BACKOFF)
         return Decision(Action.REPUBLISH, Reason.UNPUBLISHED)
@@ -188,38 +188,38 @@ def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> 
         return leave(Reason.BACKOFF)
     age = run.age(now)
     if age is None:
-        return leave(Reason.NO_CLOCK)
+        return leave(Reason.NO_TIMESTAMP)
     rules = decide_running if run.phase is Phase.RUNNING else decide_queued
     return rules(run, evidence, policy, now, age)
 
 
 def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime, age: timedelta) -> Decision:
     """The rules of a run that has started."""
-    quiet = run.quiet(now)
+    quiet = run.idle_for(now)
     quiet = age if quiet is None else quiet
     executing = evidence.active_since is not None
     if age > policy.run_timeout:
-        return end(run, policy.on_timeout, policy, Reason.TIMED_OUT, terminate=executing)
+        return fail_or_requeue(run, policy.on_timeout, policy, Reason.TIMED_OUT, terminate=executing)
     if evidence.holder:
         if policy.stall_timeout is not None and quiet > policy.stall_timeout:
-            return end(run, policy.on_timeout, policy, Reason.STALLED, terminate=executing)
-        return leave(Reason.HELD)
-    if evidence.returns:
-        return leave(Reason.RETURNING)
+            return fail_or_requeue(run, policy.on_timeout, policy, Reason.STALLED, terminate=executing)
+        return leave(Reason.IN_PROGRESS)
+    if evidence.retry_waiting:
+        return leave(Reason.RETRY_SCHEDULED)
     if quiet <= policy.orphan_grace:
-        return leave(Reason.YOUNG)
-    if evidence.gone and was_let_go(run, evidence):
-        return end(run, policy.on_orphan, policy, Reason.ORPHANED, interrupted=evidence.announced)
-    return leave(Reason.UNKNOWN)
+        return leave(Reason.WITHIN_GRACE)
+    if evidence.is_surely_absent and claimant_released(run, evidence):
+        return fail_or_requeue(run, policy.on_orphan, policy, Reason.ORPHANED, interrupted=evidence.shutdown_announced)
+    return leave(Reason.INCONCLUSIVE)
 
 
-def was_let_go(run: RunFacts, evidence: Evidence) -> bool:
+def claimant_released(run: RunFacts, evidence: Evidence) -> bool:
     """True when the worker that began the run cannot be working on it any more."""
-    if evidence.claimant is Vital.DEAD:
+    if evidence.claimant_liveness is Liveness.DEAD:
         return True
-    if evidence.claimant is Vital.ALIVE:
+    if evidence.claimant_liveness is Liveness.ALIVE:
         # Its report, taken after the run's last sign of life and by the same clock, is without the task.
-        listed, sign = evidence.claimant_listed_at, run.last_sign
+        listed, sign = evidence.claimant_listed_at, run.last_activity_at
         return listed is not None and sign is not None and listed > sign
     # A dead worker that had a copy of the message tells nothing of another one that the row names.
     if evidence.last_holder and run.worker in ("", hostname(evidence.last_holder)):
@@ -227,32 +227,36 @@ def was_let_go(run: RunFacts, evidence: Evidence) -> bool:
     if run.worker:
         return False
     # Nobody knows who began it; but whoever is alive was watched since before, and does not have it.
-    watched, started = evidence.watched_since, run.started_at
+    watched, started = evidence.fleet_watched_since, run.started_at
     return watched is not None and started is not None and watched < started
 
 
 def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime, age: timedelta) -> Decision:
     """The rules of a run that waits for a worker."""
     if evidence.active_since is not None and now - evidence.active_since > policy.run_timeout:
-        return end(run, policy.on_timeout, policy, Reason.TIMED_OUT, terminate=True)
+        return fail_or_requeue(run, policy.on_timeout, policy, Reason.TIMED_OUT, terminate=True)
     if evidence.holder:
         return leave(Reason.RESERVED)
-    if evidence.presence is Presence.WAITING:
+    if evidence.message_location is MessageLocation.WAITING:
         return leave(Reason.BACKLOG)
     if age <= policy.lost_grace:
-        return leave(Reason.YOUNG)
+        return leave(Reason.WITHIN_GRACE)
     if not run.task_id:
         return requeue(run, policy, Reason.NEVER_SENT)
-    if evidence.gone and evidence.presence is Presence.ABSENT and evidence.twice:
+    if evidence.is_surely_absent and evidence.message_location is MessageLocation.ABSENT and evidence.is_confirmed:
         return requeue(run, policy, Reason.LOST)
-    if evidence.gone and evidence.presence is Presence.DELIVERED and (evidence.last_holder or evidence.twice):
+    if (
+        evidence.is_surely_absent
+        and evidence.message_location is MessageLocation.DELIVERED
+        and (evidence.last_holder or evidence.is_confirmed)
+    ):
         return requeue(run, policy, Reason.STRANDED)
-    if evidence.presence is Presence.UNKNOWN and age > policy.queue_timeout and evidence.overtaken:
+    if evidence.message_location is MessageLocation.UNKNOWN and age > policy.queue_timeout and evidence.overtaken:
         return requeue(run, policy, Reason.OVERTAKEN)
-    return leave(Reason.UNKNOWN)
+    return leave(Reason.INCONCLUSIVE)
 
 
-def alert(run: RunFacts, policy: Policy, now: datetime) -> str:
+def alert_for(run: RunFacts, policy: Policy, now: datetime) -> str:
     """Return why a run is worth a warning, `long_running` or `backlog`; '' when it is not."""
     age = run.age(now)
     if age is not None and run.phase is Phase.RUNNING and age > policy.alert_after:
@@ -262,7 +266,7 @@ def alert(run: RunFacts, policy: Policy, now: datetime) -> str:
     return ""
 
 
-def end(
+def fail_or_requeue(
     run: RunFacts, how: Action, policy: Policy, reason: Reason, *, terminate: bool = False, interrupted: bool = False
 ) -> Decision:
     """Return the fail, or the requeue where the kind's work may be done twice."""
@@ -301,4 +305,4 @@ def about_to_be_published(history: History, now: datetime) -> bool:
     """True while the sweep that made the last dispatch may still be publishing it."""
     made = history.unpublished_at
     # One in the near future was made by a sweep that overlaps this one.
-    return made is not None and made <= now + AHEAD and now - made <= PUBLISH_GRACE
+    return made is not None and made <= now + MAX_CLOCK_AHEAD and now - made <= PUBLISH_GRACE

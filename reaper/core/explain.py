@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from reaper.core.decisions import Action, Decision, Policy
-from reaper.core.facts import Evidence, History, Phase, Presence, RunFacts, Vital, hostname
+from reaper.core.facts import Evidence, History, Liveness, MessageLocation, Phase, RunFacts, hostname
 
 # What is not of this project (names, ids, errors) is said at no greater length.
 LONGEST = 500
@@ -29,12 +29,12 @@ def one_line(text: object, most: int = LONGEST) -> str:
     return said if len(said) <= most else f"{said[:most]}…"
 
 
-def describe(run: RunFacts, decision: Decision, now: datetime, *, by: str = "") -> str:
+def describe(run: RunFacts, decision: Decision, now: datetime, *, actor: str = "") -> str:
     """Return the sentence that is written into the run: what happened, how long it was stuck, by which rule."""
     age = run.age(now)
     stuck = f" It had been {run.status or run.phase} for {duration(age)}." if age is not None else ""
-    who = f"by {by}" if by else f"by the reaper because {decision.reason.sentence}"
-    spent = given_up(sum_of(run.history)) if decision.exhausted else ""
+    who = f"by {actor}" if actor else f"by the reaper because {decision.reason.sentence}"
+    spent = given_up(total_requeues(run.history)) if decision.exhausted else ""
     return f"{VERBS[decision.action]} {who} (rule {decision.reason}).{stuck}{spent}"
 
 
@@ -58,20 +58,20 @@ def duration(value: timedelta) -> str:
     return " ".join(parts)
 
 
-def sum_of(history: History) -> int:
+def total_requeues(history: History) -> int:
     """Return how often a run was requeued, for whatever reason."""
     return history.requeues + history.redispatches + history.interruptions
 
 
 def evidence_in_words(run: RunFacts, evidence: Evidence, now: datetime) -> str:
     """Return what is known of the task behind a run, in one line: who claimed it, who has it, where its message is."""
-    said = [*of_claimant(run, evidence, now), *of_task(run, evidence, now)]
+    said = [*describe_claimant(run, evidence, now), *describe_task(run, evidence, now)]
     if run.task_id and not evidence.holder:
-        said += of_retry(evidence) if run.phase is Phase.RUNNING else of_message(evidence, now)
-    return "; ".join([*said, *evidence.doubts])
+        said += describe_retry(evidence) if run.phase is Phase.RUNNING else describe_message(evidence, now)
+    return "; ".join([*said, *evidence.uncertainties])
 
 
-def of_claimant(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
+def describe_claimant(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
     """Yield what became of the worker that the row names."""
     if run.phase is not Phase.RUNNING:
         return
@@ -79,15 +79,15 @@ def of_claimant(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[st
         yield "its row names no worker"
         return
     state = {
-        Vital.ALIVE: "is alive",
-        Vital.DEAD: dead(evidence),
-        Vital.UNKNOWN: "left no report",
-    }[evidence.claimant]
+        Liveness.ALIVE: "is alive",
+        Liveness.DEAD: describe_death(evidence),
+        Liveness.UNKNOWN: "left no report",
+    }[evidence.claimant_liveness]
     heard = f", last heard of {ago(now, evidence.claimant_seen_at)}" if evidence.claimant_seen_at else ""
     yield f"claimed by {hostname(run.worker)}, which {state}{heard}"
 
 
-def of_task(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
+def describe_task(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
     """Yield who has the task."""
     holder = hostname(evidence.holder)
     if not run.task_id:
@@ -102,40 +102,40 @@ def of_task(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[str]:
         yield "no live worker says that it holds the task, but none has been reporting for long enough to be sure"
     else:
         yield "no live worker holds the task"
-        if not run.worker and run.phase is Phase.RUNNING and evidence.watched_since:
-            yield f"all live workers have been reporting for {duration(now - evidence.watched_since)}"
+        if not run.worker and run.phase is Phase.RUNNING and evidence.fleet_watched_since:
+            yield f"all live workers have been reporting for {duration(now - evidence.fleet_watched_since)}"
     if evidence.last_holder and not evidence.holder and evidence.last_holder != run.worker:
-        yield f"{hostname(evidence.last_holder)}, which {dead(evidence)}, had the task when it last reported"
+        yield f"{hostname(evidence.last_holder)}, which {describe_death(evidence)}, had the task when it last reported"
 
 
-def dead(evidence: Evidence) -> str:
+def describe_death(evidence: Evidence) -> str:
     """Return that the worker is dead, and whether it was meant to end."""
-    return "had announced its end and is dead" if evidence.announced else "is dead"
+    return "had announced its end and is dead" if evidence.shutdown_announced else "is dead"
 
 
-def of_retry(evidence: Evidence) -> Iterator[str]:
+def describe_retry(evidence: Evidence) -> Iterator[str]:
     """Yield that a running run's next attempt waits."""
-    if evidence.returns:
-        yield f"its own retry is waiting in {of_queue(evidence)}"
+    if evidence.retry_waiting:
+        yield f"its own retry is waiting in {queue_name(evidence)}"
 
 
-def of_message(evidence: Evidence, now: datetime) -> Iterator[str]:
+def describe_message(evidence: Evidence, now: datetime) -> Iterator[str]:
     """Yield where a queued run's message is, and what else tells of the queue."""
-    queue, depth = of_queue(evidence), "" if evidence.waiting is None else f" ({evidence.waiting} waiting)"
+    queue, depth = queue_name(evidence), "" if evidence.waiting is None else f" ({evidence.waiting} waiting)"
     yield {
-        Presence.WAITING: f"its message is waiting in {queue}{depth}",
-        Presence.DELIVERED: f"its message was taken from {queue}{depth} and is not acknowledged",
-        Presence.ABSENT: f"its message is not in {queue}{depth}",
-        Presence.UNKNOWN: f"whether its message is in {queue}{depth} is not known",
-    }[evidence.presence]
-    if evidence.first_look:
-        heard = "every live worker has" if evidence.heard_since else "not every live worker has"
-        yield f"the same was seen {ago(now, evidence.first_look)}, and {heard} reported since"
+        MessageLocation.WAITING: f"its message is waiting in {queue}{depth}",
+        MessageLocation.DELIVERED: f"its message was taken from {queue}{depth} and is not acknowledged",
+        MessageLocation.ABSENT: f"its message is not in {queue}{depth}",
+        MessageLocation.UNKNOWN: f"whether its message is in {queue}{depth} is not known",
+    }[evidence.message_location]
+    if evidence.first_sighting_at:
+        heard = "every live worker has" if evidence.all_reported_since else "not every live worker has"
+        yield f"the same was seen {ago(now, evidence.first_sighting_at)}, and {heard} reported since"
     if evidence.overtaken:
         yield "runs that were sent much later have started"
 
 
-def of_queue(evidence: Evidence) -> str:
+def queue_name(evidence: Evidence) -> str:
     """Return the queue's name, as part of a sentence."""
     return f"queue {evidence.queue}" if evidence.queue else "its queue"
 

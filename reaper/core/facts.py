@@ -7,7 +7,7 @@ from enum import StrEnum
 
 # How far ahead of `now` a timestamp may be and still be believed, as being now: a run may be sent or claimed while a
 # sweep is under way, and clocks differ. Falling back to an earlier one would take a run that has just begun for old.
-AHEAD = timedelta(hours=1)
+MAX_CLOCK_AHEAD = timedelta(hours=1)
 
 
 def hostname(worker: str) -> str:
@@ -33,7 +33,7 @@ class History:
     interruptions: int = 0
     last_action_at: datetime | None = None
     # The task id of the reaper's own last dispatch while the broker has not confirmed it, and when it was made.
-    unpublished: str = ""
+    unpublished_task_id: str = ""
     unpublished_at: datetime | None = None
 
 
@@ -63,7 +63,7 @@ class RunFacts:
     skew: timedelta = timedelta(0)
 
     @property
-    def last_sign(self) -> datetime | None:
+    def last_activity_at(self) -> datetime | None:
         """Return the last start or progress, by the worker's own clock."""
         return max((stamp for stamp in (self.started_at, self.progress_at) if stamp), default=None)
 
@@ -73,17 +73,17 @@ class RunFacts:
         stamps = [self.queued_at, self.history.last_action_at, self.created_at]
         if self.phase is Phase.RUNNING:
             stamps = [self._corrected(self.started_at), self._corrected(self.progress_at), *stamps]
-        return next((min(stamp, now) for stamp in stamps if stamp and stamp <= now + AHEAD), None)
+        return next((min(stamp, now) for stamp in stamps if stamp and stamp <= now + MAX_CLOCK_AHEAD), None)
 
     def age(self, now: datetime) -> timedelta | None:
         """Return how long the run has been in its phase, or None when no timestamp tells."""
         since = self.since(now)
         return None if since is None else now - since
 
-    def quiet(self, now: datetime) -> timedelta | None:
+    def idle_for(self, now: datetime) -> timedelta | None:
         """Return how long ago a running run started or made progress last; its age where neither is known."""
-        sign = self._corrected(self.last_sign)
-        return self.age(now) if sign is None or sign > now + AHEAD else now - min(sign, now)
+        sign = self._corrected(self.last_activity_at)
+        return self.age(now) if sign is None or sign > now + MAX_CLOCK_AHEAD else now - min(sign, now)
 
     def _corrected(self, stamp: datetime | None) -> datetime | None:
         try:
@@ -92,7 +92,7 @@ class RunFacts:
             return stamp
 
 
-class Presence(StrEnum):
+class MessageLocation(StrEnum):
     """Where a queued run's message is."""
 
     WAITING = "waiting"
@@ -101,7 +101,7 @@ class Presence(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Vital(StrEnum):
+class Liveness(StrEnum):
     """What is known of the worker that claimed a run; UNKNOWN is also one that never reported."""
 
     ALIVE = "alive"
@@ -121,48 +121,48 @@ class Evidence:
     # A worker that consumes the run's queue and has reported without a gap for a whole silence limit.
     witness: str = ""
     # Since when all live workers have been reporting without a gap.
-    watched_since: datetime | None = None
+    fleet_watched_since: datetime | None = None
     # The worker that the row names: when it was last heard of, and its own clock when it listed its tasks then.
-    claimant: Vital = Vital.UNKNOWN
+    claimant_liveness: Liveness = Liveness.UNKNOWN
     claimant_seen_at: datetime | None = None
     claimant_listed_at: datetime | None = None
     # A dead worker whose last report names the task.
     last_holder: str = ""
     # The dead worker had announced its end.
-    announced: bool = False
+    shutdown_announced: bool = False
     queue: str = ""
     waiting: int | None = None
-    presence: Presence = Presence.UNKNOWN
+    message_location: MessageLocation = MessageLocation.UNKNOWN
     # The earlier look that found the same presence, and whether every live worker was heard after it.
-    first_look: datetime | None = None
-    heard_since: bool = False
+    first_sighting_at: datetime | None = None
+    all_reported_since: bool = False
     # The task waits in the queue for its own retry, and keeps its row running meanwhile.
-    returns: bool = False
+    retry_waiting: bool = False
     # A run of the same kind that was dispatched at least queue_timeout later has started.
     overtaken: bool = False
     # Why something is not known, in sentences for a person.
-    doubts: Sequence[str] = ()
+    uncertainties: Sequence[str] = ()
 
     @property
-    def gone(self) -> bool:
+    def is_surely_absent(self) -> bool:
         """True when no live worker has the task and somebody trustworthy was there to say so."""
         return self.absent and bool(self.witness) and not self.holder
 
     @property
-    def twice(self) -> bool:
+    def is_confirmed(self) -> bool:
         """True when this look and an earlier one agree, and every live worker was heard in between."""
-        return self.first_look is not None and self.heard_since
+        return self.first_sighting_at is not None and self.all_reported_since
 
 
-NOTHING = Evidence()
+NO_EVIDENCE = Evidence()
 
 
-def unattended(run: RunFacts, evidence: Evidence, now: datetime) -> timedelta | None:
+def unattended_for(run: RunFacts, evidence: Evidence, now: datetime) -> timedelta | None:
     """Return for how long nobody is known to have worked on a run; None when nothing tells.
 
     Of a running run, since its last sign or the last report of its dead worker; of a waiting one, since its dispatch.
     """
-    known = [run.quiet(now) if run.phase is Phase.RUNNING else run.age(now)]
-    if evidence.claimant is Vital.DEAD and evidence.claimant_seen_at:
+    known = [run.idle_for(now) if run.phase is Phase.RUNNING else run.age(now)]
+    if evidence.claimant_liveness is Liveness.DEAD and evidence.claimant_seen_at:
         known.append(max(now - evidence.claimant_seen_at, timedelta(0)))
     return min((each for each in known if each is not None), default=None)

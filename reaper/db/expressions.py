@@ -8,7 +8,7 @@ from django.core.exceptions import EmptyResultSet
 from django.db.models import BooleanField, F, Func, TextField, Value
 
 
-class OneOf(Func):
+class InValues(Func):
     """The condition that a column has one of these values: an IN, for `filter()`. NULL is none of them."""
 
     def __init__(self, column: str, values: Collection[Any]) -> None:
@@ -25,7 +25,7 @@ class OneOf(Func):
         return f"{sql} IN ({', '.join(['%s'] * len(prepared))})", [*params, *prepared]
 
 
-class ByKey(Func):
+class CaseByPk(Func):
     """Each row's own value, by its key: a CASE."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
@@ -40,11 +40,11 @@ class ByKey(Func):
         return f"CASE {sql}{' WHEN %s THEN %s' * len(prepared)} END", [*params, *chain.from_iterable(prepared)]
 
 
-def by_key(values: Mapping[str, str]) -> Func | Value:
+def case_by_pk(values: Mapping[str, str]) -> Func | Value:
     """Return the expression that gives each row its own text; one constant where all have the same."""
-    return text(next(iter(values.values()))) if len(set(values.values())) == 1 else ByKey(values)
+    return text_value(next(iter(values.values()))) if len(set(values.values())) == 1 else CaseByPk(values)
 
 
-def text(value: str) -> Value:
+def text_value(value: str) -> Value:
     """Return a constant that mixes with a column of any text type."""
     return Value(value, output_field=TextField())

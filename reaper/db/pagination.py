@@ -16,16 +16,16 @@ EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=
 Row = dict[str, Any]
 
 
-def read(rows: QuerySet, columns: Sequence[str]) -> list[Row]:
+def fetch(rows: QuerySet, columns: Sequence[str]) -> list[Row]:
     """Return the rows as dicts. A value that cannot be read is None, and spoils neither its row nor the others."""
     try:
         return list(rows.values(*columns))
     except (ValueError, OverflowError, DataError):
         base = rows.model._base_manager.using(rows.db)
-        return [read_one(base.filter(pk=pk), columns) for pk in list(rows.values_list("pk", flat=True))]
+        return [fetch_one(base.filter(pk=pk), columns) for pk in list(rows.values_list("pk", flat=True))]
 
 
-def read_one(row: QuerySet, columns: Sequence[str]) -> Row:
+def fetch_one(row: QuerySet, columns: Sequence[str]) -> Row:
     """Return the columns of one row, each asked for by itself."""
     found: Row = {}
     for column in columns:
@@ -36,40 +36,40 @@ def read_one(row: QuerySet, columns: Sequence[str]) -> Row:
     return found
 
 
-def pages(rows: QuerySet, columns: Sequence[str], by: str | None) -> Iterator[list[Row]]:
+def paginate(rows: QuerySet, columns: Sequence[str], by: str | None) -> Iterator[list[Row]]:
     """Yield the rows in pages by keyset, in the order of a timestamp: rows acted on meanwhile hide none behind them.
 
     Rows whose timestamp is NULL or cannot be read come first and by themselves: no comparison would ever find them.
     """
     if by is None:
-        yield from keyset(rows, columns, "pk")
+        yield from iter_keyset(rows, columns, "pk")
         return
-    yield from keyset(rows.exclude(readable(by)), columns, "pk")
-    yield from keyset(rows.filter(readable(by)), columns, by, "pk")
+    yield from iter_keyset(rows.exclude(representable(by)), columns, "pk")
+    yield from iter_keyset(rows.filter(representable(by)), columns, by, "pk")
 
 
 def oldest(rows: QuerySet, columns: Sequence[str], by: str | None, most: int) -> list[Row]:
     """Return the first rows in the order of a timestamp, of those where it can be read."""
-    found = rows.order_by("pk") if by is None else rows.filter(readable(by)).order_by(by, "pk")
-    return read(found[:most], columns)
+    found = rows.order_by("pk") if by is None else rows.filter(representable(by)).order_by(by, "pk")
+    return fetch(found[:most], columns)
 
 
-def readable(by: str) -> Q:
+def representable(by: str) -> Q:
     """Return the condition that a timestamp is there and can be read."""
     return Q(
         **{f"{by}__range": [each if settings.USE_TZ else each.replace(tzinfo=None) for each in (EARLIEST, LATEST)]}
     )
 
 
-def keyset(rows: QuerySet, columns: Sequence[str], *order: str) -> Iterator[list[Row]]:
+def iter_keyset(rows: QuerySet, columns: Sequence[str], *order: str) -> Iterator[list[Row]]:
     """Yield the rows in pages, each starting behind the last row of the one before."""
     rest = rows
-    while page := read(rest.order_by(*order)[:PAGE], columns):
+    while page := fetch(rest.order_by(*order)[:PAGE], columns):
         yield page
-        rest = rows.filter(behind(rows, page[-1], order))
+        rest = rows.filter(after_row(rows, page[-1], order))
 
 
-def behind(rows: QuerySet, last: Row, order: Sequence[str]) -> GreaterThan:
+def after_row(rows: QuerySet, last: Row, order: Sequence[str]) -> GreaterThan:
     """Return the condition of lying behind the last row of a page.
 
     The columns are compared as one, as an index has them: with "or" between them PostgreSQL would sort all that is left
@@ -77,9 +77,9 @@ def behind(rows: QuerySet, last: Row, order: Sequence[str]) -> GreaterThan:
     """
     fields = [rows.model._meta.pk if name == "pk" else rows.model._meta.get_field(name) for name in order]
     values = [Value(last[name], output_field=field) for name, field in zip(order, fields, strict=True)]
-    return GreaterThan(together(*map(F, order)), together(*values))
+    return GreaterThan(row_value(*map(F, order)), row_value(*values))
 
 
-def together(*columns: F | Value) -> Func:
+def row_value(*columns: F | Value) -> Func:
     """Return the columns as one value that is compared from the left to the right."""
     return Func(*columns, template="(%(expressions)s)", output_field=BooleanField())

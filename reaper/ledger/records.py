@@ -14,24 +14,24 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Field, JSONField, QuerySet
 
-from reaper.adapters import Change, RunAdapter
+from reaper.adapters import RunAdapter, RunUpdate
 from reaper.core.decisions import Action, Reason
-from reaper.core.facts import Evidence, History, Phase, RunFacts, unattended
-from reaper.db.expressions import OneOf
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.core.facts import Evidence, History, Phase, RunFacts, unattended_for
+from reaper.db.expressions import InValues
+from reaper.models import LedgerEntry, RefusedWrite, Sweep
 
 # A task that was to be revoked this long ago has started, ended or been refused by its fence since.
 REVOKE_WITHIN = timedelta(hours=1)
 # The columns that are written for a change; first those that all rows of a batch have in common.
-ROW = (
-    *("sweep", "at", "kind", "actor"),
+INSERT_COLUMNS = (
+    *("sweep", "created_at", "kind", "actor"),
     *("run_id", "phase", "action", "reason", "terminate", "exhausted", "interrupted"),
-    *("task_id", "new_task_id", "message", "facts", "unattended_s", "evidence"),
+    *("task_id", "new_task_id", "message", "facts", "unattended_seconds", "evidence"),
 )
 Data = TypeVar("Data", RunFacts, Evidence, History)
 
 
-class Doomed(NamedTuple):
+class RevokeRequest(NamedTuple):
     """A task that is to be revoked: its id, and whether it is to be killed by the worker that executes it."""
 
     task_id: str
@@ -48,21 +48,21 @@ class Doomed(NamedTuple):
 
 def with_history(adapter: RunAdapter, runs: Sequence[RunFacts]) -> list[RunFacts]:
     """Return the runs with what the ledger says of each: one query."""
-    mine: QuerySet = Reaping.objects.using(adapter.using).filter(kind=adapter.kind)
-    rows = mine.filter(OneOf("run_id", [run.pk for run in runs]))
-    fields = ("run_id", "at", "action", "phase", "interrupted", "actor", "new_task_id", "published_at")
+    mine: QuerySet = LedgerEntry.objects.using(adapter.using).filter(kind=adapter.kind)
+    rows = mine.filter(InValues("run_id", [run.pk for run in runs]))
+    fields = ("run_id", "created_at", "action", "phase", "interrupted", "actor", "new_task_id", "published_at")
     past: dict[str, History] = {}
     for row in rows.order_by("id").values(*fields):
-        past[row["run_id"]] = fold(past.get(row["run_id"], History()), row)
+        past[row["run_id"]] = apply_row(past.get(row["run_id"], History()), row)
     return [replace(run, history=past[run.pk]) if run.pk in past else run for run in runs]
 
 
-def fold(history: History, row: dict[str, Any]) -> History:
+def apply_row(history: History, row: dict[str, Any]) -> History:
     """Return the history with one more ledger row. What a person did starts the budgets anew."""
     unpublished = row["new_task_id"] if row["published_at"] is None else ""
-    made = row["at"] if unpublished else None
+    made = row["created_at"] if unpublished else None
     if row["actor"]:
-        return History(unpublished=unpublished, unpublished_at=made)
+        return History(unpublished_task_id=unpublished, unpublished_at=made)
     if row["action"] != Action.REQUEUE:
         return history
     started, interrupted = row["phase"] == Phase.RUNNING, row["interrupted"]
@@ -70,38 +70,42 @@ def fold(history: History, row: dict[str, Any]) -> History:
         requeues=history.requeues + (started and not interrupted),
         redispatches=history.redispatches + (not started),
         interruptions=history.interruptions + (started and interrupted),
-        last_action_at=row["at"],
-        unpublished=unpublished,
+        last_action_at=row["created_at"],
+        unpublished_task_id=unpublished,
         unpublished_at=made,
     )
 
 
-def record(adapter: RunAdapter, changes: Sequence[Change], now: datetime, sweep: Sweep, actor: str) -> None:
+def record_updates(adapter: RunAdapter, changes: Sequence[RunUpdate], now: datetime, sweep: Sweep, actor: str) -> None:
     """Write one row per change, in the caller's transaction."""
     connection = connections[adapter.using]
     same = (sweep.pk, connection.ops.adapt_datetimefield_value(now), adapter.kind, actor)
     # Of the runs that a worker held when it died, it is the same.
-    evidence = cache(in_json)
-    rows = [(*same, *row_of(each, now), evidence(each.evidence)) for each in changes]
-    step = connection.ops.bulk_batch_size(ROW, rows)
+    evidence = cache(to_json)
+    rows = [(*same, *row_values(each, now), evidence(each.evidence)) for each in changes]
+    step = connection.ops.bulk_batch_size(INSERT_COLUMNS, rows)
     # Not by bulk_create(), which takes longer for a row than all else that is done for its run.
     with connection.cursor() as cursor:
         for start in range(0, len(rows), step):
-            cursor.execute(*insertion(connection, rows[start : start + step]))
+            cursor.execute(*insert_statement(connection, rows[start : start + step]))
 
 
-def insertion(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> tuple[str, list[Any]]:
+def insert_statement(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> tuple[str, list[Any]]:
     """Return the statement that adds these rows of the ledger, and its parameters.
 
     What all of them have in common stands in it once: to read a value for every row takes longer than to add the row.
     """
-    quote, table = connection.ops.quote_name, Reaping._meta
-    fields = [cast("Field", table.get_field(name)) for name in ROW]
-    own = [at for at, values in enumerate(zip(*rows, strict=True)) if ROW[at] == "run_id" or len(set(values)) > 1]
+    quote, table = connection.ops.quote_name, LedgerEntry._meta
+    fields = [cast("Field", table.get_field(name)) for name in INSERT_COLUMNS]
+    own = [
+        at
+        for at, values in enumerate(zip(*rows, strict=True))
+        if INSERT_COLUMNS[at] == "run_id" or len(set(values)) > 1
+    ]
     # PostgreSQL takes no text for JSON, unless it stands there by itself.
     is_json = "CAST({} AS jsonb)" if connection.vendor == "postgresql" else "{}"
     taken = [is_json if isinstance(field, JSONField) else "{}" for field in fields]
-    values = [taken[at].format(f"v{at}") if at in own else "%s" for at in range(len(ROW))]
+    values = [taken[at].format(f"v{at}") if at in own else "%s" for at in range(len(INSERT_COLUMNS))]
     first = ", ".join(f"%s AS v{at}" for at in own)
     others = f" UNION ALL SELECT {', '.join(['%s'] * len(own))}" * (len(rows) - 1)
     columns = ", ".join(quote(str(field.column)) for field in fields)
@@ -113,11 +117,11 @@ def insertion(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> tuple[s
     return sql, [*common, *(row[at] for row in rows for at in own)]
 
 
-def row_of(change: Change, now: datetime) -> tuple[Any, ...]:
+def row_values(change: RunUpdate, now: datetime) -> tuple[Any, ...]:
     """Return what a row says of its change alone, without the evidence, in the order of ROW."""
     run, (action, reason, *rest) = change.run, change.decision
-    words = (run.task_id or "", change.new_task_id, change.message, in_json(run))
-    alone = unattended(run, change.evidence, now)
+    words = (run.task_id or "", change.new_task_id, change.message, to_json(run))
+    alone = unattended_for(run, change.evidence, now)
     seconds = None if alone is None else alone.total_seconds()
     return (run.pk, str(run.phase), str(action), str(reason), *rest, *words, seconds)
 
@@ -125,20 +129,20 @@ def row_of(change: Change, now: datetime) -> tuple[Any, ...]:
 def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:
     """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
     # Not by dataclasses.asdict(), whose deep copies take longer than all else that is done for a run.
-    return {name: plain(getattr(known, name)) for name in known.__dataclass_fields__}
+    return {name: to_plain(getattr(known, name)) for name in known.__dataclass_fields__}
 
 
-def kept(known: RunFacts | Evidence) -> dict[str, Any]:
+def to_compact(known: RunFacts | Evidence) -> dict[str, Any]:
     """Return what of it is not as it would be by default: half the size, and read back the same."""
-    return {name: plain(value) for name, value in told(known)}
+    return {name: to_plain(value) for name, value in non_defaults(known)}
 
 
-def in_json(known: RunFacts | Evidence) -> str:
+def to_json(known: RunFacts | Evidence) -> str:
     """Return as JSON what is kept of it."""
-    return ENCODER.encode(dict(told(known)))
+    return ENCODER.encode(dict(non_defaults(known)))
 
 
-def told(known: RunFacts | Evidence) -> Iterator[tuple[str, Any]]:
+def non_defaults(known: RunFacts | Evidence) -> Iterator[tuple[str, Any]]:
     """Yield the names and values that are not the defaults."""
     for name, default in DEFAULTS[type(known)]:
         value = getattr(known, name)
@@ -151,27 +155,27 @@ DEFAULTS = {cls: [(each.name, each.default) for each in dataclass_fields(cls)] f
 
 def facts_of(kept: Any) -> RunFacts:
     """Return a run's facts from a row's `facts`, as they were."""
-    return revived(RunFacts, kept, kind="", pk="", phase=Phase.UNKNOWN)
+    return from_json(RunFacts, kept, kind="", pk="", phase=Phase.UNKNOWN)
 
 
 def evidence_of(kept: Any) -> Evidence:
     """Return the evidence from a row's `evidence`, as it was."""
-    return revived(Evidence, kept)
+    return from_json(Evidence, kept)
 
 
-def revived(cls: type[Data], kept: Any, **defaults: Any) -> Data:
+def from_json(cls: type[Data], kept: Any, **defaults: Any) -> Data:
     """Return a dataclass from its JSON. What an older row lacks, or what cannot be read, is the default."""
     values, hints = dict(defaults), get_type_hints(cls)
     kept = kept if isinstance(kept, Mapping) else {}
     for name in hints.keys() & kept.keys():
         try:
-            values[name] = read(hints[name], kept[name])
+            values[name] = parse_value(hints[name], kept[name])
         except (TypeError, ValueError, OverflowError):
             continue
     return cls(**values)
 
 
-def read(hint: Any, value: Any) -> Any:
+def parse_value(hint: Any, value: Any) -> Any:
     """Return one value of a dataclass from its JSON, by its type. Raises what the type's own reading raises."""
     hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     if value is None and NoneType in hints:
@@ -182,7 +186,7 @@ def read(hint: Any, value: Any) -> Any:
     if hint is timedelta:
         return timedelta(seconds=value)
     if is_dataclass(hint):
-        return revived(cast("type", hint), value)
+        return from_json(cast("type", hint), value)
     if get_origin(hint) is Sequence:
         return tuple(value)
     if issubclass(hint, Enum):
@@ -192,7 +196,7 @@ def read(hint: Any, value: Any) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a value as one that JSON knows."""
     if value is None or type(value) in (str, bool, int, float):
         return value
@@ -201,108 +205,112 @@ def plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, tuple | list):
-        return [plain(each) for each in value]
+        return [to_plain(each) for each in value]
     return as_json(value) if isinstance(value, History) else str(value)
 
 
 # One for all: json.dumps() would make one for every row.
-ENCODER = json.JSONEncoder(default=plain)
+ENCODER = json.JSONEncoder(default=to_plain)
 
 
-def reaped_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) -> list[Reaping]:
+def entries_of_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) -> list[LedgerEntry]:
     """Return the reapings since then by which these tasks lost their runs."""
-    rows = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, task_id__in=list(task_ids), at__gt=since)
+    rows = LedgerEntry.objects.using(adapter.using).filter(
+        kind=adapter.kind, task_id__in=list(task_ids), created_at__gt=since
+    )
     # Said as well, for the index that is partial on it: it does not follow from a long list.
     return list(rows.exclude(task_id="").order_by("id"))
 
 
-def unrevoked(adapter: RunAdapter, now: datetime) -> QuerySet[Sweep]:
+def sweeps_owing_revokes(adapter: RunAdapter, now: datetime) -> QuerySet[Sweep]:
     """Return the sweeps of which the broker has not taken every revoke, or that were cut off before; oldest first."""
     mine = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, revoked_at=None, idle=False)
     return mine.filter(started_at__gt=now - REVOKE_WITHIN).order_by("id")
 
 
-def doomed(change: Change) -> Doomed:
+def revoke_request(change: RunUpdate) -> RevokeRequest:
     """Return the task that lost its run by a change, or that a person wants to be revoked."""
     wanted = change.decision.action is Action.LEAVE
-    return Doomed(change.run.task_id or "", change.decision.terminate, change.evidence.holder, wanted)
+    return RevokeRequest(change.run.task_id or "", change.decision.terminate, change.evidence.holder, wanted)
 
 
-def tasks_of(adapter: RunAdapter, sweep: Sweep) -> list[Doomed]:
+def owed_revokes(adapter: RunAdapter, sweep: Sweep) -> list[RevokeRequest]:
     """Return the tasks that lost their runs by a sweep, or that a person wanted to be revoked."""
-    rows = Reaping.objects.using(adapter.using).filter(sweep=sweep).exclude(task_id="").order_by("id")
+    rows = LedgerEntry.objects.using(adapter.using).filter(sweep=sweep).exclude(task_id="").order_by("id")
     found = rows.values_list("task_id", "terminate", "evidence__holder", "action")
-    return [Doomed(task_id, kill, holder, action == Reaping.REVOKE) for task_id, kill, holder, action in found]
+    return [
+        RevokeRequest(task_id, kill, holder, action == LedgerEntry.REVOKE) for task_id, kill, holder, action in found
+    ]
 
 
 def confirm(adapter: RunAdapter, task_ids: Mapping[str, str], now: datetime) -> None:
     """Confirm that the broker has taken these dispatches, by run; perhaps those of an earlier sweep."""
-    mine = Reaping.objects.using(adapter.using).filter(kind=adapter.kind, published_at=None)
-    mine.filter(OneOf("run_id", task_ids), OneOf("new_task_id", task_ids.values())).update(published_at=now)
+    mine = LedgerEntry.objects.using(adapter.using).filter(kind=adapter.kind, published_at=None)
+    mine.filter(InValues("run_id", task_ids), InValues("new_task_id", task_ids.values())).update(published_at=now)
 
 
-def finalized(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, actor: str) -> None:
+def record_finalization(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, actor: str) -> None:
     """Note that a parent was given its outcome, in the same transaction. Parents are no runs: their kind says so."""
-    Reaping.objects.using(adapter.using).create(
+    LedgerEntry.objects.using(adapter.using).create(
         sweep=sweep,
-        at=now,
+        created_at=now,
         kind=f"{adapter.kind}.parent",
         run_id=parent,
         phase=Phase.RUNNING,
-        action=Reaping.FINALIZE,
-        reason=Reason.BY_HAND if actor else Reason.CHILDREN_ENDED,
+        action=LedgerEntry.FINALIZE,
+        reason=Reason.MANUAL if actor else Reason.CHILDREN_ENDED,
         actor=actor,
     )
 
 
-def noted(
-    adapter: RunAdapter, change: Change, action: str, now: datetime, sweep: Sweep, actor: str, task_id: str = ""
+def record_manual_action(
+    adapter: RunAdapter, change: RunUpdate, action: str, now: datetime, sweep: Sweep, actor: str, task_id: str = ""
 ) -> None:
     """Note what a person did that is no action of the reaper's own. `task_id`: the task that is to be revoked."""
     run = change.run
-    Reaping.objects.using(adapter.using).create(
+    LedgerEntry.objects.using(adapter.using).create(
         sweep=sweep,
-        at=now,
+        created_at=now,
         kind=adapter.kind,
         run_id=run.pk,
         phase=run.phase,
         action=action,
-        reason=Reason.BY_HAND,
+        reason=Reason.MANUAL,
         terminate=change.decision.terminate,
         task_id=task_id,
         message=change.message,
-        facts=kept(run),
-        evidence=kept(change.evidence),
+        facts=to_compact(run),
+        evidence=to_compact(change.evidence),
         actor=actor,
     )
 
 
-def ending(adapter: RunAdapter, pk: str) -> Reaping | None:
+def find_undoable_end(adapter: RunAdapter, pk: str) -> LedgerEntry | None:
     """Return the row by which a run was ended, where nothing was done to it since; None otherwise."""
-    row = of_run(adapter, pk).first()
+    row = entries_of_run(adapter, pk).first()
     return row if row and row.action in (Action.FAIL, Action.CLOSE) else None
 
 
-def dispatched_by_hand(adapter: RunAdapter, pk: Any, task_id: str, now: datetime) -> None:
+def record_manual_dispatch(adapter: RunAdapter, pk: Any, task_id: str, now: datetime) -> None:
     """Note a dispatch that a person or another program made, in the host's transaction: it resets the budgets."""
-    Reaping.objects.using(adapter.using).create(
-        at=now,
+    LedgerEntry.objects.using(adapter.using).create(
+        created_at=now,
         kind=adapter.kind,
         run_id=str(pk),
         phase=Phase.QUEUED,
-        action=Reaping.DISPATCH,
-        reason=Reason.BY_HAND,
+        action=LedgerEntry.DISPATCH,
+        reason=Reason.MANUAL,
         new_task_id=task_id,
         published_at=now,
         actor="by hand",
     )
 
 
-def refused(adapter: RunAdapter, pk: Any, now: datetime, **facts: str) -> None:
+def record_refused_write(adapter: RunAdapter, pk: Any, now: datetime, **facts: str) -> None:
     """Note a late write that a run's fence refused. `facts`: task_id, worker, write."""
-    RefusedWrite.objects.using(adapter.using).create(at=now, kind=adapter.kind, run_id=str(pk), **facts)
+    RefusedWrite.objects.using(adapter.using).create(created_at=now, kind=adapter.kind, run_id=str(pk), **facts)
 
 
-def of_run(adapter: RunAdapter, pk: str) -> QuerySet[Reaping]:
+def entries_of_run(adapter: RunAdapter, pk: str) -> QuerySet[LedgerEntry]:
     """Return a run's rows, newest first."""
-    return Reaping.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by(F("id").desc())
+    return LedgerEntry.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by(F("id").desc())

@@ -10,12 +10,12 @@ from django.db import connections, transaction
 from django.db.models import Case, CharField, Count, F, FloatField, QuerySet, Sum, Value, When
 from django.db.models.functions import Coalesce, Concat
 
-from reaper.models import Reaping, RefusedWrite, Total
+from reaper.models import CounterTotal, LedgerEntry, RefusedWrite
 
 REAPINGS, RECOVERY, REFUSED = "reapings", "recovery", "refused"
 # Seconds: the upper bounds of the recovery times. Evidence takes less than half a minute, time alone the timeouts.
-BOUNDS = (5, 10, 15, 20, 30, 60, 120, 300, 900, 1800, 3600, 7200, 86_400)
-BEYOND = "+Inf"
+BUCKETS = (5, 10, 15, 20, 30, 60, 120, 300, 900, 1800, 3600, 7200, 86_400)
+INF = "+Inf"
 
 
 class Key(NamedTuple):
@@ -33,10 +33,10 @@ class Counted(NamedTuple):
     seconds: float = 0.0
 
 
-def since_the_beginning(using: str) -> dict[Key, Counted]:
+def all_time_counts(using: str) -> dict[Key, Counted]:
     """Return all counts. One statement: what is pruned meanwhile is counted once."""
-    kept = Total.objects.using(using).order_by().values_list("metric", "kind", "label", "count", "seconds")
-    live = [*counts(Reaping.objects.using(using)), *counts(RefusedWrite.objects.using(using))]
+    kept = CounterTotal.objects.using(using).order_by().values_list("metric", "kind", "label", "count", "seconds")
+    live = [*counts(LedgerEntry.objects.using(using)), *counts(RefusedWrite.objects.using(using))]
     return summed(kept.union(*live, all=True))
 
 
@@ -57,8 +57,8 @@ def prune(rows: QuerySet, batch: int) -> int:
 
 def add(key: Key, counted: Counted, using: str) -> None:
     """Add to a total."""
-    row, _ = Total.objects.using(using).get_or_create(**key._asdict())
-    again = Total.objects.using(using).filter(pk=row.pk)
+    row, _ = CounterTotal.objects.using(using).get_or_create(**key._asdict())
+    again = CounterTotal.objects.using(using).filter(pk=row.pk)
     again.update(count=F("count") + counted.number, seconds=F("seconds") + counted.seconds)
 
 
@@ -66,16 +66,16 @@ def counts(rows: QuerySet) -> list[QuerySet]:
     """Return the queries that count these rows, each as (metric, kind, label, count, seconds)."""
     if rows.model is RefusedWrite:
         return [grouped(rows, REFUSED, F("write"))]
-    done = rows.exclude(action=Reaping.DISPATCH)
-    timed = rows.filter(actor="", unattended_s__isnull=False)
+    done = rows.exclude(action=LedgerEntry.DISPATCH)
+    timed = rows.filter(actor="", unattended_seconds__isnull=False)
     bound = Case(
-        *(When(unattended_s__lte=each, then=Value(str(each))) for each in BOUNDS),
-        default=Value(BEYOND),
+        *(When(unattended_seconds__lte=each, then=Value(str(each))) for each in BUCKETS),
+        default=Value(INF),
         output_field=CharField(),
     )
     return [
         grouped(done, REAPINGS, Concat("action", Value(" "), "reason")),
-        grouped(timed, RECOVERY, bound, Coalesce(Sum("unattended_s"), 0.0)),
+        grouped(timed, RECOVERY, bound, Coalesce(Sum("unattended_seconds"), 0.0)),
     ]
 
 

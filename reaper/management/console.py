@@ -6,7 +6,7 @@ from copy import copy
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -22,11 +22,11 @@ from reaper.core.explain import (
     one_line,
     verdict_in_words,
 )
-from reaper.core.facts import NOTHING, Evidence, RunFacts
+from reaper.core.facts import NO_EVIDENCE, Evidence, RunFacts
 from reaper.models import Sweep
 from reaper.monitoring.health import Health
-from reaper.reports.dashboard import KindNow, Overview, state_of
-from reaper.reports.diagnosis import Diagnosis, Line, told
+from reaper.reports.dashboard import KindStatus, Overview, worker_state
+from reaper.reports.diagnosis import Diagnosis, RunLine, describe_event
 from reaper.sweeps.sweep import PARENTS
 
 # Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
@@ -41,7 +41,7 @@ WIDE = 100
 COLOURS: dict[str, str] = {Action.FAIL: "red", Action.CLOSE: "yellow", Action.REQUEUE: "cyan", Action.REPUBLISH: "cyan"}
 
 
-class Said:
+class BufferedConsole:
     """Keeps what would be printed."""
 
     def __init__(self) -> None:
@@ -52,12 +52,12 @@ class Said:
         self.lines.append(one_line(text, UNWRAPPED))
 
 
-class Page:
+class Console:
     """The terminal, or the pipe."""
 
     def __init__(self, out: Any, *, no_color: bool = False) -> None:
         self.plain = not out.isatty()
-        self.console = Console(
+        self.console = RichConsole(
             file=out,
             width=UNWRAPPED if self.plain else None,
             no_color=no_color or None,
@@ -94,7 +94,7 @@ class Page:
         """Print the title of what follows."""
         self.say(text, style="bold")
 
-    def runs(self, lines: Sequence[Line]) -> None:
+    def runs(self, lines: Sequence[RunLine]) -> None:
         """Print runs; the head comes with the first page only."""
         if lines and self.plain:
             # A table of rich takes 1 ms per row, and here there may be tens of thousands.
@@ -104,7 +104,7 @@ class Page:
             self.console.print(self.table(lines))
         self.headed = self.headed or bool(lines)
 
-    def table(self, lines: Sequence[Line]) -> Table:
+    def table(self, lines: Sequence[RunLine]) -> Table:
         """Return the table of runs, as wide as the terminal is."""
         narrow = self.console.width < WIDE
         table = grid(["RUN", "WHAT"] if narrow else HEAD, show_header=not self.headed)
@@ -147,13 +147,13 @@ class Page:
             self.title("Open alerts")
             for row in found.alerts:
                 self.indented(
-                    f"{row.subject}: {row.says}" + f" (seen by {row.acknowledged_by})" * bool(row.acknowledged_by)
+                    f"{row.subject}: {row.message}" + f" (seen by {row.acknowledged_by})" * bool(row.acknowledged_by)
                 )
             self.say()
         self.title("Workers")
         table = grid(["WORKER", "STATE", "HEARD OF", "WORKS ON", "HOLDS", "QUEUES"])
         for each in found.workers[:WORKERS]:
-            state = state_of(each)
+            state = worker_state(each)
             seen = long_ago(each.seen_at, found.now)
             figures = (str(len(each.active)), str(len(each.held)), one_line(", ".join(sorted(each.queues))))
             table.add_row(one_line(each.hostname), state, seen, *figures, style="red" if state == "dead" else "")
@@ -172,7 +172,7 @@ class Page:
         else:
             self.say("Something is the matter: see above.", style="bold red")
 
-    def kind(self, kind: KindNow) -> None:
+    def kind(self, kind: KindStatus) -> None:
         """Print one kind at a glance."""
         self.title(kind.kind)
         if kind.error:
@@ -242,7 +242,7 @@ class Page:
     def explanation(self, run: RunFacts, decision: Decision, evidence: Evidence, policy: Policy, now: datetime) -> None:
         """Print what is known of a run, and what would be done with it."""
         self.title(f"{run.kind}:{run.pk}")
-        known = "" if evidence is NOTHING else f"Known: {evidence_in_words(run, evidence, now)}."
+        known = "" if evidence is NO_EVIDENCE else f"Known: {evidence_in_words(run, evidence, now)}."
         for sentence in (
             *facts_in_words(run, now),
             known,
@@ -259,7 +259,7 @@ class Page:
         if not events:
             self.indented("The reaper has done nothing to it, and no late write to it was refused.")
         for event in events:
-            self.indented(f"{event['at']:%Y-%m-%d %H:%M:%S %Z}  {told(event)}")
+            self.indented(f"{event['created_at']:%Y-%m-%d %H:%M:%S %Z}  {describe_event(event)}")
 
 
 def grid(names: Sequence[str], *, show_header: bool = True) -> Table:
@@ -270,7 +270,7 @@ def grid(names: Sequence[str], *, show_header: bool = True) -> Table:
     return table
 
 
-def cells(line: Line) -> tuple[str, str, str, str]:
+def cells(line: RunLine) -> tuple[str, str, str, str]:
     """Return a line as a table has it. A parent is named by its id alone, which is what `finalize` takes."""
     run = line.id if line.phase == PARENTS else f"{line.kind}:{line.id}"
     state = "parent" if line.phase == PARENTS else str(line.phase)

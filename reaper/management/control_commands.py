@@ -13,16 +13,16 @@ from reaper.controls import modes as switches
 from reaper.controls.modes import LONGEST
 from reaper.core.decisions import Mode
 from reaper.core.facts import RunFacts
-from reaper.models import Switch
+from reaper.models import KindControl
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # What stands for the mode that the settings name.
 SETTINGS = "settings"
 # What the sweeps of each mode do.
-SWEEPS = {Mode.ACT: "act", Mode.OBSERVE: "observe, and touch nothing", Mode.OFF: "do nothing"}
+SWEEPS = {Mode.ACT: "act", Mode.DRY_RUN: "observe, and touch nothing", Mode.OFF: "do nothing"}
 
 
-def length(text: str) -> timedelta:
+def parse_length(text: str) -> timedelta:
     """Return a duration such as 30s, 15m, 2h or 7d; 0 is none. Raises argparse's error, which says what is right."""
     found = re.fullmatch(r"(\d{1,9})([smhd])", "0s" if text == "0" else text)
     if not found:
@@ -75,11 +75,11 @@ class Switching:
         adapter, facts = self.find(run)
         now = clock.now(adapter.using)
         if duration == timedelta(0):
-            was = switches.readmit(adapter, facts.pk)
+            was = switches.remove_exemption(adapter, facts.pk)
             self.page.say(f"{run} is looked after again." if was else f"{run} was not exempted.")
             return 0 if was else 1
         until = None if duration is None else now + duration
-        switches.exempt(adapter, facts.pk, actor(user), now, until)
+        switches.exempt_run(adapter, facts.pk, actor(user), now, until)
         self.page.say(f"{run} is left alone {f'until {until:%Y-%m-%d %H:%M:%S %Z}' if until else 'for good'}.")
         return 0
 
@@ -87,13 +87,13 @@ class Switching:
         """Make one change, and print how the kind is switched now."""
         adapter: RunAdapter = self.adapter(kind)
         now = clock.now(adapter.using)
-        row: Switch = switches.switch(adapter, actor(user), now, **moments(changes, now))
-        state = switches.state(adapter, now)
-        self.page.say(f"{kind}: {row.words}. Its sweeps {SWEEPS[state.mode]} from now on.")
+        row: KindControl = switches.set_controls(adapter, actor(user), now, **to_deadlines(changes, now))
+        state = switches.state_of(adapter, now)
+        self.page.say(f"{kind}: {row.summary}. Its sweeps {SWEEPS[state.mode]} from now on.")
         return 0
 
 
-def moments(changes: dict[str, Any], now: datetime) -> dict[str, Any]:
+def to_deadlines(changes: dict[str, Any], now: datetime) -> dict[str, Any]:
     """Return the changes with each duration as the moment at which it is over; None for none."""
     over = {name: now + value if value else None for name, value in changes.items() if isinstance(value, timedelta)}
     return {**changes, **over}

@@ -7,10 +7,10 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from reaper.adapters import RunAdapter
-from reaper.conf.validators import as_text
+from reaper.conf.validators import format_value
 from reaper.controls import overrides as policies
-from reaper.controls.forms import PolicyForm
-from reaper.ledger.records import plain
+from reaper.controls.forms import PolicyOverrideForm
+from reaper.ledger.records import to_plain
 from reaper.management.control_commands import actor
 from reaper.reports import diagnosis as reports
 
@@ -30,7 +30,7 @@ class Thresholds:
         """Show the thresholds; with edits, make them count first, or with `--dry-run` show what they would do."""
         adapter: RunAdapter = self.adapter(kind)
         if edits:
-            form = PolicyForm(adapter, {**written(adapter), **dict(map(assignment, edits))})
+            form = PolicyOverrideForm(adapter, {**written(adapter), **dict(map(assignment, edits))})
             if not form.is_valid():
                 sentences = [str(each) for found in form.errors.values() for each in found]
                 raise CommandError(f"{kind}: {' '.join(sentences)} Nothing was changed.", returncode=USAGE)
@@ -38,37 +38,41 @@ class Thresholds:
                 return self.preview(adapter, form, json)
             row = form.save(actor(user))
             if not json:
-                self.page.say(f"{kind}: {row.words}. This counts from the next sweep on.")
+                self.page.say(f"{kind}: {row.summary}. This counts from the next sweep on.")
         self.show(adapter, json)
         return 0
 
-    def preview(self, adapter: RunAdapter, form: PolicyForm, json: bool) -> int:
+    def preview(self, adapter: RunAdapter, form: PolicyOverrideForm, json: bool) -> int:
         """Print what the edited thresholds would do with the runs of this moment."""
         found = reports.preview(adapter, form.policy, None if json else SHOWN)
         if json:
             self.print_json(found.counts, found.acting.lines)
             return 0
         self.page.title("Dry run: nothing is written.")
-        self.page.say("; ".join(policies.differences(policies.effective(adapter), form.policy)) or "nothing changes")
+        self.page.say(
+            "; ".join(policies.differences(policies.effective_policy(adapter), form.policy)) or "nothing changes"
+        )
         self.page.runs(found.acting.lines)
         self.page.say(f"{found.acting.total} runs would be acted on.")
         return 0
 
     def show(self, adapter: RunAdapter, json: bool) -> None:
         """Print each threshold with where it comes from."""
-        known = policies.known(adapter)
+        known = policies.effective_values(adapter)
         if json:
-            policy = {name: {"value": plain(each.value), "origin": each.origin} for name, each in known.items()}
+            policy = {name: {"value": to_plain(each.value), "origin": each.origin} for name, each in known.items()}
             self.print_json({}, [], kind=adapter.kind, policy=policy)
             return
         width = max(map(len, known))
         for name, each in known.items():
-            self.page.say(f"{name:{width}}  {as_text(each.value):14}  {each.origin}")
+            self.page.say(f"{name:{width}}  {format_value(each.value):14}  {each.origin}")
 
 
 def written(adapter: RunAdapter) -> Mapping[str, str]:
     """Return what is edited now, as a person writes it."""
-    return {name: as_text(value) for name, value in policies.edits(adapter, policies.newest(adapter)).items()}
+    return {
+        name: format_value(value) for name, value in policies.override_values(adapter, policies.latest(adapter)).items()
+    }
 
 
 def assignment(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from django.db import close_old_connections
 from django.utils.module_loading import import_string
 
-from reaper.tasks import EVERY
+from reaper.tasks import INTERVALS
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def run(stop: threading.Event, every: Mapping[Callable[[], object], timedelta]) 
 
 def scheduled() -> dict[Callable[[], object], timedelta]:
     """Return the reaper's tasks, with how often each is due."""
-    return {import_string(task): every for task, every in EVERY.items()}
+    return {import_string(task): every for task, every in INTERVALS.items()}
 
 
 def perform(task: Callable[[], object]) -> None:

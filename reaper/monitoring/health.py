@@ -22,9 +22,9 @@ TASKS = {
     PARENTS: "reaper.tasks.finalize_parents",
 }
 # A sweep that missed one tick may have waited behind another; one that missed three is not running.
-MISSED = 3
+MISSED_INTERVALS = 3
 # As seldom as any is started by default: of one that nobody has a schedule for, such as with `manage.py reaper run`.
-SELDOM = timedelta(minutes=1)
+DEFAULT_INTERVAL = timedelta(minutes=1)
 SWITCHED_OFF, OVERDUE, FAILING, BRAKE_HELD = "switched_off", "sweep_overdue", "sweep_failing", "brake_held"
 CONDITIONS = (SWITCHED_OFF, OVERDUE, FAILING, BRAKE_HELD)
 
@@ -66,17 +66,17 @@ class Health(NamedTuple):
 
 def health_of(adapter: RunAdapter, now: datetime, state: switches.State | None = None) -> list[Health]:
     """Return how each phase of a kind is swept. `state`: how it is switched, where that is known already."""
-    schedules, state = scheduled(), state or switches.state(adapter, now)
-    return [health(adapter, phase, now, schedules.get(phase), state) for phase in phases(adapter)]
+    schedules, state = load_schedules(), state or switches.state_of(adapter, now)
+    return [health(adapter, phase, now, schedules.get(phase), state) for phase in sweep_scopes(adapter)]
 
 
-def phases(adapter: RunAdapter) -> list[str]:
+def sweep_scopes(adapter: RunAdapter) -> list[str]:
     """Return what there is to sweep of a kind: its parents only when it has any."""
-    has_parents = type(adapter).stuck_parents is not RunAdapter.stuck_parents
+    has_parents = type(adapter).iter_finalizable_parents is not RunAdapter.iter_finalizable_parents
     return [Phase.RUNNING, Phase.QUEUED, *([PARENTS] if has_parents else [])]
 
 
-def scheduled() -> dict[str, Schedule]:
+def load_schedules() -> dict[str, Schedule]:
     """Return the schedule of each phase that Beat has one for: of several the one that is on."""
     if not apps.is_installed("django_celery_beat"):
         return {}
@@ -91,14 +91,14 @@ def scheduled() -> dict[str, Schedule]:
 def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None, state: switches.State) -> Health:
     """Return how the sweeps of one kind and phase are doing."""
     last, ended, good_one = latest(adapter, phase)
-    limit = MISSED * (schedule.every if schedule else SELDOM)
-    ago, good = since(ended, now), since(good_one, now)
-    off, wrong = disabled(schedule), of_last(last)
-    notes = [*switched(state), *off, *([] if schedule else ["no schedule"]), *wrong]
-    if last and not last.finished_at and now - last.started_at <= SELDOM:
+    limit = MISSED_INTERVALS * (schedule.every if schedule else DEFAULT_INTERVAL)
+    ago, good = age_of(ended, now), age_of(good_one, now)
+    off, wrong = describe_schedule(schedule), last_errors(last)
+    notes = [*describe_controls(state), *off, *([] if schedule else ["no schedule"]), *wrong]
+    if last and not last.finished_at and now - last.started_at <= DEFAULT_INTERVAL:
         wrong = []
     found = {
-        SWITCHED_OFF: [*(switched(state) if state.mode is Mode.OFF else ()), *off],
+        SWITCHED_OFF: [*(describe_controls(state) if state.mode is Mode.OFF else ()), *off],
         OVERDUE: overdue(ago, limit),
         BRAKE_HELD: [each for each in wrong if each.startswith(HELD)],
         FAILING: [each for each in wrong if not each.startswith(HELD)],
@@ -126,14 +126,14 @@ def overdue(ago: timedelta | None, limit: timedelta) -> list[str]:
     return [f"the last sweep ended {duration(ago)} ago"] if ago > limit else []
 
 
-def since(sweep: Sweep | None, now: datetime) -> timedelta | None:
+def age_of(sweep: Sweep | None, now: datetime) -> timedelta | None:
     """Return how long ago a sweep ended; None when there is none."""
     return now - sweep.finished_at if sweep and sweep.finished_at else None
 
 
-def switched(state: switches.State) -> list[str]:
+def describe_controls(state: switches.State) -> list[str]:
     """Return how a kind is switched, where that is not as usual."""
-    who, said = f" by {state.by}" if state.by else "", []
+    who, said = f" by {state.actor}" if state.actor else "", []
     if state.paused_until:
         said.append(f"it is paused{who} until {state.paused_until:%Y-%m-%d %H:%M:%S %Z}")
     elif state.mode is not Mode.ACT:
@@ -143,12 +143,12 @@ def switched(state: switches.State) -> list[str]:
     return said
 
 
-def disabled(schedule: Schedule | None) -> list[str]:
+def describe_schedule(schedule: Schedule | None) -> list[str]:
     """Return that Beat does not start it, because its schedule is switched off."""
     return ["its schedule is switched off"] if schedule and not schedule.enabled else []
 
 
-def of_last(sweep: Sweep | None) -> list[str]:
+def last_errors(sweep: Sweep | None) -> list[str]:
     """Return what the last sweep has told of itself."""
     if sweep and not sweep.finished_at:
         return [f"the one that began at {sweep.started_at:%H:%M:%S} has not ended"]

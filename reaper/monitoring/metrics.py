@@ -19,11 +19,11 @@ from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import CALM, Mode
+from reaper.core.decisions import HEALTHY_REASONS, Mode
 from reaper.core.explain import one_line
 from reaper.core.facts import Phase
 from reaper.ledger import totals
-from reaper.models import WorkerReport
+from reaper.models import WorkerHeartbeat
 from reaper.monitoring.health import CONDITIONS, health_of
 from reaper.workers import registry as workers
 
@@ -90,7 +90,7 @@ class Scrape(Collector):
     def sweeps(self, adapter: RunAdapter) -> None:
         """Read how the sweeps of a kind are doing."""
         now, kind = clock.now(adapter.using), adapter.kind
-        state = switches.state(adapter, now)
+        state = switches.state_of(adapter, now)
         for mode in Mode:
             self.gauge("mode", "Whether a kind is swept so.", state.mode is mode, kind=kind, mode=mode)
         for each in health_of(adapter, now):
@@ -105,16 +105,16 @@ class Scrape(Collector):
                 ended = last.finished_at.timestamp()
                 self.gauge("last_sweep_timestamp_seconds", "When the last sweep ended, well or not.", ended, **of)
                 self.gauge("last_sweep_duration_seconds", "How long the last sweep took.", took, **of)
-                suspects = sum(count for reason, count in last.counts.items() if reason not in CALM)
+                suspects = sum(count for reason, count in last.counts.items() if reason not in HEALTHY_REASONS)
                 self.gauge("suspects", "Runs that the last sweep did not find to be well.", suspects, **of)
                 for reason, count in last.counts.items():
                     self.gauge("last_sweep_runs", "Runs of the last sweep, by verdict.", count, reason=reason, **of)
 
     def workers(self) -> None:
         """Read the workers' reports."""
-        using = router.db_for_write(WorkerReport)
+        using = router.db_for_write(WorkerHeartbeat)
         now = clock.now(using)
-        found = workers.census(using, now)
+        found = workers.load_workers(using, now)
         state = {"alive": 0, "draining": 0, "dead": 0}
         for each in found:
             state["dead" if not each.alive else "draining" if each.draining else "alive"] += 1
@@ -129,7 +129,7 @@ class Scrape(Collector):
         for name, make in FAMILIES.items():
             self.families.setdefault(name, make())
         buckets: dict[str, dict[str, totals.Counted]] = {}
-        for (metric, kind, label), counted in totals.since_the_beginning(using).items():
+        for (metric, kind, label), counted in totals.all_time_counts(using).items():
             if metric == totals.REAPINGS:
                 action, _, reason = label.partition(" ")
                 self.families[metric].add_metric([kind, action, reason], counted.number)
@@ -145,15 +145,15 @@ class Scrape(Collector):
 def cumulated(counted: dict[str, totals.Counted]) -> Iterator[tuple[str, float]]:
     """Yield each bound with how many took no longer."""
     so_far = 0
-    for bound in totals.BOUNDS:
+    for bound in totals.BUCKETS:
         so_far += counted.get(str(bound), totals.Counted()).number
         yield floatToGoString(bound), so_far
-    yield totals.BEYOND, so_far + counted.get(totals.BEYOND, totals.Counted()).number
+    yield totals.INF, so_far + counted.get(totals.INF, totals.Counted()).number
 
 
 FAMILIES: dict[str, Callable[[], Metric]] = {
     totals.REAPINGS: lambda: CounterMetricFamily(
-        "reaper_reapings", "Runs and parents that were acted on.", labels=["kind", "action", "reason"]
+        "reaper_actions", "Runs and parents that were acted on.", labels=["kind", "action", "reason"]
     ),
     totals.REFUSED: lambda: CounterMetricFamily(
         "reaper_refused_writes", "Late writes of tasks that had lost their runs.", labels=["kind", "write"]

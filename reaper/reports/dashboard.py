@@ -13,49 +13,49 @@ from django.db.models import Count, Max
 from django.db.models.functions import TruncDay, TruncHour
 from django.utils import timezone
 
-from reaper.adapters import Load, RunAdapter
+from reaper.adapters import PhaseSummary, RunAdapter
 from reaper.broker.connection import Broker
-from reaper.broker.queues import look
+from reaper.broker.queues import scan_queues
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.conf.settings import QUEUE
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
-from reaper.core.decisions import CALM, Mode, Policy, alert
+from reaper.core.decisions import HEALTHY_REASONS, Mode, Policy, alert_for
 from reaper.core.explain import one_line
 from reaper.core.facts import Phase, RunFacts
-from reaper.evidence.collector import Crowd, Sources, queue_of
-from reaper.models import Alert, Reaping, Sweep, WorkerReport
+from reaper.evidence.collector import EvidenceCollector, Fleet, queue_of
+from reaper.models import Alert, LedgerEntry, Sweep, WorkerHeartbeat
 from reaper.monitoring.health import Health, health_of
-from reaper.reports.diagnosis import Line, of_verdict
+from reaper.reports.diagnosis import RunLine, line_of_verdict
 from reaper.sweeps import sweep as sweeps
 from reaper.workers import registry as workers
 from reaper.workers.registry import Worker
 
 # The oldest runs of a phase that are judged anew: the suspects are among them.
-JUDGED = 50
+JUDGE_LIMIT = 50
 # Rows of a table on one screen.
-SHOWN = 20
+MAX_ROWS = 20
 # Workers are shown in this order: those that died come first, those that ended as they should last.
-TROUBLE = ("dead", "draining", "alive", "ended")
+STATE_ORDER = ("dead", "draining", "alive", "ended")
 # Seconds that the broker may take for the depth of the queues.
-LOOK_SECONDS = 1.0
+SCAN_TIMEOUT_S = 1.0
 DAY = timedelta(days=1)
 PHASES = (Phase.RUNNING, Phase.QUEUED)
 
 
-class KindNow(NamedTuple):
+class KindStatus(NamedTuple):
     """One kind of runs."""
 
     kind: str
     state: switches.State
     policy: Policy
     # By phase: how many, and the oldest ones; how old the oldest is.
-    loads: Mapping[str, Load]
+    loads: Mapping[str, PhaseSummary]
     oldest: Mapping[str, timedelta | None]
     sweeps: Sequence[Health]
     # Of the oldest runs those that are not well, with what the next sweep would do; how many the last sweeps left.
-    suspects: Sequence[Line]
+    suspects: Sequence[RunLine]
     left: int
     # Why it could not be read: one sentence, '' when it could.
     error: str = ""
@@ -71,10 +71,10 @@ class KindNow(NamedTuple):
         return any("brake_held" in each.conditions for each in self.sweeps)
 
 
-class Bar(NamedTuple):
+class TimeBucket(NamedTuple):
     """One hour or day of a chart."""
 
-    at: datetime
+    starts_at: datetime
     counts: Mapping[str, int]
     # Seconds: the longest time for which nobody had worked on a run of it; None without any.
     slowest: float | None
@@ -89,15 +89,15 @@ class Overview(NamedTuple):
     """Everything at a moment."""
 
     now: datetime
-    kinds: Sequence[KindNow]
+    kinds: Sequence[KindStatus]
     workers: Sequence[Worker]
     # Messages that wait, by queue; None: not known. And why.
     queues: Mapping[str, int | None]
     queues_error: str
     alerts: Sequence[Alert]
     recent: Sequence[Sweep]
-    hours: Sequence[Bar]
-    days: Sequence[Bar]
+    hours: Sequence[TimeBucket]
+    days: Sequence[TimeBucket]
 
     @property
     def well(self) -> bool:
@@ -123,7 +123,7 @@ class Overview(NamedTuple):
         workers = [
             {
                 "worker": each.name,
-                "state": state_of(each),
+                "state": worker_state(each),
                 "seen_s": int((self.now - each.seen_at).total_seconds()),
                 "active": len(each.active),
                 "held": len(each.held),
@@ -131,11 +131,11 @@ class Overview(NamedTuple):
             }
             for each in self.workers
         ]
-        alerts = [{"alert": row.subject, "since": row.opened_at, "says": row.says} for row in self.alerts]
+        alerts = [{"alert": row.subject, "since": row.opened_at, "message": row.message} for row in self.alerts]
         return {"well": self.well, "kinds": kinds, "alerts": alerts, "workers": workers, "queues": dict(self.queues)}
 
 
-def state_of(worker: Worker) -> str:
+def worker_state(worker: Worker) -> str:
     """Return how a worker is, in a word."""
     if worker.alive:
         return "draining" if worker.draining else "alive"
@@ -144,69 +144,71 @@ def state_of(worker: Worker) -> str:
 
 def overview() -> Overview:
     """Return everything. A kind that cannot be read says so, and hides no other. Raises django.db.Error."""
-    using = router.db_for_write(WorkerReport)
+    using = router.db_for_write(WorkerHeartbeat)
     now = clock.now(using)
-    crowd = Crowd(workers.census(using, now), now)
+    crowd = Fleet(workers.load_workers(using, now), now)
     with Broker() as broker:
         kinds = [kind_now(adapter, broker, crowd) for adapter in conf.adapters().values()]
         mine = {queue_of(each) for each in conf.adapters().values()}
-        seen = look(broker, {QUEUE, *crowd.queues, *mine} - {""}, LOOK_SECONDS)
+        seen = scan_queues(broker, {QUEUE, *crowd.queues, *mine} - {""}, SCAN_TIMEOUT_S)
     databases = list(dict.fromkeys(adapter.using for adapter in conf.adapters().values()))
     return Overview(
         now,
         kinds,
-        sorted(crowd.workers, key=lambda each: (TROUBLE.index(state_of(each)), each.hostname, each.incarnation)),
+        sorted(
+            crowd.workers, key=lambda each: (STATE_ORDER.index(worker_state(each)), each.hostname, each.incarnation)
+        ),
         dict(sorted(seen.depth.items())),
         seen.error,
-        list(Alert.objects.filter(resolved_at=None).order_by("-id")[:SHOWN]),
-        [row for each in databases for row in recent(each)][:SHOWN],
-        bars(databases, now, timedelta(hours=1), 24),
-        bars(databases, now, DAY, 30),
+        list(Alert.objects.filter(resolved_at=None).order_by("-id")[:MAX_ROWS]),
+        [row for each in databases for row in recent_sweeps(each)][:MAX_ROWS],
+        time_buckets(databases, now, timedelta(hours=1), 24),
+        time_buckets(databases, now, DAY, 30),
     )
 
 
-def kind_now(adapter: RunAdapter, broker: Broker, crowd: Crowd) -> KindNow:
+def kind_now(adapter: RunAdapter, broker: Broker, crowd: Fleet) -> KindStatus:
     """Return what there is to say of one kind."""
     try:
         now = clock.now(adapter.using)
-        state, policy = switches.state(adapter, now), policies.effective(adapter)
-        loads: dict[str, Load] = {phase: adapter.load(phase, JUDGED) for phase in PHASES}
-        sources = Sources(adapter, broker, policy, now, asks=False)
-        sources.crowd = crowd
+        state, policy = switches.state_of(adapter, now), policies.effective_policy(adapter)
+        loads: dict[str, PhaseSummary] = {phase: adapter.load(phase, JUDGE_LIMIT) for phase in PHASES}
+        sources = EvidenceCollector(adapter, broker, policy, now, may_inspect=False)
+        sources.fleet = crowd
         health = health_of(adapter, now, state)
         ages = {phase: oldest(load, now) for phase, load in loads.items()}
-        suspects = suspects_among([run for load in loads.values() for run in load.oldest], sources)
-        left = sum(left_over(each.last) for each in health if each.last)
-        return KindNow(adapter.kind, state, policy, loads, ages, health, suspects[:SHOWN], left)
+        suspects = stuck_among([run for load in loads.values() for run in load.oldest], sources)
+        left = sum(count_unresolved(each.last) for each in health if each.last)
+        return KindStatus(adapter.kind, state, policy, loads, ages, health, suspects[:MAX_ROWS], left)
     except Exception as error:  # the host's code, which may raise anything
         said = one_line(f"{type(error).__name__}: {error}")
-        return KindNow(adapter.kind, switches.State(Mode.ACT), Policy(), {}, {}, (), (), 0, said)
+        return KindStatus(adapter.kind, switches.State(Mode.ACT), Policy(), {}, {}, (), (), 0, said)
 
 
-def oldest(load: Load, now: datetime) -> timedelta | None:
+def oldest(load: PhaseSummary, now: datetime) -> timedelta | None:
     """Return the age of the oldest run; None when there is none, or none that tells."""
     return max((age for run in load.oldest if (age := run.age(now)) is not None), default=None)
 
 
-def suspects_among(runs: Sequence[RunFacts], sources: Sources) -> list[Line]:
+def stuck_among(runs: Sequence[RunFacts], sources: EvidenceCollector) -> list[RunLine]:
     """Return the runs that are not well, or worth a warning, with what would be done with each."""
     judged = sweeps.judge_all(runs, sources) if runs else []
-    alerts = [alert(each.run, sources.policy, sources.now) for each in judged]
-    lines = [of_verdict(each, sources.now, said) for each, said in zip(judged, alerts, strict=True)]
-    return [line for line in lines if line.reason not in CALM or line.alert]
+    alerts = [alert_for(each.run, sources.policy, sources.now) for each in judged]
+    lines = [line_of_verdict(each, sources.now, said) for each, said in zip(judged, alerts, strict=True)]
+    return [line for line in lines if line.reason not in HEALTHY_REASONS or line.alert]
 
 
-def left_over(sweep: Sweep) -> int:
+def count_unresolved(sweep: Sweep) -> int:
     """Return how many runs a sweep found not to be well and did not act on."""
-    return max(0, sum(count for reason, count in sweep.counts.items() if reason not in CALM) - sweep.acted)
+    return max(0, sum(count for reason, count in sweep.counts.items() if reason not in HEALTHY_REASONS) - sweep.acted)
 
 
-def recent(using: str) -> list[Sweep]:
+def recent_sweeps(using: str) -> list[Sweep]:
     """Return the last sweeps that did, refused or held something, newest first."""
-    return list(Sweep.objects.using(using).filter(idle=False).order_by("-started_at", "-id")[:SHOWN])
+    return list(Sweep.objects.using(using).filter(idle=False).order_by("-started_at", "-id")[:MAX_ROWS])
 
 
-def bars(databases: Sequence[str], now: datetime, length: timedelta, number: int) -> list[Bar]:
+def time_buckets(databases: Sequence[str], now: datetime, length: timedelta, number: int) -> list[TimeBucket]:
     """Return the last hours or days, oldest first, each with what was done in it; the last one is not over yet."""
     truncated = TruncDay if length == DAY else TruncHour
     last = timezone.localtime(now).replace(minute=0, second=0, microsecond=0)
@@ -215,11 +217,11 @@ def bars(databases: Sequence[str], now: datetime, length: timedelta, number: int
     counts: dict[datetime, Counter[str]] = {begin: Counter() for begin in begins}
     slowest: dict[datetime, float] = {}
     for using in databases:
-        done = Reaping.objects.using(using).filter(at__gte=begins[0]).exclude(action=Reaping.DISPATCH)
-        grouped = done.order_by().annotate(begin=truncated("at")).values_list("begin", "reason")
-        for begin, reason, count, longest in grouped.annotate(Count("pk"), Max("unattended_s")):
+        done = LedgerEntry.objects.using(using).filter(created_at__gte=begins[0]).exclude(action=LedgerEntry.DISPATCH)
+        grouped = done.order_by().annotate(begin=truncated("created_at")).values_list("begin", "reason")
+        for begin, reason, count, longest in grouped.annotate(Count("pk"), Max("unattended_seconds")):
             if begin in counts:
                 counts[begin][reason] += count
                 if longest is not None:
                     slowest[begin] = max(longest, slowest.get(begin, 0.0))
-    return [Bar(begin, counts[begin], slowest.get(begin)) for begin in begins]
+    return [TimeBucket(begin, counts[begin], slowest.get(begin)) for begin in begins]

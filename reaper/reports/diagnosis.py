@@ -14,13 +14,13 @@ from reaper.adapters import RunAdapter
 from reaper.broker.connection import Broker
 from reaper.conf import clock
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Action, Policy, Reason, alert
+from reaper.core.decisions import Action, Policy, Reason, alert_for
 from reaper.core.explain import evidence_in_words
-from reaper.core.facts import NOTHING, Phase, RunFacts
+from reaper.core.facts import NO_EVIDENCE, Phase, RunFacts
 from reaper.db.pagination import PAGE
-from reaper.evidence.collector import Sources
+from reaper.evidence.collector import EvidenceCollector
 from reaper.ledger import records as ledger
-from reaper.models import Reaping, RefusedWrite, Sweep
+from reaper.models import LedgerEntry, RefusedWrite, Sweep
 from reaper.monitoring.health import Health, health_of
 from reaper.signals import reaped
 from reaper.sweeps import sweep as sweeps
@@ -31,7 +31,7 @@ HISTORY = 100
 STAMPS = ("created_at", "queued_at", "started_at", "progress_at")
 
 
-class Line(NamedTuple):
+class RunLine(NamedTuple):
     """One run, or one parent, and what was or would be done with it."""
 
     kind: str
@@ -60,39 +60,39 @@ class Line(NamedTuple):
         }
 
 
-Show = Callable[[list[Line]], Any]
+Show = Callable[[list[RunLine]], Any]
 # Told how many runs were dealt with since the last time.
 Done = Callable[[int], Any]
 
 
-def nothing(number: int) -> None:
+def ignore_progress(number: int) -> None:
     """Show no progress."""
 
 
-def of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> Line:
+def line_of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> RunLine:
     """Return the line of a run that was judged."""
     run, decision, evidence = verdict
-    known = "" if evidence is NOTHING else evidence_in_words(run, evidence, now)
-    facts = {} if evidence is NOTHING else ledger.as_json(evidence)
-    return Line(run.kind, run.pk, run.phase, decision.action, decision.reason, run.age(now), alert, known, facts)
+    known = "" if evidence is NO_EVIDENCE else evidence_in_words(run, evidence, now)
+    facts = {} if evidence is NO_EVIDENCE else ledger.as_json(evidence)
+    return RunLine(run.kind, run.pk, run.phase, decision.action, decision.reason, run.age(now), alert, known, facts)
 
 
-def of_parent(adapter: RunAdapter, parent: str) -> Line:
+def line_of_parent(adapter: RunAdapter, parent: str) -> RunLine:
     """Return the line of a parent that waits for its outcome. Parents are no runs: their kind says so."""
-    return Line(f"{adapter.kind}.parent", parent, PARENTS, Reaping.FINALIZE, Reason.CHILDREN_ENDED)
+    return RunLine(f"{adapter.kind}.parent", parent, PARENTS, LedgerEntry.FINALIZE, Reason.CHILDREN_ENDED)
 
 
-def of_reaping(row: Reaping) -> Line:
+def line_of_entry(row: LedgerEntry) -> RunLine:
     """Return the line of a run that was acted on, with the age that it had then."""
-    if row.action == Reaping.FINALIZE:
-        return Line(row.kind, row.run_id, PARENTS, row.action, row.reason)
+    if row.action == LedgerEntry.FINALIZE:
+        return RunLine(row.kind, row.run_id, PARENTS, row.action, row.reason)
     stamps: dict[str, Any] = {name: datetime.fromisoformat(row.facts[name]) for name in STAMPS if row.facts.get(name)}
     run = RunFacts(kind=row.kind, pk=row.run_id, phase=Phase(row.phase), **stamps)
     evidence = ledger.as_json(ledger.evidence_of(row.evidence))
-    return Line(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.at), evidence=evidence)
+    return RunLine(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.created_at), evidence=evidence)
 
 
-def perform(adapter: RunAdapter, phase: str, show: Show, done: Done = nothing) -> Sweep:
+def sweep_and_list(adapter: RunAdapter, phase: str, show: Show, done: Done = ignore_progress) -> Sweep:
     """Sweep one kind and phase, show what was acted on, and return the sweep."""
 
     def count(sender: Any, **_: Any) -> None:
@@ -103,53 +103,53 @@ def perform(adapter: RunAdapter, phase: str, show: Show, done: Done = nothing) -
         row = sweeps.finalize_parents(adapter) if phase == PARENTS else sweeps.sweep(adapter, Phase(phase))
     finally:
         reaped.disconnect(count, sender=type(adapter))
-    rows = Reaping.objects.using(adapter.using).filter(sweep=row).order_by("id")
-    for page in paged(of_reaping(each) for each in rows):
+    rows = LedgerEntry.objects.using(adapter.using).filter(sweep=row).order_by("id")
+    for page in paged(line_of_entry(each) for each in rows):
         show(page)
     return row
 
 
-def rehearse(adapter: RunAdapter, phase: str, show: Show, done: Done = nothing) -> Sweep:
+def dry_run(adapter: RunAdapter, phase: str, show: Show, done: Done = ignore_progress) -> Sweep:
     """Show what a sweep of one kind and phase would act on; return the sweep it would be. Writes nothing."""
     now = clock.now(adapter.using)
     row = Sweep(kind=adapter.kind, phase=phase, started_at=now, counts={})
     if phase == PARENTS:
-        for page in paged(of_parent(adapter, parent) for parent in adapter.stuck_parents()):
-            row.seen = row.finalized = row.seen + len(page)
+        for page in paged(line_of_parent(adapter, parent) for parent in adapter.iter_finalizable_parents()):
+            row.scanned = row.finalized = row.scanned + len(page)
             show(page)
         return row
     reaping = 0
     with Broker() as broker:
-        sources = Sources(adapter, broker, policies.effective(adapter), now)
+        sources = EvidenceCollector(adapter, broker, policies.effective_policy(adapter), now)
         for verdicts in sweeps.plan(adapter, Phase(phase), sources):
-            lines = [of_verdict(each, now) for each in verdicts]
+            lines = [line_of_verdict(each, now) for each in verdicts]
             acting = [line for line in lines if line.action != Action.LEAVE]
-            row.seen, row.acted = row.seen + len(lines), row.acted + len(acting)
+            row.scanned, row.acted = row.scanned + len(lines), row.acted + len(acting)
             row.counts = Counter(row.counts) + Counter(line.reason for line in lines)
             reaping += sum(line.action in (Action.FAIL, Action.REQUEUE) for line in acting)
             show(acting)
             done(len(lines))
         brakes = (
-            sweeps.held_by_silence(row.counts, sources),
-            sweeps.held_by_number(adapter, phase, reaping, row.seen, now),
+            sweeps.silence_hold(row.counts, sources),
+            sweeps.volume_hold(adapter, phase, reaping, row.scanned, now),
         )
     row.errors = [sentence for sentence in brakes if sentence]
     return row
 
 
-def paged(lines: Iterator[Line]) -> Iterator[list[Line]]:
+def paged(lines: Iterator[RunLine]) -> Iterator[list[RunLine]]:
     """Yield the lines in pages."""
     while page := list(islice(lines, PAGE)):
         yield page
 
 
-class Listed:
+class CappedList:
     """Lines, of which only the first `limit` are kept."""
 
     def __init__(self, limit: int | None) -> None:
-        self.limit, self.total, self.lines = limit, 0, list[Line]()
+        self.limit, self.total, self.lines = limit, 0, list[RunLine]()
 
-    def add(self, line: Line) -> None:
+    def add(self, line: RunLine) -> None:
         """Count one more line, and keep it while there is room."""
         self.total += 1
         if self.limit is None or len(self.lines) < self.limit:
@@ -160,9 +160,9 @@ class Listed:
 class Diagnosis:
     """What would happen now: what would be acted on, what is worth a look, the rest by reason, and the sweeps."""
 
-    acting: Listed
-    alerts: Listed
-    parents: Listed
+    acting: CappedList
+    alerts: CappedList
+    parents: CappedList
     left: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     sweeps: list[Health] = field(default_factory=list)
@@ -187,35 +187,35 @@ class Diagnosis:
         return not (self.acting.total or self.parents.total or self.overdue)
 
 
-def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None, done: Done = nothing) -> Diagnosis:
+def diagnose(adapters: Mapping[str, RunAdapter], limit: int | None = None, done: Done = ignore_progress) -> Diagnosis:
     """Return what would happen now, with at most `limit` lines of each sort. Reads only; `done` hears of each page."""
-    found = Diagnosis(Listed(limit), Listed(limit), Listed(limit))
+    found = Diagnosis(CappedList(limit), CappedList(limit), CappedList(limit))
     for adapter in adapters.values():
-        judged, now = preview(adapter, policies.effective(adapter), limit, done), clock.now(adapter.using)
+        judged, now = preview(adapter, policies.effective_policy(adapter), limit, done), clock.now(adapter.using)
         found.add(judged)
-        for parent in adapter.stuck_parents():
-            found.parents.add(of_parent(adapter, parent))
+        for parent in adapter.iter_finalizable_parents():
+            found.parents.add(line_of_parent(adapter, parent))
             found.counts[Reason.CHILDREN_ENDED] += 1
         found.sweeps += health_of(adapter, now)
     return found
 
 
-def preview(adapter: RunAdapter, policy: Policy, limit: int | None = None, done: Done = nothing) -> Diagnosis:
+def preview(adapter: RunAdapter, policy: Policy, limit: int | None = None, done: Done = ignore_progress) -> Diagnosis:
     """Return what the next sweeps would do with the runs of this moment, were these the thresholds. Reads only."""
-    found, now = Diagnosis(Listed(limit), Listed(limit), Listed(limit)), clock.now(adapter.using)
+    found, now = Diagnosis(CappedList(limit), CappedList(limit), CappedList(limit)), clock.now(adapter.using)
     with Broker() as broker:
-        sources = Sources(adapter, broker, policy, now)
+        sources = EvidenceCollector(adapter, broker, policy, now)
         for phase in (Phase.RUNNING, Phase.QUEUED):
             for page in sweeps.plan(adapter, phase, sources):
                 for verdict in page:
-                    sort(found, verdict, policy, now)
+                    classify(found, verdict, policy, now)
                 done(len(page))
     return found
 
 
-def sort(found: Diagnosis, verdict: Verdict, policy: Policy, now: datetime) -> None:
+def classify(found: Diagnosis, verdict: Verdict, policy: Policy, now: datetime) -> None:
     """Put one verdict where it belongs."""
-    line = of_verdict(verdict, now, alert(verdict.run, policy, now))
+    line = line_of_verdict(verdict, now, alert_for(verdict.run, policy, now))
     found.counts[line.reason] += 1
     if line.action != Action.LEAVE:
         found.acting.add(line)
@@ -227,16 +227,16 @@ def sort(found: Diagnosis, verdict: Verdict, policy: Policy, now: datetime) -> N
 
 def history(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:
     """Return what happened to a run before, newest first: what was done to it, and late writes that were refused."""
-    names = ("at", "action", "reason", "actor", "message", "task_id", "new_task_id", "published_at")
-    rows = ledger.of_run(adapter, pk)
+    names = ("created_at", "action", "reason", "actor", "message", "task_id", "new_task_id", "published_at")
+    rows = ledger.entries_of_run(adapter, pk)
     done: list[dict[str, Any]] = list(rows.values(*names, revoked_at=F("sweep__revoked_at"))[:HISTORY])
     refused = RefusedWrite.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by("-id")
-    for row in refused.values("at", "write", "task_id", "worker")[:HISTORY]:
+    for row in refused.values("created_at", "write", "task_id", "worker")[:HISTORY]:
         done.append({"action": "refused", **row})
-    return sorted(done, key=lambda event: event["at"], reverse=True)[:HISTORY]
+    return sorted(done, key=lambda event: event["created_at"], reverse=True)[:HISTORY]
 
 
-def seen(run: RunFacts) -> str:
+def state_token(run: RunFacts) -> str:
     """Return a word for what a person saw of a run: with another status, task or start it is another one.
 
     Progress is no part of it: who ends a run that goes on and on must not have to be quicker than its next step.
@@ -255,11 +255,13 @@ def timeline(adapter: RunAdapter, run: RunFacts) -> list[tuple[datetime, str]]:
         (run.queued_at, f"Dispatched{task}."),
         (run.created_at, "Created."),
     ]
-    events = [(at, said) for at, said in of_row if at] + [(each["at"], told(each)) for each in history(adapter, run.pk)]
+    events = [(at, said) for at, said in of_row if at] + [
+        (each["created_at"], describe_event(each)) for each in history(adapter, run.pk)
+    ]
     return sorted(events, key=lambda event: event[0], reverse=True)
 
 
-def told(event: Mapping[str, Any]) -> str:
+def describe_event(event: Mapping[str, Any]) -> str:
     """Return one event of a run's past as a sentence."""
     if event["action"] == "refused":
         worker = f" on {event['worker']}" if event["worker"] else ""

@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
-from reaper.adapters import Change, Message, RunAdapter
-from reaper.broker.connection import Broker, BrokerDown
+from reaper.adapters import Message, RunAdapter, RunUpdate
+from reaper.broker.connection import Broker, BrokerUnavailable
 from reaper.core.explain import one_line
 from reaper.core.facts import RunFacts
-from reaper.evidence.collector import Crowd
+from reaper.evidence.collector import Fleet
 from reaper.ledger import records as ledger
-from reaper.ledger.records import Doomed
+from reaper.ledger.records import RevokeRequest
 from reaper.models import Sweep
 
 logger = logging.getLogger(__name__)
 
 
 # A task that has lost its run notices at its next write, and may end by itself.
-LAST_WORDS = timedelta(seconds=10)
+SELF_EXIT_GRACE = timedelta(seconds=10)
 
 
 class Outbox:
@@ -30,14 +30,14 @@ class Outbox:
     def __init__(self, adapter: RunAdapter, broker: Broker, now: datetime, tell: Callable[[str], None]) -> None:
         self.adapter, self.broker, self.now, self.tell = adapter, broker, now, tell
 
-    def revoke(self, doomed: Sequence[Doomed]) -> bool:
+    def revoke(self, doomed: Sequence[RevokeRequest]) -> bool:
         """Revoke the tasks: one broadcast, and one message to each node where some are to be killed.
 
         Returns whether the broker has taken all of it.
         """
         ids = [each.task_id for each in doomed]
         # A host may have given one id to several runs: the task may be working for one that was left alone.
-        shared = self.adapter.carried(ids) if ids else set()
+        shared = self.adapter.task_ids_in_use(ids) if ids else set()
         groups: dict[str, list[str]] = {}
         for each in doomed:
             if each.wanted or each.task_id not in shared:
@@ -45,14 +45,14 @@ class Outbox:
         taken = [self._revoked(group, node) for node, group in groups.items()]
         return all(taken)
 
-    def revoke_rest(self) -> None:
+    def send_owed_revokes(self) -> None:
         """Revoke what earlier sweeps could not, or did not come to."""
-        for sweep in ledger.unrevoked(self.adapter, self.now):
-            if not self.revoke(ledger.tasks_of(self.adapter, sweep)):
+        for sweep in ledger.sweeps_owing_revokes(self.adapter, self.now):
+            if not self.revoke(ledger.owed_revokes(self.adapter, sweep)):
                 return
             Sweep.objects.using(self.adapter.using).filter(pk=sweep.pk).update(revoked_at=self.now)
 
-    def kill_again(self, crowd: Crowd, stopped: Callable[[], bool]) -> None:
+    def terminate_leftovers(self, crowd: Fleet, stopped: Callable[[], bool]) -> None:
         """Kill the tasks that lost their runs a while ago and that a worker still reports as executing.
 
         Before the first kill, `stopped` is asked whether the kind is still to be acted on.
@@ -60,14 +60,16 @@ class Outbox:
         executing = {task_id: worker for worker in crowd.live for task_id in worker.active}
         if not executing:
             return
-        rows = ledger.reaped_tasks(self.adapter, executing, self.now - ledger.REVOKE_WITHIN)
-        late = {row.task_id for row in rows if self.now - row.at > LAST_WORDS} - self.adapter.carried(list(executing))
+        rows = ledger.entries_of_tasks(self.adapter, executing, self.now - ledger.REVOKE_WITHIN)
+        late = {
+            row.task_id for row in rows if self.now - row.created_at > SELF_EXIT_GRACE
+        } - self.adapter.task_ids_in_use(list(executing))
         if not late or stopped():
             return
         for node in {executing[task_id].hostname for task_id in late}:
             self._revoked([task_id for task_id in late if executing[task_id].hostname == node], node)
 
-    def publish(self, changes: Sequence[Change]) -> None:
+    def publish(self, changes: Sequence[RunUpdate]) -> None:
         """Publish the requeued runs' new tasks."""
         ids = {change.run.pk: change.new_task_id for change in changes if change.new_task_id}
         sent = self._send([change.run for change in changes if change.run.pk in ids], ids)
@@ -115,7 +117,7 @@ class Outbox:
         """Ask the broker; True when it took the message."""
         try:
             ask()
-        except BrokerDown as down:
+        except BrokerUnavailable as down:
             self.tell(str(down))
             return False
         except ValueError as unsendable:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from django.db import OperationalError, connections, transaction
 
-from reaper.adapters import Change, RunAdapter
+from reaper.adapters import RunAdapter, RunUpdate
 from reaper.broker.connection import Broker
 from reaper.conf import clock
 from reaper.controls import modes as switches
@@ -25,10 +25,10 @@ from reaper.controls import overrides as policies
 from reaper.core import brake
 from reaper.core.decisions import Action, Decision, Mode, Policy, Reason, decide, leave
 from reaper.core.explain import describe, one_line
-from reaper.core.facts import NOTHING, Evidence, Phase, RunFacts
-from reaper.evidence.collector import Found, Sources, remember
+from reaper.core.facts import NO_EVIDENCE, Evidence, Phase, RunFacts
+from reaper.evidence.collector import EvidenceCollector, Finding, store_sightings
 from reaper.ledger import records as ledger
-from reaper.models import Observation, Reaping, Sweep
+from reaper.models import LedgerEntry, Observation, Sweep
 from reaper.signals import reaped, swept
 from reaper.sweeps.outbox import Outbox
 
@@ -40,11 +40,11 @@ BATCH = 500
 LOCK_TIMEOUT, STATEMENT_TIMEOUT = "250ms", "5s"
 # After so many refusals of the database (timeouts, lost connections) the rest waits for the next sweep: at 5 s each, a
 # database that is too slow for everything holds a sweep for half a minute and no longer.
-REFUSALS = 5
+MAX_DB_ERRORS = 5
 # What a Sweep row's phase is besides those of runs.
-PARENTS, BY_HAND = "parents", "by_hand"
+PARENTS, BY_HAND = "parents", "manual"
 # What would be done with a parent.
-FINALIZED = {"phase": Phase.RUNNING, "action": Reaping.FINALIZE, "reason": Reason.CHILDREN_ENDED}
+FINALIZED = {"phase": Phase.RUNNING, "action": LedgerEntry.FINALIZE, "reason": Reason.CHILDREN_ENDED}
 
 
 class Verdict(NamedTuple):
@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 
     run: RunFacts
     decision: Decision
-    evidence: Evidence = NOTHING
+    evidence: Evidence = NO_EVIDENCE
 
 
 def verdict(adapter: RunAdapter, pk: str, now: datetime) -> Verdict | None:
@@ -61,89 +61,91 @@ def verdict(adapter: RunAdapter, pk: str, now: datetime) -> Verdict | None:
     if run is None:
         return None
     with Broker() as broker:
-        return judge_all([run], Sources(adapter, broker, policies.effective(adapter), now))[0]
+        return judge_all([run], EvidenceCollector(adapter, broker, policies.effective_policy(adapter), now))[0]
 
 
-def plan(adapter: RunAdapter, phase: Phase, sources: Sources) -> Iterator[list[Verdict]]:
+def plan(adapter: RunAdapter, phase: Phase, sources: EvidenceCollector) -> Iterator[list[Verdict]]:
     """Yield what would be done with every unfinished run of a phase, in pages. Reads only."""
-    for page in adapter.unfinished(phase):
+    for page in adapter.iter_unfinished(phase):
         yield judge_all(page, sources)
 
 
-def judge_all(page: Sequence[RunFacts], sources: Sources) -> list[Verdict]:
+def judge_all(page: Sequence[RunFacts], sources: EvidenceCollector) -> list[Verdict]:
     """Return the verdicts on a page of runs."""
     runs = ledger.with_history(sources.adapter, page)
-    if exempted := switches.exempted(sources.adapter, [run.pk for run in runs], sources.now):
+    if exempted := switches.exempt_ids(sources.adapter, [run.pk for run in runs], sources.now):
         runs = [replace(run, exempt=run.pk in exempted) for run in runs]
     return [judge(each, sources.policy, sources.now) for each in sources.gather(runs)]
 
 
-def judge(found: Found, policy: Policy, now: datetime) -> Verdict:
+def judge(found: Finding, policy: Policy, now: datetime) -> Verdict:
     """Return the verdict on one run. One that the rules cannot judge is left alone, and does not stop the others."""
     run, evidence, decision = found
     try:
         return Verdict(run, decision or decide(run, evidence, policy, now), evidence)
     except Exception:
         logger.exception("%s:%s could not be judged", run.kind, one_line(run.pk))
-        return Verdict(run, leave(Reason.UNJUDGED), evidence)
+        return Verdict(run, leave(Reason.JUDGING_FAILED), evidence)
 
 
 def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
     """Sweep one kind and phase; return its `Sweep` row. Never raises for a run or the broker: it tells in the row."""
     with Broker() as broker:
-        run = Sweeping(adapter, phase, broker)
+        run = SweepRun(adapter, phase, broker)
         if run.mode is not Mode.OFF:
-            with run.told():
+            with run.notified():
                 run.work(phase)
             # Of what could be read, also when not all could.
-            with run.told():
-                run.carry_out()
-            with run.told():
-                run.kill_again()
+            with run.notified():
+                run.act_on_tallied()
+            with run.notified():
+                run.terminate_leftovers()
         return run.close()
 
 
 def finalize_parents(adapter: RunAdapter) -> Sweep:
     """Finalize the parents whose children have all ended; return the `Sweep` row."""
     with Broker() as broker:
-        run = Sweeping(adapter, PARENTS, broker)
-        with run.told():
-            for parent in adapter.stuck_parents() if run.mode is not Mode.OFF else ():
-                run.row.seen += 1
-                if run.mode is Mode.OBSERVE:
-                    observe(adapter, [Observation(run_id=parent, **FINALIZED)], run.now, f"{adapter.kind}.parent")
+        run = SweepRun(adapter, PARENTS, broker)
+        with run.notified():
+            for parent in adapter.iter_finalizable_parents() if run.mode is not Mode.OFF else ():
+                run.row.scanned += 1
+                if run.mode is Mode.DRY_RUN:
+                    record_dry_run(
+                        adapter, [Observation(run_id=parent, **FINALIZED)], run.now, f"{adapter.kind}.parent"
+                    )
                 elif not run.stopped():
                     run.finalize(parent)
         return run.close()
 
 
-def held_by_silence(counts: Mapping[str, int], sources: Sources) -> str:
+def silence_hold(counts: Mapping[str, int], sources: EvidenceCollector) -> str:
     """Return the sentence that nothing is decided by a task's absence, as the workers fell silent together; or ''."""
-    if not counts.get(Reason.UNKNOWN) or not (silence := sources.silence):
+    if not counts.get(Reason.INCONCLUSIVE) or not (silence := sources.silence):
         return ""
     return f"{brake.HELD}{silence}: nothing is decided by the absence of a task until one consumes the queue again"
 
 
-def held_by_number(adapter: RunAdapter, phase: str, reaping: int, unfinished: int, now: datetime) -> str:
+def volume_hold(adapter: RunAdapter, phase: str, reaping: int, unfinished: int, now: datetime) -> str:
     """Return the sentence that only a few are acted on, as it would be most of the runs; or ''."""
-    if not brake.held(reaping, unfinished) or switches.state(adapter, now).released:
+    if not brake.exceeds_limit(reaping, unfinished) or switches.state_of(adapter, now).released:
         return ""
     many = f"{reaping} of {unfinished} {phase} runs would be acted on at once"
-    return f"{brake.HELD}{many}, so only {brake.RUNS} are; `manage.py reaper release {adapter.kind}` lets all"
+    return f"{brake.HELD}{many}, so only {brake.HELD_LIMIT} are; `manage.py reaper release {adapter.kind}` lets all"
 
 
-class Sweeping:
+class SweepRun:
     """One sweep under way: the row that is being filled, and the acts that fill it."""
 
     def __init__(self, adapter: RunAdapter, phase: str, broker: Broker, actor: str = "") -> None:
         self.adapter, self.broker, self.actor = adapter, broker, actor
-        self.policy: Policy = policies.effective(adapter)
+        self.policy: Policy = policies.effective_policy(adapter)
         # Taken before anything is read, so that every age errs towards younger.
         self.now = clock.now(adapter.using)
         self.row = Sweep(kind=adapter.kind, phase=phase, started_at=self.now)
-        self.sources = Sources(adapter, broker, self.policy, self.now)
+        self.sources = EvidenceCollector(adapter, broker, self.policy, self.now)
         self.outbox = Outbox(adapter, broker, self.now, self.tell)
-        self.mode = Mode.ACT if actor else switches.state(adapter, self.now).mode
+        self.mode = Mode.ACT if actor else switches.state_of(adapter, self.now).mode
         self.row.mode = str(self.mode)
         self.counts: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -155,7 +157,7 @@ class Sweeping:
         self.refusals = 0
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def notified(self) -> Iterator[None]:
         """Turn whatever goes wrong inside into a sentence of the row: the sweep ends, the next one comes anyway."""
         try:
             yield
@@ -172,32 +174,32 @@ class Sweeping:
     def work(self, phase: Phase) -> None:
         """Judge the unfinished runs of a phase; act whenever there are as many to act on as the sweep still may."""
         if self.mode is Mode.ACT:
-            self.outbox.revoke_rest()
+            self.outbox.send_owed_revokes()
         for page in plan(self.adapter, phase, self.sources):
-            remember(self.adapter, page, self.sources)
+            store_sightings(self.adapter, page, self.sources)
             self.note(page)
             # Those that cannot be written leave their room to those behind them; without room, these are not even read.
             if len(self.acting) >= self.room:
-                self.carry_out()
-                if not self.room or self.refusals >= REFUSALS:
+                self.act_on_tallied()
+                if not self.room or self.refusals >= MAX_DB_ERRORS:
                     break
         # Rows that no rule knows are looked for by one of the two sweeps: it is the rarer one.
         if phase is Phase.QUEUED:
-            for runs in self.adapter.unfinished(Phase.UNKNOWN):
+            for runs in self.adapter.iter_unfinished(Phase.UNKNOWN):
                 self.skip(runs)
 
     def note(self, verdicts: Sequence[Verdict]) -> None:
         """Count a page's verdicts, and keep those that are more than LEAVE."""
-        self.row.seen += len(verdicts)
+        self.row.scanned += len(verdicts)
         self.counts.update(str(each.decision.reason) for each in verdicts)
         self.acting += [each for each in verdicts if each.decision.action is not Action.LEAVE]
 
-    def carry_out(self) -> None:
+    def act_on_tallied(self) -> None:
         """Act on what was kept, as far as the brake lets; when only observing, note it down."""
         verdicts, self.acting = self.acting, []
-        if self.mode is Mode.OBSERVE:
-            would = [observation(each, self.now) for each in verdicts]
-            return observe(self.adapter, would, self.now, self.adapter.kind)
+        if self.mode is Mode.DRY_RUN:
+            would = [dry_run_note(each, self.now) for each in verdicts]
+            return record_dry_run(self.adapter, would, self.now, self.adapter.kind)
         of = {action: [each for each in verdicts if each.decision.action is action] for action in Action}
         self.republish([each.run for each in of[Action.REPUBLISH]])
         # That a child's parent has ended is a fact, and no evidence that could mislead.
@@ -215,10 +217,10 @@ class Sweeping:
             start += len(batch)
         self.row.deferred += len(verdicts) - start
 
-    def kill_again(self) -> None:
+    def terminate_leftovers(self) -> None:
         """Kill what still works on runs that it lost a while ago."""
         if self.row.phase == Phase.RUNNING and self.mode is Mode.ACT:
-            self.outbox.kill_again(self.sources.crowd, self.stopped)
+            self.outbox.terminate_leftovers(self.sources.fleet, self.stopped)
 
     def republish(self, runs: Sequence[RunFacts]) -> None:
         """Publish once more what was never confirmed."""
@@ -228,24 +230,24 @@ class Sweeping:
 
     def brake(self, reaping: int) -> None:
         """Let no more than a few be acted on from now on where it would be most of the runs; tell why."""
-        if sentence := held_by_silence(self.counts, self.sources):
+        if sentence := silence_hold(self.counts, self.sources):
             self.tell(sentence)
-        unfinished = self.row.seen - self.counts[Reason.UNKNOWN_STATUS]
-        if sentence := held_by_number(self.adapter, self.row.phase, reaping, unfinished, self.now):
-            self.limit = min(self.limit, self.row.acted + brake.RUNS)
+        unfinished = self.row.scanned - self.counts[Reason.UNKNOWN_STATUS]
+        if sentence := volume_hold(self.adapter, self.row.phase, reaping, unfinished, self.now):
+            self.limit = min(self.limit, self.row.acted + brake.HELD_LIMIT)
             self.tell(sentence)
 
     def stopped(self) -> bool:
         """Return whether somebody has switched the kind off, or to observe, since the sweep began; it is told."""
         if self.mode is Mode.ACT and not self.actor:
-            self.mode = switches.state(self.adapter, clock.now(self.adapter.using)).mode
+            self.mode = switches.state_of(self.adapter, clock.now(self.adapter.using)).mode
             if self.mode is not Mode.ACT:
                 self.tell("it was switched off meanwhile: the rest was left alone")
         return self.mode is not Mode.ACT
 
     def skip(self, runs: Sequence[RunFacts]) -> None:
         """Count runs that have no rule."""
-        self.row.seen += len(runs)
+        self.row.scanned += len(runs)
         self.counts[Reason.UNKNOWN_STATUS] += len(runs)
 
     def act(self, batch: Sequence[Verdict]) -> None:
@@ -260,7 +262,9 @@ class Sweeping:
         revoked, self.revoked = self.revoked, False
         won = self.write(changes)
         self.row.acted += len(won)
-        self.revoked = self.outbox.revoke([ledger.doomed(change) for change in won if change.run.task_id]) and revoked
+        self.revoked = (
+            self.outbox.revoke([ledger.revoke_request(change) for change in won if change.run.task_id]) and revoked
+        )
         self.outbox.publish(won)
         for parent in dict.fromkeys(change.run.parent for change in won):
             if parent is not None:
@@ -273,20 +277,20 @@ class Sweeping:
         """Return how many more runs this sweep may act on."""
         return max(0, self.limit - self.row.acted)
 
-    def change(self, each: Verdict) -> Change:
+    def change(self, each: Verdict) -> RunUpdate:
         """Return the change that a verdict asks for."""
         new_task_id = str(uuid.uuid4()) if each.decision.action is Action.REQUEUE else ""
-        message = describe(each.run, each.decision, self.now, by=self.actor)
-        return Change(each.run, each.decision, message, new_task_id, each.evidence)
+        message = describe(each.run, each.decision, self.now, actor=self.actor)
+        return RunUpdate(each.run, each.decision, message, new_task_id, each.evidence)
 
-    def write(self, changes: Sequence[Change]) -> Sequence[Change]:
+    def write(self, changes: Sequence[RunUpdate]) -> Sequence[RunUpdate]:
         """Write the changes with their ledger rows in one transaction; return those that were written.
 
         The ledger is only ever added to: a batch of which some have moved on is undone, and done without them. When a
         batch as a whole fails, each run is tried by itself, so that one bad row does not stop the others.
         """
         while changes:
-            if self.refusals >= REFUSALS:
+            if self.refusals >= MAX_DB_ERRORS:
                 self.tell("the database refused too often: the rest waits for the next sweep")
                 self.row.deferred += len(changes)
                 return []
@@ -299,18 +303,18 @@ class Sweeping:
                 logger.exception("%s:%s could not be written", self.adapter.kind, one_line(changes[0].run.pk))
                 self.tell(f"{changes[0].run.pk} could not be written: {type(error).__name__}: {error}")
                 return []
-            self.row.moved_on += len(changes) - len(won)
+            self.row.conflicts += len(changes) - len(won)
             if len(won) == len(changes):
                 break
             changes = won
         return changes
 
-    def attempt(self, changes: Sequence[Change]) -> Sequence[Change]:
+    def attempt(self, changes: Sequence[RunUpdate]) -> Sequence[RunUpdate]:
         """Write a batch; return those that could be. Unless that is all of them, nothing is."""
         self.open()
-        with bounded(self.adapter.using):
+        with short_transaction(self.adapter.using):
             # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
-            ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+            ledger.record_updates(self.adapter, changes, self.now, self.row, self.actor)
             won = self.adapter.apply(changes, self.now)
             if len(won) < len(changes):
                 transaction.set_rollback(True, using=self.adapter.using)
@@ -320,9 +324,9 @@ class Sweeping:
         """Give a parent its outcome, with a ledger row in the same transaction."""
         self.open()
         try:
-            with bounded(self.adapter.using):
+            with short_transaction(self.adapter.using):
                 if self.adapter.finalize(parent):
-                    ledger.finalized(self.adapter, parent, self.now, self.row, self.actor)
+                    ledger.record_finalization(self.adapter, parent, self.now, self.row, self.actor)
                     self.row.finalized += 1
         except Exception as error:
             logger.exception("parent %s could not be finalized", one_line(parent))
@@ -338,14 +342,14 @@ class Sweeping:
         row, using = self.row, self.adapter.using
         row.counts, row.errors, row.finished_at = dict(self.counts), self.errors, clock.now(using)
         row.revoked_at = row.finished_at if self.revoked else None
-        if row.eventful or self.actor:
+        if row.had_effect or self.actor:
             row.save(using=using)
             log = logger.warning if row.errors else logger.info
             log("swept %s %s: %s", row.kind, row.phase, row.summary)
         else:
             if row.pk is not None:
                 row.delete(using=using)
-            times = {name: getattr(row, name) for name in ("started_at", "finished_at", "mode", "seen", "counts")}
+            times = {name: getattr(row, name) for name in ("started_at", "finished_at", "mode", "scanned", "counts")}
             row = Sweep.objects.using(using).update_or_create(
                 kind=row.kind, phase=row.phase, idle=True, defaults=times
             )[0]
@@ -353,7 +357,7 @@ class Sweeping:
         return row
 
 
-def observation(each: Verdict, now: datetime) -> Observation:
+def dry_run_note(each: Verdict, now: datetime) -> Observation:
     """Return the note of what would have been done with one run."""
     run, (action, reason, *_) = each.run, each.decision
     said = describe(run, each.decision, now)
@@ -362,15 +366,15 @@ def observation(each: Verdict, now: datetime) -> Observation:
     )
 
 
-def observe(adapter: RunAdapter, would: Sequence[Observation], now: datetime, kind: str) -> None:
+def record_dry_run(adapter: RunAdapter, would: Sequence[Observation], now: datetime, kind: str) -> None:
     """Keep what would have been done, once per run, task and reason."""
     for each in would:
-        each.kind, each.at = kind, now
+        each.kind, each.created_at = kind, now
     Observation.objects.using(adapter.using).bulk_create(would, ignore_conflicts=True, batch_size=BATCH)
 
 
 @contextmanager
-def bounded(using: str) -> Iterator[None]:
+def short_transaction(using: str) -> Iterator[None]:
     """Open a transaction that waits for no lock for long.
 
     Durable: inside a caller's transaction the messages would go out before the commit, so that is a RuntimeError.

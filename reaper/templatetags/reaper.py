@@ -58,19 +58,19 @@ def scheduled(row: Any, now: datetime) -> Scheduled:
 
 
 @register.simple_tag
-def acted_chart(bars: Sequence[overview.Bar]) -> charts.Chart:
+def acted_chart(bars: Sequence[overview.TimeBucket]) -> charts.Chart:
     """Return the chart of what was done."""
-    return charts.acted(bars)
+    return charts.actions_chart(bars)
 
 
 @register.simple_tag
-def recovery_chart(bars: Sequence[overview.Bar]) -> charts.Chart:
+def recovery_chart(bars: Sequence[overview.TimeBucket]) -> charts.Chart:
     """Return the chart of how long it took."""
-    return charts.recovery(bars)
+    return charts.recovery_chart(bars)
 
 
-@register.filter
-def lasting(value: timedelta | None) -> str:
+@register.filter(name="duration")
+def duration_of(value: timedelta | None) -> str:
     """Return a duration as a person says it; '' for none."""
     return "" if value is None else duration(value)
 
@@ -99,7 +99,7 @@ def names(values: Iterable[str]) -> str:
     return one_line(", ".join(sorted(map(str, values))))
 
 
-@register.filter
-def line(text: Any) -> str:
+@register.filter(name="one_line")
+def one_line_of(text: Any) -> str:
     """Return what came from elsewhere as one line."""
     return one_line(text)

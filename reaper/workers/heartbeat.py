@@ -23,8 +23,8 @@ from django.db.models.functions import Now
 from django.db.utils import load_backend
 
 from reaper.core.explain import one_line
-from reaper.models import WorkerReport
-from reaper.workers.held_tasks import Holding, carried, copied, cut, holding_of, merged
+from reaper.models import WorkerHeartbeat
+from reaper.workers.held_tasks import TaskSnapshot, copy_live, json_safe_ids, snapshot_tasks, truncate, union
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ GAP = timedelta(seconds=2 * INTERVAL + DEADLINE)
 PAUSE = 0.01
 
 # Troubles, as they and their ends are logged.
-MUTE = "cannot report to the reaper", "reports to the reaper again"
-BLIND = "cannot see which tasks it holds", "sees again which tasks it holds"
+REPORT_FAILED = "cannot report to the reaper", "reports to the reaper again"
+SNAPSHOT_FAILED = "cannot see which tasks it holds", "sees again which tasks it holds"
 
 # Options of the connection; on a unix socket libpq passes over those of TCP.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -53,39 +53,39 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 hostname = incarnation = ""
-reporter: "Reporter | None" = None
+reporter: "HeartbeatThread | None" = None
 
 
-def identity() -> str:
+def worker_name() -> str:
     """Return "hostname/incarnation" of the worker that this runs in, also in its pool's children; '' elsewhere."""
     return f"{hostname}/{incarnation}" if incarnation else ""
 
 
-def begin(sender: Any, **_: Any) -> None:
+def on_init(sender: Any, **_: Any) -> None:
     """Give the worker its incarnation, before its pool forks (Celery's `worker_init`)."""
     global hostname, incarnation
     hostname, incarnation = str(sender.hostname)[:255], uuid.uuid4().hex[:12]
 
 
-def start(sender: Any, **_: Any) -> None:
+def on_ready(sender: Any, **_: Any) -> None:
     """Start to report (Celery's `worker_ready`), and wait for the first report: no task has been taken yet."""
     global reporter
     if reporter is None and incarnation:
-        reporter = Reporter(sender)
+        reporter = HeartbeatThread(sender)
         # Not every end of a worker is announced by Celery: a cold shutdown is not.
-        atexit.register(leave)
-        native("_thread", "start_new_thread")(reporter.run, ())
+        atexit.register(on_shutdown)
+        unpatched("_thread", "start_new_thread")(reporter.run, ())
         reporter.reported.acquire(timeout=DEADLINE)
 
 
-def drain(**_: Any) -> None:
+def on_shutting_down(**_: Any) -> None:
     """Say at once that the worker is ending (Celery's `worker_shutting_down`, sent by a signal's handler)."""
     if reporter:
         reporter.draining = True
         release(reporter.wake)
 
 
-def leave(**_: Any) -> None:
+def on_shutdown(**_: Any) -> None:
     """Say goodbye once the pool has ended (Celery's `worker_shutdown`, or the process's exit).
 
     Where the pool has not ended, its children may outlive this call; then the reports go on until the process is gone.
@@ -96,15 +96,15 @@ def leave(**_: Any) -> None:
         reporter.gone.acquire(timeout=DEADLINE)
 
 
-def native(module: str, name: str) -> Any:
+def unpatched(module: str, name: str) -> Any:
     """Return a function of the standard library as it was before gevent replaced it."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey.get_original(module, name) if monkey else getattr(sys.modules[module], name)
 
 
-def locked() -> Any:
+def held_lock() -> Any:
     """Return a native lock that is held: one may wait for its release, also in a signal's handler."""
-    lock = native("_thread", "allocate_lock")()
+    lock = unpatched("_thread", "allocate_lock")()
     lock.acquire()
     return lock
 
@@ -115,15 +115,15 @@ def release(lock: Any) -> None:
         lock.release()
 
 
-class Reporter:
+class HeartbeatThread:
     """The thread. `run` is its body; the other public names may be used by any thread."""
 
     def __init__(self, consumer: Any) -> None:
         self.consumer, self.controller = consumer, consumer.controller
         self.draining = self.leaving = False
         self.troubles: set[tuple[str, str]] = set()
-        self.wake, self.reported, self.gone = locked(), locked(), locked()
-        self.recent: deque[Holding] = deque(maxlen=2)
+        self.wake, self.reported, self.gone = held_lock(), held_lock(), held_lock()
+        self.recent: deque[TaskSnapshot] = deque(maxlen=2)
         self.session: tuple[int | None, datetime | None] | None = None
         self.connection: BaseDatabaseWrapper | None = None
 
@@ -160,31 +160,33 @@ class Reporter:
                 self.write(last)
         except Exception as error:
             self.disconnect()
-            self.tell(MUTE, error)
+            self.tell(REPORT_FAILED, error)
         else:
-            self.tell(MUTE, None)
+            self.tell(REPORT_FAILED, None)
 
     def tell(self, trouble: tuple[str, str], error: Exception | None) -> None:
         """Log a trouble when it begins and when it is over, not with every report."""
         if error and trouble not in self.troubles:
             self.troubles.add(trouble)
-            logger.warning("%s %s: %s: %s", identity(), trouble[0], type(error).__name__, one_line(str(error).strip()))
+            logger.warning(
+                "%s %s: %s: %s", worker_name(), trouble[0], type(error).__name__, one_line(str(error).strip())
+            )
         elif not error and trouble in self.troubles:
             self.troubles.discard(trouble)
-            logger.warning("%s %s", identity(), trouble[1])
+            logger.warning("%s %s", worker_name(), trouble[1])
 
     def look(self) -> dict[str, Any]:
         """Return what is to be reported now."""
         listed_at = datetime.now(UTC)
         draining = self.is_draining()
         try:
-            holding, complete = cut(self.holding())
-            names = [] if draining else copied(self.consumer.app.amqp.queues.consume_from)
-            queues = sorted(carried(names))
-            self.tell(BLIND, None)
+            holding, complete = truncate(self.holding())
+            names = [] if draining else copy_live(self.consumer.app.amqp.queues.consume_from)
+            queues = sorted(json_safe_ids(names))
+            self.tell(SNAPSHOT_FAILED, None)
         except Exception as error:  # Celery's insides are not promised: it lives, and what it holds is unknown
-            self.tell(BLIND, error)
-            holding, complete, names, queues = Holding({}, set()), False, [], []
+            self.tell(SNAPSHOT_FAILED, error)
+            holding, complete, names, queues = TaskSnapshot({}, set()), False, [], []
         return {
             "listed_at": listed_at,
             "active": holding.active,
@@ -194,29 +196,29 @@ class Reporter:
             "complete": complete and len(queues) == len(names),
         }
 
-    def holding(self) -> Holding:
+    def holding(self) -> TaskSnapshot:
         """Return what the worker holds. Two looks: a task that moves from one list to the next is missed by one."""
-        first = holding_of(self.consumer)
-        native("time", "sleep")(PAUSE)
-        found = merged([first, holding_of(self.consumer)])
+        first = snapshot_tasks(self.consumer)
+        unpatched("time", "sleep")(PAUSE)
+        found = union([first, snapshot_tasks(self.consumer)])
         if state.should_terminate:
             # A cold shutdown forgets its tasks before it says that it is one: what was held just now was cut off.
-            return merged([*self.recent, found])
+            return union([*self.recent, found])
         self.recent.append(found)
         return found
 
     def write(self, last: bool) -> None:
         """Update this worker's row, or make it. The look comes last: its stamp and the database's are then close."""
-        using = router.db_for_write(WorkerReport)
+        using = router.db_for_write(WorkerHeartbeat)
         connection = self.connect(using)
         with transaction.atomic(using):
             if connection.vendor == "postgresql":
-                bound(connection)
+                set_statement_timeout(connection)
             # Asked once per connection, and only now that it is bounded.
-            self.session = self.session or session_of(connection)
+            self.session = self.session or backend_session(connection)
             values = {**self.look(), **dict(zip(("backend_pid", "backend_start"), self.session, strict=True))}
             values |= {"seen_at": Now(), "ended_at": Now()} if last else {"seen_at": Now()}
-            rows = WorkerReport.objects.using(using).filter(hostname=hostname, incarnation=incarnation)
+            rows = WorkerHeartbeat.objects.using(using).filter(hostname=hostname, incarnation=incarnation)
             since = Case(When(seen_at__lt=Now() - GAP, then=Now()), default=F("since"))
             if not rows.update(**values, since=since):
                 rows.create(hostname=hostname, incarnation=incarnation, **values, since=Now())
@@ -249,13 +251,13 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
     return connection
 
 
-def bound(connection: BaseDatabaseWrapper) -> None:
+def set_statement_timeout(connection: BaseDatabaseWrapper) -> None:
     """Bound every statement of this transaction. Of no other: behind a pooler the next one is somebody else's."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{DEADLINE}s"])
 
 
-def session_of(connection: BaseDatabaseWrapper) -> tuple[int | None, datetime | None]:
+def backend_session(connection: BaseDatabaseWrapper) -> tuple[int | None, datetime | None]:
     """Return the number and the start of the connection's session, where it ends when this process does.
 
     A pooler in between keeps the session. It shows in that the client knows it by another number than the server.

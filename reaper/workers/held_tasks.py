@@ -12,29 +12,29 @@ from celery.worker.request import Request
 MOST_IDS = 10_000
 
 
-class Holding(NamedTuple):
+class TaskSnapshot(NamedTuple):
     """The tasks that a worker holds: the running ones with their start, all the others."""
 
     active: dict[str, float]
     held: set[str]
 
 
-def holding_of(consumer: Any) -> Holding:
+def snapshot_tasks(consumer: Any) -> TaskSnapshot:
     """Return what Celery's lists name at this moment. None of them names all: the tests show what each leaves out."""
-    starts = [(request.id, request.time_start or time.time()) for request in copied(state.active_requests)]
+    starts = [(request.id, request.time_start or time.time()) for request in copy_live(state.active_requests)]
     # Two copies of one message have the same id: the first start counts.
     active = dict(sorted(starts, key=itemgetter(1), reverse=True))
-    held = set(copied(state.requests))
+    held = set(copy_live(state.requests))
     for requests in (state.reserved_requests, getattr(state, "scheduled_requests", ())):
-        held.update(request.id for request in copied(requests))
-    for bucket in copied(consumer.task_buckets.values()):
-        held.update(request.id for request, _ in copied(bucket.contents if bucket else ()))
-    for scheduled in copied(consumer.timer.queue):
+        held.update(request.id for request in copy_live(requests))
+    for bucket in copy_live(consumer.task_buckets.values()):
+        held.update(request.id for request, _ in copy_live(bucket.contents if bucket else ()))
+    for scheduled in copy_live(consumer.timer.queue):
         held.update(each.id for each in scheduled.entry.args if isinstance(each, Request))
-    return Holding(active, held - active.keys())
+    return TaskSnapshot(active, held - active.keys())
 
 
-def copied(collection: Iterable) -> list:
+def copy_live(collection: Iterable) -> list:
     """Return another thread's collection as a list. Raises RuntimeError when it never keeps still."""
     for _ in range(100):
         try:
@@ -44,23 +44,23 @@ def copied(collection: Iterable) -> list:
     return list(collection)
 
 
-def merged(holdings: Iterable[Holding]) -> Holding:
+def union(holdings: Iterable[TaskSnapshot]) -> TaskSnapshot:
     """Return what any of them names."""
     active: dict[str, float] = {}
     held: set[str] = set()
     for holding in holdings:
         active.update(holding.active)
         held |= holding.held
-    return Holding(active, held - active.keys())
+    return TaskSnapshot(active, held - active.keys())
 
 
-def cut(holding: Holding, most: int = MOST_IDS) -> tuple[Holding, bool]:
+def truncate(holding: TaskSnapshot, most: int = MOST_IDS) -> tuple[TaskSnapshot, bool]:
     """Return what a row can carry, running tasks first, and whether that is all."""
-    active = {each: holding.active[each] for each in carried(holding.active)[:most]}
-    held = set(carried(holding.held)[: most - len(active)])
-    return Holding(active, held), len(active) + len(held) == len(holding.active) + len(holding.held)
+    active = {each: holding.active[each] for each in json_safe_ids(holding.active)[:most]}
+    held = set(json_safe_ids(holding.held)[: most - len(active)])
+    return TaskSnapshot(active, held), len(active) + len(held) == len(holding.active) + len(holding.held)
 
 
-def carried(ids: Iterable[Any]) -> list[str]:
+def json_safe_ids(ids: Iterable[Any]) -> list[str]:
     """Return the ids that every database takes as JSON: a message's headers may hold anything."""
     return [each for each in ids if isinstance(each, str) and len(each) <= 255 and each.isprintable()]

@@ -8,13 +8,13 @@ from uuid import uuid4
 
 from kombu import Connection, Consumer
 
-from reaper.broker.connection import Broker, BrokerDown
+from reaper.broker.connection import Broker, BrokerUnavailable
 
 # Each knows something that the others do not: query_task also what is received and in none of the lists.
 COMMANDS = ("active", "reserved", "scheduled", "query_task")
 
 
-class Inquiry(NamedTuple):
+class InspectionResult(NamedTuple):
     """What the workers answered. Silence is no death: a busy solo pool, a stopped or draining worker is silent too."""
 
     # The node name of the worker that says it has the task, by task id; and of those the ones that are executing.
@@ -22,17 +22,19 @@ class Inquiry(NamedTuple):
     active: Mapping[str, str] = {}
     # The node names that answered every question; and those under which more than one worker answered: what these do
     # not name may be with the other one.
-    answered: frozenset[str] = frozenset()
+    responded_fully: frozenset[str] = frozenset()
     # Those that answered any of them.
     heard: frozenset[str] = frozenset()
-    doubled: frozenset[str] = frozenset()
+    duplicate_nodes: frozenset[str] = frozenset()
     # Replies that made no sense.
     unread: int = 0
     # Why nobody could be asked: one sentence, '' when everybody was, whoever answered.
     error: str = ""
 
 
-def inquire(broker: Broker, task_ids: Sequence[str], expected: Collection[str], seconds: float = 2.0) -> Inquiry:
+def inspect_workers(
+    broker: Broker, task_ids: Sequence[str], expected: Collection[str], seconds: float = 2.0
+) -> InspectionResult:
     """Ask all workers at once. Never raises: what went wrong is in the answer.
 
     It ends when the expected nodes, each as often as it is named, have answered everything, and after `seconds` when
@@ -46,12 +48,12 @@ def inquire(broker: Broker, task_ids: Sequence[str], expected: Collection[str], 
 
     try:
         broker.ask(question)
-    except (BrokerDown, ValueError) as error:
+    except (BrokerUnavailable, ValueError) as error:
         return replies.result(str(error))
     return replies.result()
 
 
-def read(command: str, said: Any) -> list[tuple[str, bool]]:
+def parse_reply(command: str, said: Any) -> list[tuple[str, bool]]:
     """Return the task ids in a worker's answer, and whether they are executing. Raises when it is no such answer."""
     if command == "query_task":
         return [(task_id, state == "active") for task_id, (state, _) in said.items()]
@@ -80,7 +82,7 @@ class Replies:
             # A reader that is closed while it waits for a message waits for its turn to end.
             channel.brpop_timeout = 0.2
             queue = mailbox.reply_queue(channel)
-            options = {"accept": mailbox.accept, "on_decode_error": self.garbled}
+            options = {"accept": mailbox.accept, "on_decode_error": self.on_decode_error}
             try:
                 with Consumer(channel, [queue], callbacks=[self.note], no_ack=True, **options):
                     for ticket, command in self.commands.items():
@@ -101,7 +103,7 @@ class Replies:
         """True when all who are expected have answered every command."""
         return bool(self.expected) and all(self.expected <= heard for heard in self.heard.values())
 
-    def garbled(self, message: Any, error: Exception) -> None:
+    def on_decode_error(self, message: Any, error: Exception) -> None:
         """Count a reply that cannot be decoded."""
         self.unread += 1
 
@@ -112,7 +114,7 @@ class Replies:
             return
         try:
             ((node, said),) = body.items()
-            held = dict(read(command, said))
+            held = dict(parse_reply(command, said))
         except (ValueError, LookupError, TypeError, AttributeError):
             self.unread += 1
             return
@@ -120,10 +122,10 @@ class Replies:
         self.holding.update(dict.fromkeys(held, str(node)))
         self.active.update({task_id: str(node) for task_id, executing in held.items() if executing})
 
-    def result(self, error: str = "") -> Inquiry:
+    def result(self, error: str = "") -> InspectionResult:
         """Return what was heard."""
         answered = frozenset.intersection(*(frozenset(heard) for heard in self.heard.values()))
         doubled = {node for heard in self.heard.values() for node, times in heard.items() if times > 1}
         holding = {**self.holding, **self.active}
         heard = frozenset().union(*self.heard.values())
-        return Inquiry(holding, self.active, answered, heard, frozenset(doubled), self.unread, error)
+        return InspectionResult(holding, self.active, answered, heard, frozenset(doubled), self.unread, error)

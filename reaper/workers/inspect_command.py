@@ -27,9 +27,9 @@ def query(state: Any, ids: Any, **_: Any) -> dict[str, Any]:
     asked = [str(task_id) for task_id in maybe_list(ids) or []]
     if not asked:
         return {"error": "name at least one task id"}
-    runs = within(PATIENCE, lambda: {task_id: run_of(task_id) for task_id in asked})
+    runs = call_with_timeout(PATIENCE, lambda: {task_id: describe_run(task_id) for task_id in asked})
     unknown = {"run": f"unknown: {runs}"}
-    doing = held(state)
+    doing = describe_held_tasks(state)
     return {
         task_id: {
             "this_worker": doing.get(task_id, "does not hold it"),
@@ -39,7 +39,7 @@ def query(state: Any, ids: Any, **_: Any) -> dict[str, Any]:
     }
 
 
-def held(state: Any) -> dict[str, str]:
+def describe_held_tasks(state: Any) -> dict[str, str]:
     """Return what the worker does with each task that it holds. None of Celery's own lists has all of them."""
     buckets = [bucket.contents for bucket in state.consumer.task_buckets.values() if bucket]
     ways: tuple[tuple[str, list[str]], ...] = (
@@ -52,31 +52,31 @@ def held(state: Any) -> dict[str, str]:
     return {task_id: doing for doing, ids in ways for task_id in ids}
 
 
-def run_of(task_id: str) -> dict[str, str]:
+def describe_run(task_id: str) -> dict[str, str]:
     """Return what is known of the run that carries the task id."""
     from reaper.conf import clock
     from reaper.conf import settings as conf
     from reaper.core.facts import Phase
 
     for adapter in conf.adapters().values():
-        if run := adapter.by_task_id(task_id):
+        if run := adapter.find_by_task_id(task_id):
             found = {"run": f"{run.kind}:{run.pk}", "status": run.status}
             since = None if run.phase is Phase.FINISHED else run.since(clock.now(adapter.using))
             return {**found, "since": since.isoformat(" ", "seconds")} if since else found
     return {"run": "none carries this task id (a run that was requeued or retried has a new one)"}
 
 
-def within(patience: float, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
+def call_with_timeout(patience: float, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
     """Return what `ask` returns, or a sentence that says why it has no answer by then. Never raises."""
     answers: SimpleQueue[Mapping[str, Any] | str] = SimpleQueue()
-    threading.Thread(target=lambda: answers.put(answer_to(ask)), name="reaper-query", daemon=True).start()
+    threading.Thread(target=lambda: answers.put(run_query(ask)), name="reaper-query", daemon=True).start()
     try:
         return answers.get(timeout=patience)
     except Empty:
         return f"the database did not answer within {patience} s"
 
 
-def answer_to(ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
+def run_query(ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
     """Ask, unless an earlier question still waits, and let go of the thread's connections."""
     if not _asking.acquire(blocking=False):
         return "the database has not answered an earlier question yet"

@@ -8,13 +8,13 @@ from typing import Any
 
 from django.db import connections
 
-from reaper.models import WorkerReport
+from reaper.models import WorkerHeartbeat
 from reaper.workers.heartbeat import GAP
 
 # Four reports missed: with nothing but silence to go by, the worker is dead.
-SILENCE = timedelta(seconds=12)
+DEAD_AFTER = timedelta(seconds=12)
 # How long a report is kept that no unfinished run names.
-KEEP = timedelta(days=1)
+REPORT_RETENTION = timedelta(days=1)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -51,14 +51,14 @@ class Worker:
         return self.seen_at - self.listed_at
 
 
-def census(using: str, now: datetime) -> list[Worker]:
+def load_workers(using: str, now: datetime) -> list[Worker]:
     """Return every worker that has a report, dead or alive: one query, and on PostgreSQL one more."""
-    rows = list(WorkerReport.objects.using(using).order_by("pk").values())
-    sessions = sessions_of(using, rows)
-    return [worker_of(row, sessions, now) for row in rows]
+    rows = list(WorkerHeartbeat.objects.using(using).order_by("pk").values())
+    sessions = load_sessions(using, rows)
+    return [parse_worker(row, sessions, now) for row in rows]
 
 
-def sessions_of(using: str, rows: Iterable[Mapping[str, Any]]) -> Mapping[int, datetime | None]:
+def load_sessions(using: str, rows: Iterable[Mapping[str, Any]]) -> Mapping[int, datetime | None]:
     """Return the start of each session that a report names and that is still there, by its number."""
     pids = [row["backend_pid"] for row in rows if row["backend_pid"] is not None and row["ended_at"] is None]
     if not pids or connections[using].vendor != "postgresql":
@@ -69,13 +69,13 @@ def sessions_of(using: str, rows: Iterable[Mapping[str, Any]]) -> Mapping[int, d
         return dict(cursor.fetchall())
 
 
-def worker_of(row: Mapping[str, Any], sessions: Mapping[int, datetime | None], now: datetime) -> Worker:
+def parse_worker(row: Mapping[str, Any], sessions: Mapping[int, datetime | None], now: datetime) -> Worker:
     """Return the worker that a row tells of. Whatever cannot be read is left out, and the report is then incomplete."""
-    active, active_ids, well = read_active(row["active"])
-    held, all_held = read_names(row["held"])
-    queues, all_queues = read_names(row["queues"])
+    active, active_ids, well = parse_active(row["active"])
+    held, all_held = parse_names(row["held"])
+    queues, all_queues = parse_names(row["queues"])
     seen_at = row["seen_at"] or LONG_AGO
-    stamped = all(row[name] for name in ("seen_at", "listed_at", "since")) and seen_at <= now + SILENCE
+    stamped = all(row[name] for name in ("seen_at", "listed_at", "since")) and seen_at <= now + DEAD_AFTER
     return Worker(
         hostname=row["hostname"],
         incarnation=row["incarnation"],
@@ -95,7 +95,7 @@ def worker_of(row: Mapping[str, Any], sessions: Mapping[int, datetime | None], n
 def is_alive(ended_at: datetime | None, seen_at: datetime, session: bool | None, now: datetime) -> bool:
     """Return whether a worker lives. `session`: whether its own is still there; None where that cannot be known."""
     silence = now - seen_at
-    if ended_at is not None or silence > SILENCE:
+    if ended_at is not None or silence > DEAD_AFTER:
         return False
     # A session may also have been ended by hand: the worker then reports again at once, over a new one.
     return not (session is False and silence > GAP)
@@ -109,7 +109,7 @@ def has_session(row: Mapping[str, Any], sessions: Mapping[int, datetime | None])
     return pid in sessions and (sessions[pid] is None or start is None or sessions[pid] == start)
 
 
-def read_active(value: Any) -> tuple[dict[str, float], frozenset[str], bool]:
+def parse_active(value: Any) -> tuple[dict[str, float], frozenset[str], bool]:
     """Return the starts that can be read, all ids, and whether that is everything."""
     if not isinstance(value, Mapping):
         return {}, frozenset(), False
@@ -117,7 +117,7 @@ def read_active(value: Any) -> tuple[dict[str, float], frozenset[str], bool]:
     return starts, frozenset(value), len(starts) == len(value)
 
 
-def read_names(value: Any) -> tuple[frozenset[str], bool]:
+def parse_names(value: Any) -> tuple[frozenset[str], bool]:
     """Return the names that can be read, and whether those are all."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return frozenset(), False
@@ -132,6 +132,6 @@ def is_number(value: Any) -> bool:
 
 def prune(using: str, now: datetime, keep: Collection[str]) -> None:
     """Delete the reports of workers that have been silent for more than a day and are not named in `keep`."""
-    old = WorkerReport.objects.using(using).filter(seen_at__lt=now - KEEP)
+    old = WorkerHeartbeat.objects.using(using).filter(seen_at__lt=now - REPORT_RETENTION)
     kept = [pk for pk, *name in old.values_list("pk", "hostname", "incarnation") if "/".join(name) in keep]
     old.exclude(pk__in=kept).delete()

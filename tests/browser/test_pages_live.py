@@ -12,7 +12,7 @@ from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.core.decisions import Mode, Phase
-from reaper.models import Reaping, Switch
+from reaper.models import KindControl, LedgerEntry
 from reaper.sweeps import sweep as sweeps
 from tests.browser.conftest import log_in, opened, picture, serious
 from tests.worlds import HOUR, MINUTE, SECOND, fresh, report, source
@@ -65,10 +65,10 @@ def past(number=400):
     """What was done within a month, for the charts."""
     now = timezone.now()
     reasons = ("orphaned", "orphaned", "lost", "timed_out", "stranded")
-    Reaping.objects.bulk_create(
-        Reaping(
-            at=now - timedelta(hours=(each * 7 % 24) if each % 2 else (each * 31 % 720)), kind="crawl_job",
-            run_id=str(each), phase="running", action="fail", reason=reasons[each % 5], unattended_s=8 + each % 23,
+    LedgerEntry.objects.bulk_create(
+        LedgerEntry(
+            created_at=now - timedelta(hours=(each * 7 % 24) if each % 2 else (each * 31 % 720)), kind="crawl_job",
+            run_id=str(each), phase="running", action="fail", reason=reasons[each % 5], unattended_seconds=8 + each % 23,
         )
         for each in range(number)
     )  # fmt: skip
@@ -114,10 +114,10 @@ def test_a_kind_is_switched_from_observe_to_act(tab):
     kind = tab.get_by_role("form", name="Switch crawl_job")
     kind.get_by_role("button", name="Observe only").click()
     expect(tab.get_by_text("Switched crawl_job: mode observe. This counts from now on.")).to_be_visible()
-    assert switches.state(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.OBSERVE
+    assert switches.state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.DRY_RUN
     kind.get_by_role("button", name="Act").click()
     expect(tab.get_by_text("Switched crawl_job: mode act. This counts from now on.")).to_be_visible()
-    assert switches.state(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.ACT
+    assert switches.state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.ACT
 
 
 def test_the_brake_holds_and_is_released_and_the_rest_is_done(tab):
@@ -148,7 +148,7 @@ def test_a_run_is_requeued_by_its_button_and_a_stale_page_does_nothing(tab, chro
         other.get_by_role("button", name="Fail").click()
         expect(other.get_by_text("changed since you looked. Nothing was done; look again.")).to_be_visible()
     assert (fresh(stuck).status, fresh(stuck).task_id) == ("pending", task_id)
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
 
 
 def test_a_double_click_does_it_once(tab):
@@ -158,7 +158,7 @@ def test_a_double_click_does_it_once(tab):
     tab.get_by_role("button", name="Fail").dblclick()
     expect(tab.locator(".messagelist")).to_be_visible()
     tab.wait_for_load_state("networkidle")
-    assert (fresh(stuck).status, Reaping.objects.count()) == ("failed", 1)
+    assert (fresh(stuck).status, LedgerEntry.objects.count()) == ("failed", 1)
 
 
 def test_thresholds_are_edited_wrongly_and_rightly(tab):
@@ -168,16 +168,16 @@ def test_thresholds_are_edited_wrongly_and_rightly(tab):
     tab.get_by_label("run_timeout").fill("1s")
     tab.get_by_role("button", name="Save").click()
     expect(tab.get_by_text("run_timeout is 1s, which is below 12s. Give 12s or more.")).to_be_visible()
-    assert policies.newest(conf.adapters()["crawl_job"]) is None
+    assert policies.latest(conf.adapters()["crawl_job"]) is None
     tab.get_by_label("run_timeout").fill("35m")
     tab.get_by_label("alert_after").fill("20m")
     tab.get_by_role("button", name="Preview").click()
     expect(tab.get_by_text("1 run would be acted on")).to_be_visible()
     picture(tab, "thresholds")
-    assert policies.newest(conf.adapters()["crawl_job"]) is None
+    assert policies.latest(conf.adapters()["crawl_job"]) is None
     tab.get_by_role("button", name="Save").click()
     expect(tab.get_by_text("This counts from the next sweep on.")).to_be_visible()
-    assert policies.effective(conf.adapters()["crawl_job"]).run_timeout == 35 * MINUTE
+    assert policies.effective_policy(conf.adapters()["crawl_job"]).run_timeout == 35 * MINUTE
 
 
 def test_several_runs_are_failed_by_the_lists_action_after_a_look_at_them(tab):
@@ -198,13 +198,13 @@ def test_nobody_is_shut_out(tab, theme):
     workers()
     past()
     stuck = job()
-    swept_by_nobody = switches.switch(conf.adapters()["source_result"], "ada", timezone.now(), mode=Mode.OFF)
-    assert Switch.objects.get() == swept_by_nobody
+    swept_by_nobody = switches.set_controls(conf.adapters()["source_result"], "ada", timezone.now(), mode=Mode.OFF)
+    assert KindControl.objects.get() == swept_by_nobody
     tab.emulate_media(color_scheme=theme)
     for page in (
         "/admin/reaper/",
         f"/admin/reaper/sweep/run/crawl_job/{stuck.pk}/",
-        "/admin/reaper/policyedit/add/?kind=crawl_job",
+        "/admin/reaper/policyoverride/add/?kind=crawl_job",
         f"/admin/sources/crawljob/{stuck.pk}/change/",
     ):
         tab.goto(page)
@@ -217,7 +217,7 @@ def test_it_is_readable_on_a_phone(chromium, live_server, ada):
     job()
     with opened(chromium, live_server.url, viewport={"width": 390, "height": 800}) as phone:
         log_in(phone, "ada")
-        for page in ("/admin/reaper/", "/admin/reaper/policyedit/add/?kind=crawl_job"):
+        for page in ("/admin/reaper/", "/admin/reaper/policyoverride/add/?kind=crawl_job"):
             phone.goto(page)
             wide = phone.evaluate("document.documentElement.scrollWidth")
             assert (page, wide) == (page, 390)
@@ -239,8 +239,8 @@ def test_hostile_names_run_no_script(tab):
     nasty = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     report(f"{nasty}/1", now=timezone.now() - SECOND, queues=[nasty])
     stuck = job(worker=f"{nasty}/1", error_message=nasty)
-    Reaping.objects.create(
-        at=timezone.now(), kind="crawl_job", run_id=str(stuck.pk), phase="running", action="fail", reason=nasty[:50],
+    LedgerEntry.objects.create(
+        created_at=timezone.now(), kind="crawl_job", run_id=str(stuck.pk), phase="running", action="fail", reason=nasty[:50],
         message=nasty, actor=nasty,
     )  # fmt: skip
     alarms = []

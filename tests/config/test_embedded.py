@@ -99,12 +99,12 @@ def processes_naming(text):
 
 def home(name):
     """Where the server keeps its data: in the state folder, or elsewhere for an account that cannot reach that."""
-    return Path(embedded.both()[name]._record()["home"])
+    return Path(embedded.servers_of()[name]._record()["home"])
 
 
 def pids():
     """The pids of the two servers of the state folder."""
-    return {name: server.process() and server.process().pid for name, server in embedded.both().items()}
+    return {name: server.process() and server.process().pid for name, server in embedded.servers_of().items()}
 
 
 def test_both_start_and_are_found_again_by_a_second_call(state):
@@ -140,7 +140,7 @@ def test_nothing_of_the_users_shell_reaches_a_server(state, monkeypatch):
     monkeypatch.setenv("SECRET_KEY", "seen-by-nobody")
     embedded.database_url()
 
-    process = embedded.both()["postgres"].process()
+    process = embedded.servers_of()["postgres"].process()
     assert not process.environ().keys() & {"PGPORT", "SECRET_KEY"}
     assert process.environ()["LC_ALL"] == "C"
 
@@ -166,7 +166,7 @@ def test_only_what_is_missing_is_started(state, monkeypatch, named, started):
 def test_killed_servers_return_on_the_same_data_and_at_the_same_address(state):
     urls = embedded.database_url(), embedded.broker_url()
     query(urls[0], "CREATE TABLE kept AS SELECT 42 AS answer")
-    for server in embedded.both().values():
+    for server in embedded.servers_of().values():
         process = server.process()
         process.kill()
         eventually(lambda process=process: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
@@ -181,7 +181,7 @@ def test_a_pid_that_is_another_process_by_now_is_left_alone(state):
     embedded.stop()
     bystander = subprocess.Popen(["sleep", "60"])
     try:
-        for server in embedded.both().values():
+        for server in embedded.servers_of().values():
             (home(server.name) / server.pid_file).write_text(f"{bystander.pid}\n")
         assert embedded.stop() == []
         assert query(embedded.database_url(), "SELECT 1") == 1
@@ -196,7 +196,7 @@ def test_a_server_whose_socket_was_swept_away_is_replaced(state):
     embedded.database_url()
     embedded.broker_url()
     before = pids()
-    for server in embedded.both().values():
+    for server in embedded.servers_of().values():
         shutil.rmtree(server._record()["sockets"])
 
     assert query(embedded.database_url(), "SELECT 1") == 1
@@ -249,7 +249,7 @@ def test_programs_that_the_account_cannot_reach_are_copied(state, tmp_path, monk
 
     assert query(embedded.database_url(), "SELECT 1") == 1
     expected = home("postgres") / "programs" if os.geteuid() == 0 else closed
-    assert embedded.both()["postgres"].process().exe().startswith(str(expected))
+    assert embedded.servers_of()["postgres"].process().exe().startswith(str(expected))
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
@@ -283,7 +283,7 @@ def start_and_delete():
     """Start both servers, use them, delete them."""
     assert query(embedded.database_url(), "SELECT 1") == 1
     assert broker(embedded.broker_url()).ping()
-    assert {server.process().uids().real for server in embedded.both().values()} == {os.geteuid()}
+    assert {server.process().uids().real for server in embedded.servers_of().values()} == {os.geteuid()}
     embedded.delete()
 
 
@@ -318,7 +318,7 @@ def test_neither_package_nor_program_is_one_clear_sentence(state, monkeypatch, t
 
 def test_a_server_found_on_path_will_do(state, monkeypatch, tmp_path):
     if not shutil.which("postgres"):
-        programs = next(embedded.both()["postgres"]._candidates())
+        programs = next(embedded.servers_of()["postgres"]._candidates())
         monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr("config.embedded.servers._package", lambda name: tmp_path / "none")
 

@@ -22,7 +22,7 @@ PROBER = {"HTTP_HOST": "10.0.0.7:8000"}
 
 @pytest.fixture(autouse=True)
 def _nothing_asked_before(monkeypatch):
-    monkeypatch.setattr(health.Question, "asked", {})
+    monkeypatch.setattr(health.TimedProbe, "asked", {})
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,14 @@ def test_what_still_hangs_is_not_asked_a_second_time(broker):
 
     health.SECONDS, seconds = 0.05, health.SECONDS
     try:
-        answers = {health.Question("slow", hang).get() for _ in range(3)}
+        answers = {health.TimedProbe("slow", hang).get() for _ in range(3)}
     finally:
         health.SECONDS = seconds
         release.set()
     assert answers == {"The slow does not answer within 0.05 s."}
     assert len(asked) == 1
-    health.Question.asked["slow"].join(5)
-    assert health.Question("slow", hang).get() == ""
+    health.TimedProbe.asked["slow"].join(5)
+    assert health.TimedProbe("slow", hang).get() == ""
 
 
 def test_a_database_without_a_migration_is_not_ready(client, broker):

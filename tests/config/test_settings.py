@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from config.environment import EnvironmentMistake, hidden
+from config.environment import InvalidEnvironment, redact
 from tests.processes import ROOT, free_port
 
 PRODUCTION = {
@@ -91,7 +91,7 @@ def test_without_debug_a_database_on_this_machine_means_development(load, url):
     ],
 )
 def test_a_mistake_is_one_sentence_that_tells_the_right_form_and_no_secret(load, changes, tells):
-    with pytest.raises(EnvironmentMistake) as mistake:
+    with pytest.raises(InvalidEnvironment) as mistake:
         load({**PRODUCTION, **changes})
     sentence = str(mistake.value)
     assert "s3c" not in sentence
@@ -109,7 +109,7 @@ def test_a_mistake_is_one_sentence_that_tells_the_right_form_and_no_secret(load,
     ],
 )
 def test_no_password_is_shown(url, shown):
-    assert hidden(url) == shown
+    assert redact(url) == shown
 
 
 PROGRAMS = {

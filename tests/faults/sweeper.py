@@ -15,13 +15,13 @@ def interrupt(step, how):
     from reaper.sweeps.outbox import Outbox
 
     owner, name, is_before = {
-        "judged": (sweeps.Sweeping, "attempt", True),
+        "judged": (sweeps.SweepRun, "attempt", True),
         "recorded": (ledger, "record", False),
         "written": (ModelRunAdapter, "apply", False),
-        "committed": (sweeps.Sweeping, "attempt", False),
+        "committed": (sweeps.SweepRun, "attempt", False),
         "revoked": (Outbox, "publish", True),
         "published": (ledger, "confirm", True),
-        "finalizing": (sweeps.Sweeping, "finalize", True),
+        "finalizing": (sweeps.SweepRun, "finalize", True),
     }[step]
     what, number = getattr(owner, name), {"kill": signal.SIGKILL, "halt": signal.SIGSTOP}[how]
 

@@ -20,7 +20,7 @@ from environ import Env
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from config.embedded.servers import Postgres
-from reaper.models import Reaping, Sweep
+from reaper.models import LedgerEntry, Sweep
 from tests import processes
 from tests.faults.proxy import Proxy
 from tests.faults.sweeper import STEPS
@@ -85,7 +85,7 @@ class World:
         process.send_signal(signal.SIGCONT)
         return process.communicate(timeout=WITHIN)[0]
 
-    def told(self):
+    def notified(self):
         """What the sweeps' processes have logged."""
         return (self.folder / "log").read_text()
 
@@ -98,7 +98,7 @@ class World:
 
     def is_healed(self):
         unsent = fresh(self.unsent)
-        unconfirmed = Reaping.objects.exclude(new_task_id="").filter(published_at=None)
+        unconfirmed = LedgerEntry.objects.exclude(new_task_id="").filter(published_at=None)
         owed = Sweep.objects.filter(revoked_at=None, idle=False)
         return (
             [fresh(each).status for each in (self.job, self.child, self.parent)] == ["failed"] * 3
@@ -115,14 +115,14 @@ class World:
 
         wait_until(healed, WITHIN, what=f"all is healed, see {self.folder}")
         self.check()
-        before = list(CrawlJob.objects.order_by("pk").values()), Reaping.objects.count(), self.redis.ids()
+        before = list(CrawlJob.objects.order_by("pk").values()), LedgerEntry.objects.count(), self.redis.ids()
         assert self.sweep().strip() == ""
-        assert (list(CrawlJob.objects.order_by("pk").values()), Reaping.objects.count(), self.redis.ids()) == before
+        assert (list(CrawlJob.objects.order_by("pk").values()), LedgerEntry.objects.count(), self.redis.ids()) == before
 
     def check(self):
         """Each was acted on once, and every message is the run's own."""
         rows = {str(run.pk): [] for run in (self.job, self.unsent, self.parent, self.child)}
-        for run_id, action in Reaping.objects.order_by("id").values_list("run_id", "action"):
+        for run_id, action in LedgerEntry.objects.order_by("id").values_list("run_id", "action"):
             rows[run_id].append(action)
         assert [rows[str(run.pk)] for run in (self.job, self.unsent, self.child)] == [["fail"], ["requeue"], ["fail"]]
         assert rows[str(self.parent.pk)] in ([], ["finalize"])
@@ -175,7 +175,7 @@ def test_a_reaper_that_is_killed_leaves_nothing_half_done(world, step):
     process = world.begin(step, "kill")
     process.communicate(timeout=WITHIN)
     assert process.returncode == -signal.SIGKILL
-    assert Reaping.objects.count() == DONE_BY_THEN[step]
+    assert LedgerEntry.objects.count() == DONE_BY_THEN[step]
     assert Sweep.objects.filter(finished_at=None).exists() == (step != "judged")
     assert len(world.redis.ids()) == (step in ("published", "finalizing"))
     world.heal()
@@ -187,7 +187,7 @@ def test_two_reapers_at_once_do_everything_once(world, step):
     both = [world.halted("judged"), world.halted(step)]
     told = [world.go_on(process) for process in both]
     assert [each.strip() for each in told] == ["", ""]
-    assert sum(Sweep.objects.values_list("moved_on", flat=True)) >= 1
+    assert sum(Sweep.objects.values_list("conflicts", flat=True)) >= 1
     world.heal()
 
 
@@ -204,7 +204,7 @@ def test_a_session_that_is_ended_in_a_transaction_has_changed_nothing(world, ste
             " WHERE state = 'idle in transaction' AND datname = current_database() AND pid <> pg_backend_pid()"
         )
         assert cursor.fetchone() == (1,)
-    assert "could not be written" in world.go_on(process) or Reaping.objects.count() == 0
+    assert "could not be written" in world.go_on(process) or LedgerEntry.objects.count() == 0
     world.heal()
 
 
@@ -220,10 +220,10 @@ def test_a_database_that_is_restarted_in_mid_sweep_has_lost_nothing_that_it_comm
             server.stop()
             connection.settings_dict.update(address_of(server.start()))
             assert server.process().pid != before
-            assert Reaping.objects.count() == DONE_BY_THEN[step]
+            assert LedgerEntry.objects.count() == DONE_BY_THEN[step]
             world.environment["DATABASE_URL"] = database_url()
             world.go_on(process)
-            assert "connection" in world.told()
+            assert "connection" in world.notified()
             world.heal()
         finally:
             world.end()
@@ -244,7 +244,7 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(world):
         assert proxy.lost == 1
     finally:
         proxy.close()
-    assert Reaping.objects.filter(action="requeue").count() == 1
+    assert LedgerEntry.objects.filter(action="requeue").count() == 1
     world.heal()
 
 
@@ -255,11 +255,11 @@ def test_a_database_that_is_read_only_is_told_and_nothing_is_sent(world):
         cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     try:
         world.sweep()
-        assert "read-only transaction" in world.told()
+        assert "read-only transaction" in world.notified()
     finally:
         with connection.cursor() as cursor:
             cursor.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
-    assert (Reaping.objects.count(), world.redis.ids()) == (0, [])
+    assert (LedgerEntry.objects.count(), world.redis.ids()) == (0, [])
     world.heal()
 
 
@@ -303,7 +303,7 @@ def test_a_broker_that_refuses_loses_nothing(world, tmp_path):
     told = world.sweep(CELERY_BROKER_URL=f"redis+socket://{tmp_path}/nobody.sock")
     assert "the broker did not" in told
     assert (fresh(world.job).status, world.redis.ids()) == ("failed", [])
-    assert Reaping.objects.get(action="requeue").published_at is None
+    assert LedgerEntry.objects.get(action="requeue").published_at is None
     world.heal()
 
 
@@ -330,7 +330,7 @@ def test_a_message_whose_confirmation_is_lost_is_sent_again_under_the_same_id(wo
         proxy.close()
     assert "the broker did not take a message" in told
     assert world.redis.ids() == [fresh(world.unsent).task_id]
-    assert Reaping.objects.get(action="requeue").published_at is None
+    assert LedgerEntry.objects.get(action="requeue").published_at is None
     world.heal()
     assert len(world.redis.ids()) == 2
 
@@ -344,12 +344,12 @@ def test_a_broker_that_lost_everything_in_mid_sweep_is_sent_it_again(world):
     assert world.redis.ids() == []
     # It was confirmed before it was lost: only a live worker's word tells that the message is gone.
     world.go_on(process)
-    assert Reaping.objects.get(action="requeue").published_at is not None
+    assert LedgerEntry.objects.get(action="requeue").published_at is not None
     assert [fresh(each).status for each in (world.job, world.child, world.parent)] == ["failed"] * 3
     CrawlJob.objects.filter(pk=world.unsent.pk).update(queued_at=timezone.now() - timedelta(days=1))
     world.sweep()
     assert fresh(world.unsent).status == "pending"
-    assert Reaping.objects.filter(action="requeue").count() == 1
+    assert LedgerEntry.objects.filter(action="requeue").count() == 1
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------
@@ -362,12 +362,12 @@ def test_a_kind_that_is_switched_off_in_mid_sweep_is_left_alone(world):
 
     process = world.halted("judged")
     adapter = conf.adapters()["crawl_job"]
-    switches.switch(adapter, "ada", timezone.now() - SECOND, mode="off")
+    switches.set_controls(adapter, "ada", timezone.now() - SECOND, mode="off")
     world.go_on(process)
     # The batch that was under way is the last one.
     assert fresh(world.job).status == "running"
     assert fresh(world.child).status == "failed"
-    switches.switch(adapter, "ada", timezone.now() - SECOND, mode="act")
+    switches.set_controls(adapter, "ada", timezone.now() - SECOND, mode="act")
     world.heal()
 
 
@@ -379,13 +379,13 @@ def test_thresholds_that_are_edited_in_mid_sweep_count_from_the_next_one_on(worl
     process = world.halted("judged")
     for adapter in conf.adapters().values():
         year = timedelta(days=365)
-        policies.edit(adapter, "ada", timezone.now(), {"run_timeout": year, "lost_grace": year})
+        policies.set_overrides(adapter, "ada", timezone.now(), {"run_timeout": year, "lost_grace": year})
     world.go_on(process)
     # The sweep that was under way goes by what it began with; the others began afterwards.
     assert fresh(world.unsent).task_id in world.redis.ids()
     assert [fresh(each).status for each in (world.job, world.child)] == ["running"] * 2
     for adapter in conf.adapters().values():
-        policies.edit(adapter, "ada", timezone.now(), {})
+        policies.set_overrides(adapter, "ada", timezone.now(), {})
     world.heal()
 
 
@@ -412,15 +412,15 @@ def test_the_documented_role_is_enough_for_sweeps_and_for_nothing_else(world, ro
     other.settings_dict = {**of, "USER": role, "PASSWORD": ""}
     try:
         for forbidden in (
-            "TRUNCATE reaper_reaping",
-            "DROP TRIGGER reaper_keep_ledger ON reaper_reaping",
-            "ALTER TABLE reaper_reaping DISABLE TRIGGER ALL",
-            "DROP TABLE reaper_reaping",
-            "UPDATE reaper_reaping SET reason = 'other'",
-            "DELETE FROM reaper_reaping",
+            "TRUNCATE reaper_ledgerentry",
+            "DROP TRIGGER reaper_protect_ledger ON reaper_ledgerentry",
+            "ALTER TABLE reaper_ledgerentry DISABLE TRIGGER ALL",
+            "DROP TABLE reaper_ledgerentry",
+            "UPDATE reaper_ledgerentry SET reason = 'other'",
+            "DELETE FROM reaper_ledgerentry",
         ):
             with pytest.raises(DatabaseError), other.cursor() as cursor:
                 cursor.execute(forbidden)
     finally:
         other.close()
-    assert Reaping.objects.count() >= 3
+    assert LedgerEntry.objects.count() >= 3

@@ -55,10 +55,10 @@ def shift_clock(by: timedelta) -> None:
 
 def mute() -> None:
     """It is of a release that did not have the reaper: nothing reports, and runs name no incarnation."""
-    worker_init.disconnect(reporter.begin)
-    worker_ready.disconnect(reporter.start)
-    worker_shutting_down.disconnect(reporter.drain)
-    worker_shutdown.disconnect(reporter.leave)
+    worker_init.disconnect(reporter.on_init)
+    worker_ready.disconnect(reporter.on_ready)
+    worker_shutting_down.disconnect(reporter.on_shutting_down)
+    worker_shutdown.disconnect(reporter.on_shutdown)
 
 
 def computing() -> None:

@@ -19,7 +19,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from demo.watch import Watch
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
-from reaper.models import Reaping, Sweep, WorkerReport
+from reaper.models import LedgerEntry, Sweep, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
 from tests import processes
 from tests.processes import PATIENCE, wait_until
@@ -84,7 +84,7 @@ class Stage:
         """Start a worker that consumes its own queue besides `crawl`, or these; return its pid."""
         words = ["-A", "config.celery", "worker", "-n", f"{node or name}@test", "-Q", queues or f"crawl,{name}"]
         words += ["-l", "info", "--without-gossip", "--without-mingle", *(options or ("-c", "1"))]
-        order = {"words": words, "log": str(self.log(name)), "odd": odd}
+        order = {"summary": words, "log": str(self.log(name)), "odd": odd}
         self.nursery.stdin.write(json.dumps(order) + "\n")
         self.nursery.stdin.flush()
         self.pids[name] = int(self.nursery.stdout.readline())
@@ -116,7 +116,7 @@ class Stage:
 
     def has_witness(self, seconds: float = 12) -> bool:
         """Whether a worker has been reporting for a whole silence limit."""
-        stamps = WorkerReport.objects.filter(ended_at=None).values_list("since", "seen_at")
+        stamps = WorkerHeartbeat.objects.filter(ended_at=None).values_list("since", "seen_at")
         return any((seen - since).total_seconds() > seconds for since, seen in stamps)
 
     # --- runs ---------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Stage:
     def reaped(self) -> dict[str, str]:
         """The runs that were acted on, by name, with the reasons."""
         names = {self.key(name): name for name in self.runs}
-        rows = Reaping.objects.exclude(action__in=[Reaping.DISPATCH, Reaping.FINALIZE]).order_by("pk")
+        rows = LedgerEntry.objects.exclude(action__in=[LedgerEntry.DISPATCH, LedgerEntry.FINALIZE]).order_by("pk")
         return {names.get(row.run_id, row.run_id): row.reason for row in rows}
 
     def wrongly_reaped(self) -> set[str]:

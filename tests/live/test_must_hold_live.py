@@ -17,7 +17,7 @@ from reaper import tasks
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
-from reaper.models import Reaping, WorkerReport
+from reaper.models import LedgerEntry, WorkerHeartbeat
 from reaper.signals import alerted
 from reaper.sweeps import sweep as sweeps
 from reaper.workers.heartbeat import DEADLINE
@@ -64,10 +64,10 @@ def test_runs_that_a_live_worker_holds_are_left_alone_whatever_makes_it_look_dea
     stage.signal("stopped", signal.SIGCONT)
     stage.go_on(5)
     for name, by in clocks.items():
-        report = WorkerReport.objects.get(hostname=f"{name}@test")
+        report = WorkerHeartbeat.objects.get(hostname=f"{name}@test")
         assert abs(report.listed_at - report.seen_at - by) < timedelta(minutes=1)
-    assert not WorkerReport.objects.filter(hostname="old@test").exists()
-    assert WorkerReport.objects.get(hostname="draining@test").draining
+    assert not WorkerHeartbeat.objects.filter(hostname="old@test").exists()
+    assert WorkerHeartbeat.objects.get(hostname="draining@test").draining
 
     before = broker.process.pid
     with broker.restarted():
@@ -80,7 +80,7 @@ def test_runs_that_a_live_worker_holds_are_left_alone_whatever_makes_it_look_dea
     stage.until(lambda: set(stage.statuses().values()) == {"completed"}, "all of them complete")
     assert stage.wrongly_reaped() == set()
     assert claims(stage).count("redelivered") == 1, "the second copy did no work"
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 def refused(stage):
@@ -101,7 +101,7 @@ def events(stage, what):
 class Retrying(SourceResults):
     """A kind whose tasks retry as Celery's do: the row stays `running`, under the same task."""
 
-    retries_in_place = True
+    keeps_status_while_retrying = True
 
 
 def test_a_run_whose_own_retry_waits_in_the_queue_is_left_alone_as_long_as_it_does(stage, broker, settings):
@@ -118,7 +118,7 @@ def test_a_run_whose_own_retry_waits_in_the_queue_is_left_alone_as_long_as_it_do
     task_id = stage.row("retries").task_id
     assert (broker.ids("later"), stage.statuses()) == ([task_id], {"retries": "running"})
     row = sweeps.sweep(conf.adapters()["source_result"], Phase.RUNNING)
-    assert (row.acted, row.counts) == (0, {"returning": 1})
+    assert (row.acted, row.counts) == (0, {"retry_scheduled": 1})
 
     with broker.client() as client:
         client.delete("later")
@@ -159,7 +159,7 @@ def sweep_pending():
 
 def heard():
     """When the slow worker was heard last."""
-    return WorkerReport.objects.values_list("seen_at", flat=True).get()
+    return WorkerHeartbeat.objects.values_list("seen_at", flat=True).get()
 
 
 def sweep_again():
@@ -183,7 +183,7 @@ def test_of_5000_waiting_runs_only_those_whose_messages_are_gone_are_sent_again(
     missing = set(ids.values()) - set(broker.ids()) - {worker_holds()}
     assert len(missing) == LOST
     assert sweep_again().counts["lost"] == LOST
-    acted = dict(Reaping.objects.values_list("task_id", "action"))
+    acted = dict(LedgerEntry.objects.values_list("task_id", "action"))
     assert acted == dict.fromkeys(missing, "requeue")
     now_waiting = broker.ids()
     assert len(now_waiting) == len(set(now_waiting))
@@ -204,7 +204,7 @@ def test_of_5000_runs_that_wait_in_rabbitmq_none_is_touched(transactional_db, tm
 class InOrder(CrawlJobs):
     """A kind whose runs start in the order of their dispatch."""
 
-    in_order = True
+    is_fifo = True
 
 
 @pytest.mark.skipif(not rabbit.is_installed(), reason="RabbitMQ is not installed")
@@ -253,7 +253,7 @@ def told_of_backlog(caplog):
 
 def worker_holds():
     """The task that the slow worker was given beside the one it executes."""
-    (held,) = WorkerReport.objects.values_list("held", flat=True).get()
+    (held,) = WorkerHeartbeat.objects.values_list("held", flat=True).get()
     return held
 
 
@@ -271,4 +271,4 @@ def test_a_redis_at_its_memory_limit_costs_no_run_anything_and_all_goes_out_once
         # Not before its first attempt, which may still be under way, has had its time.
         wait_until(lambda: sweep_pending() and broker.ids(), what="they go out")
     assert sorted(broker.ids()) == sorted(CrawlJob.objects.values_list("task_id", flat=True))
-    assert Reaping.objects.count() == 3, "each was requeued once, however often it was tried"
+    assert LedgerEntry.objects.count() == 3, "each was requeued once, however often it was tried"

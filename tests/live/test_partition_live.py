@@ -7,8 +7,8 @@ from django.db import connection
 
 from reaper.conf import clock
 from reaper.core.decisions import Reason
-from reaper.models import Reaping, Sweep
-from reaper.workers.registry import census
+from reaper.models import LedgerEntry, Sweep
+from reaper.workers.registry import load_workers
 from tests import processes
 from tests.faults.proxy import Proxy
 from tests.live.stage import stage_at
@@ -68,9 +68,9 @@ def test_while_no_worker_reaches_the_database_nothing_is_taken_from_any(stage, p
     stage.until(lambda: set(stage.statuses().values()) == {"failed"}, "all have ended")
     assert {stage.row(name).error_code for name in NAMES}.isdisjoint(Reason)
     assert stage.wrongly_reaped() == set()
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 def alive():
     """The workers that live, as far as is known."""
-    return [each for each in census("default", clock.now("default")) if each.alive]
+    return [each for each in load_workers("default", clock.now("default")) if each.alive]

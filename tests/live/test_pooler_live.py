@@ -6,8 +6,8 @@ import pytest
 from django.db import connection
 
 from reaper.conf import clock
-from reaper.models import WorkerReport
-from reaper.workers.registry import SILENCE, census
+from reaper.models import WorkerHeartbeat
+from reaper.workers.registry import DEAD_AFTER, load_workers
 from tests import processes
 from tests.live import pooler
 from tests.live.stage import stage_at
@@ -39,19 +39,22 @@ def test_behind_a_pooler_a_worker_lives_as_long_as_it_reports_and_is_dead_by_its
     sessions = set()
 
     def has_reported_often():
-        (worker,) = census("default", clock.now("default"))
+        (worker,) = load_workers("default", clock.now("default"))
         assert worker.alive
         sessions.update(sessions_of_the_worker())
         return worker.seen_at - worker.since > 9 * SECOND
 
     wait_until(has_reported_often, what="it reports on and on")
-    assert WorkerReport.objects.get().backend_pid is None, "no session is its own"
+    assert WorkerHeartbeat.objects.get().backend_pid is None, "no session is its own"
     assert len(sessions) > 1, "its sessions came and went"
 
     stage.signal("pooled", signal.SIGKILL, group=True)
     wait_until(lambda: stage.has_ended("pooled"), what="it has ended")
-    seen_at = WorkerReport.objects.get().seen_at
-    assert [census("default", seen_at + each)[0].alive for each in (SILENCE, SILENCE + SECOND)] == [True, False]
+    seen_at = WorkerHeartbeat.objects.get().seen_at
+    assert [load_workers("default", seen_at + each)[0].alive for each in (DEAD_AFTER, DEAD_AFTER + SECOND)] == [
+        True,
+        False,
+    ]
 
 
 def sessions_of_the_worker():

@@ -7,7 +7,7 @@ import time
 import pytest
 from django.db import connection
 
-from reaper.models import Reaping, RefusedWrite, WorkerReport
+from reaper.models import LedgerEntry, RefusedWrite, WorkerHeartbeat
 from tests.worlds import COMMITTED
 
 pytestmark = [
@@ -50,7 +50,7 @@ def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(sta
         stage.signal(name, signal.SIGTERM)
         stage.start(f"{name}_anew", node=name)
     stage.until(
-        lambda: WorkerReport.objects.filter(hostname="evicted@test", draining=True).exists(), "the old one drains"
+        lambda: WorkerHeartbeat.objects.filter(hostname="evicted@test", draining=True).exists(), "the old one drains"
     )
     stage.signal("evicted", signal.SIGKILL)
     lost = (*lost, "over_limit")
@@ -69,7 +69,7 @@ def test_runs_that_lost_their_worker_are_failed_within_seconds_and_no_others(sta
     assert (refused.run_id, refused.write) == (stage.key("stopped"), "progress")
     assert stage.statuses() == {**dict.fromkeys(lost, "failed"), "deployed": "completed"}
     assert stage.reaped() == dict.fromkeys(lost, "orphaned")
-    announced = Reaping.objects.filter(evidence__announced=True).values_list("run_id", flat=True)
+    announced = LedgerEntry.objects.filter(evidence__announced=True).values_list("run_id", flat=True)
     assert set(announced) == {stage.key(name) for name in ("evicted", "group", "quit")}, "a deploy is no poison"
     assert stage.wrongly_reaped() == {"stopped"}, "its process lived, but nobody could have known"
 
@@ -89,12 +89,12 @@ def test_a_run_that_kills_its_worker_each_time_is_requeued_to_its_budget_and_the
         await_begun(stage, "poison", times)
         tasks.append(stage.row("poison").task_id)
         os.kill(stage.child_of("poison"), signal.SIGKILL)
-        stage.until(lambda: Reaping.objects.filter(task_id=tasks[-1]).exists(), "its end is found")
+        stage.until(lambda: LedgerEntry.objects.filter(task_id=tasks[-1]).exists(), "its end is found")
 
     stage.until(lambda: stage.statuses()["poison"] == "failed", "it is given up")
     assert len(set(tasks)) == 3
     assert stage.row("poison").error_code == "poison"
-    actions = Reaping.objects.filter(run_id=stage.key("poison"), reason="orphaned").order_by("pk")
+    actions = LedgerEntry.objects.filter(run_id=stage.key("poison"), reason="orphaned").order_by("pk")
     assert list(actions.values_list("action", flat=True)) == ["requeue", "requeue", "fail"]
     stage.let_go("healthy", "poison")
     stage.until(lambda: stage.statuses()["healthy"] == "completed", "the other one is not concerned")

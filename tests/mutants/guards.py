@@ -18,7 +18,7 @@ EVIDENCE = ("tests/reaper/test_evidence.py",)
 SWEEPS = ("tests/reaper/test_sweeps.py",)
 SWITCHES = ("tests/reaper/test_switches.py",)
 ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
-RUNS = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
+HELD_LIMIT = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
 LEDGER = ("tests/reaper/test_ledger.py", "tests/reaper/test_sweeps.py")
 MODEL = ("tests/reaper/model/test_model.py",)
 PAGES = ("tests/reaper/test_pages.py",)
@@ -27,12 +27,12 @@ CLAIM = "waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=
 WRITE = "mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)"
 EMPTY = "model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id).update"
 SEEN = "return now == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]"
-RECORD = """        with bounded(self.adapter.using):
+RECORD = """        with short_transaction(self.adapter.using):
             # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
-            ledger.record(self.adapter, changes, self.now, self.row, self.actor)
+            ledger.record_updates(self.adapter, changes, self.now, self.row, self.actor)
 """
-RECORD_APART = """        ledger.record(self.adapter, changes, self.now, self.row, self.actor)
-        with bounded(self.adapter.using):
+RECORD_APART = """        ledger.record_updates(self.adapter, changes, self.now, self.row, self.actor)
+        with short_transaction(self.adapter.using):
 """
 
 
@@ -53,7 +53,7 @@ def of(path: str, tests: tuple[str, ...], *guards: tuple[str, str, str]) -> list
 GUARDS = [
     *of(
         "apps/sources/runs.py",
-        RUNS,
+        HELD_LIMIT,
         ("claim: the status", CLAIM, CLAIM.replace("status=PENDING, ", "")),
         ("claim: the task", CLAIM, CLAIM.replace(", task_id=task_id", "")),
         ("writes: the status", WRITE, WRITE.replace("status=RUNNING, ", "")),
@@ -71,7 +71,7 @@ GUARDS = [
         "reaper/adapters/model.py",
         ADAPTERS,
         *((f"reap: the {name} as seen", SEEN, seen_without(index)) for index, name in enumerate(PARTS)),
-        ("reap: locked rows are skipped", "select_for_update(skip_locked=skip_locked, of=", "select_for_update(of="),
+        ("reap: held_lock rows are skipped", "select_for_update(skip_locked=skip_locked, of=", "select_for_update(of="),
     ),
     *of(
         "reaper/adapters/model.py",
@@ -84,7 +84,7 @@ GUARDS = [
         SWEEPS,
         ("the ledger in the same transaction", RECORD, RECORD_APART),
         (
-            "no ledger of what was not written",
+            "no ledger of what was not format_duration",
             "if len(won) < len(changes):\n                t",
             "if False:\n                t",
         ),
@@ -100,7 +100,7 @@ GUARDS = [
             "revoked = self.revoked",
         ),
         ("no requeue while the broker is down", "waits = bool(self.broker.error) and not self.actor", "waits = False"),
-        ("a slow database is given up", "if self.refusals >= REFUSALS:", "if False:"),
+        ("a slow database is given up", "if self.refusals >= MAX_DB_ERRORS:", "if False:"),
         ("the most that a sweep acts on", "min(BATCH, self.room)", "BATCH"),
     ),
     *of(
@@ -120,32 +120,36 @@ GUARDS = [
         ("what is finished", "if run.phase is Phase.FINISHED:", "if False:"),
         ("a status that is not known", "if run.phase not in (Phase.QUEUED, Phase.RUNNING):", "if False:"),
         ("the parent has ended", "if run.parent_ended:", "if False:"),
-        ("unpublished", "and run.history.unpublished == run.task_id:", "and False:"),
+        ("unpublished_task_id", "and run.history.unpublished_task_id == run.task_id:", "and False:"),
         ("about to be published", "if about_to_be_published(run.history, now):", "if False:"),
         ("backoff", "if in_backoff(run.history, policy, now):", "if False:"),
         (
             "no clock",
-            "if age is None:\n        return leave(Reason.NO_CLOCK)",
+            "if age is None:\n        return leave(Reason.NO_TIMESTAMP)",
             "if age is None:\n        age = timedelta(days=1)",
         ),
-        ("held", "        return leave(Reason.HELD)\n", "        pass\n"),
+        ("held", "        return leave(Reason.IN_PROGRESS)\n", "        pass\n"),
         ("the grace of an orphan", "if quiet <= policy.orphan_grace:", "if False:"),
         ("the grace of a lost one", "if age <= policy.lost_grace:", "if False:"),
-        ("the worker let it go", "if evidence.gone and was_let_go(run, evidence):", "if evidence.gone:"),
+        (
+            "the worker let it go",
+            "if evidence.is_surely_absent and claimant_released(run, evidence):",
+            "if evidence.is_surely_absent:",
+        ),
         (
             "a running one that is not known",
-            "interrupted=evidence.announced)\n    return leave(Reason.UNKNOWN)",
-            "interrupted=evidence.announced)\n    return end(run, policy.on_orphan, policy, Reason.ORPHANED)",
+            "interrupted=evidence.shutdown_announced)\n    return leave(Reason.INCONCLUSIVE)",
+            "interrupted=evidence.shutdown_announced)\n    return end(run, policy.on_orphan, policy, Reason.ORPHANED)",
         ),
         (
             "a waiting one that is not known",
-            "Reason.OVERTAKEN)\n    return leave(Reason.UNKNOWN)",
+            "Reason.OVERTAKEN)\n    return leave(Reason.INCONCLUSIVE)",
             "Reason.OVERTAKEN)\n    return requeue(run, policy, Reason.LOST)",
         ),
         (
             "two looks",
-            "evidence.presence is Presence.ABSENT and evidence.twice:",
-            "evidence.presence is Presence.ABSENT:",
+            "evidence.message_location is MessageLocation.ABSENT and evidence.is_confirmed:",
+            "evidence.message_location is MessageLocation.ABSENT:",
         ),
         ("the budget of requeues", "spent = history.requeues >= policy.max_requeues", "spent = False"),
         ("the budget of redispatches", "spent = history.redispatches >= policy.max_redispatches", "spent = False"),
@@ -154,21 +158,25 @@ GUARDS = [
     *of(
         "reaper/core/decisions.py",
         SWITCHES,
-        ("exempted", "if run.exempt:", "if False:"),
+        ("exempt_ids", "if run.exempt:", "if False:"),
     ),
     *of(
         "reaper/core/facts.py",
         RULES,
         ("gone: the absence", "return self.absent and bool(self.witness)", "return bool(self.witness)"),
         ("gone: the witness", "return self.absent and bool(self.witness)", "return self.absent"),
-        ("heard between the looks", "self.first_look is not None and self.heard_since", "self.first_look is not None"),
+        (
+            "heard between the looks",
+            "self.first_sighting_at is not None and self.all_reported_since",
+            "self.first_sighting_at is not None",
+        ),
     ),
     *of(
         "reaper/evidence/collector.py",
         EVIDENCE,
-        ("a witness has been there for long", "and self.now - worker.since >= SILENCE", ""),
-        ("a witness is fresh", "if self.now - worker.seen_at <= FRESH", "if True"),
-        ("a report that is not whole", "and not crowd.doubts and not silence", "and not silence"),
+        ("a witness has been there for long", "and self.now - worker.since >= DEAD_AFTER", ""),
+        ("a witness is fresh", "if self.now - worker.seen_at <= MAX_REPORT_AGE", "if True"),
+        ("a report that is not whole", "and not crowd.uncertainties and not silence", "and not silence"),
         ("a doubt about the answer", "if not node and not doubts:", "if not node:"),
         ("more consumers than reports", "if consumers is not None and consumers >", "if False and consumers >"),
     ),
@@ -176,27 +184,27 @@ GUARDS = [
         "reaper/workers/registry.py",
         ("tests/reaper/test_workers.py", *EVIDENCE),
         (
-            "a worker is dead only after its silence",
-            "if ended_at is not None or silence > SILENCE:",
+            "a worker is describe_death only after its silence",
+            "if ended_at is not None or silence > DEAD_AFTER:",
             "if ended_at is not None or silence > GAP:",
         ),
     ),
     *of(
         "reaper/core/brake.py",
         SWITCHES,
-        ("the brake", "return acting > RUNS and is_most(acting, seen)", "return False"),
+        ("the brake", "return acting > HELD_LIMIT and is_most(acting, seen)", "return False"),
     ),
     *of(
         "reaper/evidence/collector.py",
         SWITCHES,
-        ("mass silence", "silent = brake.fell_silent(mine, SILENCE, self.now)", "silent = None"),
+        ("mass silence", "silent = brake.detect_mass_silence(mine, DEAD_AFTER, self.now)", "silent = None"),
     ),
     *of(
         "reaper/sweeps/sweep.py",
         SWITCHES,
         (
             "observing",
-            "        if self.mode is Mode.OBSERVE:\n            would",
+            "        if self.mode is Mode.DRY_RUN:\n            would",
             "        if False:\n            would",
         ),
         ("off", "if run.mode is not Mode.OFF:\n            with", "if True:\n            with"),
@@ -205,19 +213,23 @@ GUARDS = [
     *of(
         "reaper/admin/run_views.py",
         PAGES,
-        ("a button: the run as it was seen", 'elif reports.seen(run) != request.POST.get("seen"):', "elif False:"),
+        (
+            "a button: the run as it was seen",
+            'elif reports.state_token(run) != request.POST.get("seen"):',
+            "elif False:",
+        ),
         ("a button: the permission", 'if not request.user.has_perm("reaper.reap"):', "if False:"),
         ("a button: POST only", "    @require_POST\n", ""),
-        ("many at once: as they were seen", "reports.seen(run) == asked[run.pk] and ", ""),
+        ("many at once: as they were seen", "reports.state_token(run) == asked[run.pk] and ", ""),
     ),
     *of(
         "reaper/adapters/model.py",
         PAGES,
-        ("reopen: the task", ", self.task_id_field: was.task_id}\n        values", "}\n        values"),
+        ("reopen: the task", "            self.task_id_field: was.task_id,\n", ""),
         (
             "reopen: the status",
-            '{f"{self.status_field}__in": {self.failed_as, self.closed_as}, self.task',
-            "{self.task",
+            '            f"{self.status_field}__in": {self.status_after_fail, self.status_after_close},\n',
+            "",
         ),
     ),
     *of(
@@ -228,7 +240,7 @@ GUARDS = [
     *of(
         "reaper/sweeps/manual.py",
         PAGES,
-        ("reopen: the parent", " if adapter.reopens and not run.parent_ended", " if adapter.reopens"),
+        ("reopen: the parent", " if adapter.supports_reopen and not run.parent_ended", " if adapter.supports_reopen"),
     ),
     *of("reaper/controls/modes.py", SWITCHES, ("two who switch at once", ".select_for_update()[:1]", "[:1]")),
     *of(

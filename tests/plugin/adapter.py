@@ -8,10 +8,10 @@ class Parcels(ModelRunAdapter):
     task = "tests.plugin.deliver"
     queue = "parcels"
     model = "plugin.Parcel"
-    queued = ("new", "again")
-    running = ("underway",)
-    finished = ("done", "lost")
-    queued_as, failed_as, closed_as = "again", "lost", "lost"
+    queued_statuses = ("new", "again")
+    running_statuses = ("underway",)
+    finished_statuses = ("done", "lost")
+    status_after_requeue, status_after_fail, status_after_close = "again", "lost", "lost"
     status_field = "stage"
     task_id_field = "job"
     created_field = "made"

@@ -40,7 +40,7 @@ def stuck_runs():
         "never_sent": queued_job(31 * SECOND, task_id=""),
         "parent_ended": child(parent("completed", status="cancelled", finalized_at=NOW), "pending"),
         "children_ended": parent("completed", "completed"),
-        "held": held_job(31 * MINUTE),
+        "in_progress": held_job(31 * MINUTE),
     }
 
 

@@ -10,7 +10,7 @@ from django.db.models import F
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper.adapters import Change, Message, ModelRunAdapter, RunAdapter
+from reaper.adapters import Message, ModelRunAdapter, RunAdapter, RunUpdate
 from reaper.core.decisions import Action, Decision, Phase, Reason, RunFacts
 from reaper.db import pagination as reading
 from tests.plugin.adapter import Parcels
@@ -49,7 +49,11 @@ def make(kind, phase=Phase.RUNNING, ago=timedelta(0), **facts):
     stamps = {"created": NOW - ago, "queued": NOW - ago}
     if phase is Phase.RUNNING:
         stamps["started"] = NOW - ago
-    status = {Phase.QUEUED: adapter.queued, Phase.RUNNING: adapter.running, Phase.FINISHED: adapter.finished}[phase][0]
+    status = {
+        Phase.QUEUED: adapter.queued_statuses,
+        Phase.RUNNING: adapter.running_statuses,
+        Phase.FINISHED: adapter.finished_statuses,
+    }[phase][0]
     values = {"status": status, "task_id": str(uuid4()), **stamps, **facts}
     columns = {getattr(adapter, f"{name}_field"): value for name, value in values.items()}
     columns.pop(None, None)
@@ -64,7 +68,7 @@ def column(kind, row, name):
 def change(kind, row, action=Action.FAIL, message="Because.", new_task_id=""):
     """The change of a row as it is now."""
     run = kind.adapter.get(str(row.pk))
-    return Change(run, Decision(action, Reason.TIMED_OUT), message, new_task_id)
+    return RunUpdate(run, Decision(action, Reason.TIMED_OUT), message, new_task_id)
 
 
 def apply(kind, *changes):
@@ -73,7 +77,7 @@ def apply(kind, *changes):
 
 
 def seen(kind, phase):
-    return [run.pk for page in kind.adapter.unfinished(phase) for run in page]
+    return [run.pk for page in kind.adapter.iter_unfinished(phase) for run in page]
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -87,13 +91,15 @@ def test_the_adapter_finds_nothing_wrong_with_itself(kind):
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_status_has_one_phase_and_what_is_none_is_unknown(kind):
     adapter = kind.adapter
-    for phase, statuses in zip(Phase, (adapter.queued, adapter.running, adapter.finished), strict=False):
+    for phase, statuses in zip(
+        Phase, (adapter.queued_statuses, adapter.running_statuses, adapter.finished_statuses), strict=False
+    ):
         assert [adapter.phase_of(status) for status in statuses] == [phase] * len(statuses)
     for odd in ("", None, "RUNNING", "paused", 7, "running "):
         assert adapter.phase_of(odd) is Phase.UNKNOWN
-    assert adapter.queued_as in adapter.queued
-    assert adapter.failed_as in adapter.finished
-    assert adapter.closed_as in adapter.finished
+    assert adapter.status_after_requeue in adapter.queued_statuses
+    assert adapter.status_after_fail in adapter.finished_statuses
+    assert adapter.status_after_close in adapter.finished_statuses
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -121,7 +127,7 @@ def test_paging_hides_none_and_yields_none_twice(kind, phase, count, monkeypatch
     undated = [make(kind, phase, **{column: None}) for _ in range(count)]
     same_moment = [make(kind, phase, HOUR) for _ in range(count)]
     later = [make(kind, phase, second * SECOND) for second in range(count)]
-    pages = list(kind.adapter.unfinished(phase))
+    pages = list(kind.adapter.iter_unfinished(phase))
     found = [run.pk for page in pages for run in page]
     assert sorted(found) == sorted(str(row.pk) for row in (*undated, *same_moment, *later))
     assert all(0 < len(page) <= 3 for page in pages)
@@ -134,14 +140,14 @@ def test_rows_that_vanish_between_pages_hide_none_of_those_behind_them(kind, pha
     monkeypatch.setattr(reading, "PAGE", 2)
     rows = [make(kind, phase, (9 - number) * SECOND) for number in range(5)]
     found = []
-    for page in kind.adapter.unfinished(phase):
+    for page in kind.adapter.iter_unfinished(phase):
         found += [run.pk for run in page]
         for run in page:
             if gone == "deleted":
                 kind.adapter.model_class.objects.filter(pk=run.pk).delete()
             else:
                 action = Action.FAIL if gone == "reaped" else Action.REQUEUE
-                acted = apply(kind, Change(run, Decision(action, Reason.LOST), "", str(uuid4())))
+                acted = apply(kind, RunUpdate(run, Decision(action, Reason.LOST), "", str(uuid4())))
                 assert len(acted) == 1
         if len(found) > 20:
             break
@@ -159,13 +165,13 @@ def test_a_page_is_one_query(kind, django_assert_num_queries):
 def test_facts_are_what_the_row_says(kind):
     row = make(kind, Phase.RUNNING, HOUR, task_id="t1", progress=NOW - SECOND, worker="celery@w1/abc")
     run = kind.adapter.get(str(row.pk))
-    assert run == next(run for page in kind.adapter.unfinished(Phase.RUNNING) for run in page)
+    assert run == next(run for page in kind.adapter.iter_unfinished(Phase.RUNNING) for run in page)
     has = {name for name in ("queued", "progress", "worker") if getattr(kind.adapter, f"{name}_field")}
     assert run == RunFacts(
         kind=kind.adapter.kind,
         pk=str(row.pk),
         phase=Phase.RUNNING,
-        status=kind.adapter.running[0],
+        status=kind.adapter.running_statuses[0],
         task_id="t1",
         worker="celery@w1/abc" if "worker" in has else "",
         created_at=NOW - HOUR,
@@ -214,17 +220,17 @@ def test_the_task_ids_that_unfinished_runs_carry_are_known(kind):
     make(kind, Phase.QUEUED, task_id="q")
     make(kind, Phase.FINISHED, task_id="f")
     make(kind, task_id="not asked for")
-    assert kind.adapter.carried(["r", "q", "f", "nobody's"]) == {"r", "q"}
-    assert kind.adapter.carried([]) == set()
+    assert kind.adapter.task_ids_in_use(["r", "q", "f", "nobody's"]) == {"r", "q"}
+    assert kind.adapter.task_ids_in_use([]) == set()
 
 
 @pytest.mark.parametrize("phase", [*PHASES, Phase.FINISHED])
 def test_a_run_is_found_by_its_task_id_whatever_its_phase(kind, phase):
     row = make(kind, phase, task_id="mine")
     make(kind, phase, task_id="another's")
-    assert kind.adapter.by_task_id("mine") == kind.adapter.get(str(row.pk))
-    assert kind.adapter.by_task_id("nobody's") is None
-    assert kind.adapter.by_task_id("\x00") is None
+    assert kind.adapter.find_by_task_id("mine") == kind.adapter.get(str(row.pk))
+    assert kind.adapter.find_by_task_id("nobody's") is None
+    assert kind.adapter.find_by_task_id("\x00") is None
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -235,7 +241,7 @@ def test_a_fail_ends_the_run(kind, phase):
     row = make(kind, phase, HOUR, task_id="t1")
     mine = change(kind, row, Action.FAIL)
     assert apply(kind, mine) == [mine]
-    assert column(kind, row, "status") == kind.adapter.failed_as
+    assert column(kind, row, "status") == kind.adapter.status_after_fail
     assert column(kind, row, "message") == "Because."
     assert column(kind, row, "task_id") == "t1"
     if kind.adapter.finished_field:
@@ -246,7 +252,7 @@ def test_a_fail_ends_the_run(kind, phase):
 def test_a_close_ends_the_run_as_the_host_says(kind, phase):
     row = make(kind, phase)
     assert len(apply(kind, change(kind, row, Action.CLOSE))) == 1
-    assert column(kind, row, "status") == kind.adapter.closed_as
+    assert column(kind, row, "status") == kind.adapter.status_after_close
     assert column(kind, row, "message") == "Because."
     if kind.adapter.finished_field:
         assert column(kind, row, "finished") == NOW
@@ -257,7 +263,7 @@ def test_a_requeue_gives_the_run_a_new_task_and_forgets_the_old_attempt(kind, ph
     row = make(kind, phase, HOUR, message="earlier", worker="celery@w1/abc", progress=NOW)
     assert len(apply(kind, change(kind, row, Action.REQUEUE, new_task_id="t2"))) == 1
     run = kind.adapter.get(str(row.pk))
-    assert (run.phase, run.status, run.task_id) == (Phase.QUEUED, kind.adapter.queued_as, "t2")
+    assert (run.phase, run.status, run.task_id) == (Phase.QUEUED, kind.adapter.status_after_requeue, "t2")
     assert (run.worker, run.started_at, run.progress_at) == ("", None, None)
     assert run.queued_at == (NOW if kind.adapter.queued_field else None)
     assert run.created_at == NOW - HOUR
@@ -299,7 +305,7 @@ def changed_since():
     for name, kind in KINDS.items():
         adapter = kind.adapter
         for fact, value in {
-            "status": adapter.queued[0],
+            "status": adapter.queued_statuses[0],
             "task_id": "another",
             "progress": NOW + SECOND,
             "started": NOW + tick,
@@ -307,7 +313,7 @@ def changed_since():
         }.items():
             if getattr(adapter, f"{fact}_field"):
                 yield pytest.param(name, fact, value, id=f"{name}: {fact}")
-        yield pytest.param(name, "status", adapter.finished[0], id=f"{name}: finished")
+        yield pytest.param(name, "status", adapter.finished_statuses[0], id=f"{name}: finished")
         yield pytest.param(name, "status", "odd", id=f"{name}: odd status")
         yield pytest.param(name, "started", None, id=f"{name}: no start any more")
         yield pytest.param(name, "task_id", "", id=f"{name}: id emptied")
@@ -336,7 +342,7 @@ def test_a_run_that_is_gone_is_not_written(kind):
 def test_a_finished_run_is_never_written_even_as_it_was_seen(kind):
     row = make(kind, Phase.FINISHED)
     assert apply(kind, change(kind, row, Action.REQUEUE, new_task_id="t2")) == []
-    assert column(kind, row, "status") == kind.adapter.finished[0]
+    assert column(kind, row, "status") == kind.adapter.finished_statuses[0]
 
 
 def test_nothing_to_do_is_nothing_done(kind):
@@ -361,8 +367,8 @@ def test_many_runs_are_written_in_a_few_statements(kind, django_assert_max_num_q
 def test_a_full_batch_is_written_at_once(parcels):
     kind = KINDS["parcel"]
     Parcel.objects.bulk_create(Parcel(stage="underway", job=f"t{n}", picked=NOW - HOUR) for n in range(500))
-    (page,) = kind.adapter.unfinished(Phase.RUNNING)
-    changes = [Change(run, Decision(Action.REQUEUE, Reason.TIMED_OUT), "", f"new-{run.task_id}") for run in page]
+    (page,) = kind.adapter.iter_unfinished(Phase.RUNNING)
+    changes = [RunUpdate(run, Decision(Action.REQUEUE, Reason.TIMED_OUT), "", f"new-{run.task_id}") for run in page]
     assert len(apply(kind, *changes)) == 500
     assert set(Parcel.objects.values_list("stage", flat=True)) == {"again"}
     assert Parcel.objects.values_list("job", flat=True).distinct().count() == 500
@@ -383,7 +389,7 @@ def test_a_row_that_somebody_has_locked_is_left_alone_and_not_waited_for(kind):
                 mine.execute("SET statement_timeout = '5s'")
             assert apply(kind, *changes) == changes[1:]
         other.rollback()
-        assert column(kind, locked, "status") == kind.adapter.running[0]
+        assert column(kind, locked, "status") == kind.adapter.running_statuses[0]
         assert apply(kind, changes[0]) == changes[:1]
     finally:
         other.close()
@@ -439,7 +445,7 @@ def test_a_kind_without_any_timestamp_is_paged_by_its_key(parcels, monkeypatch):
 
     monkeypatch.setattr(reading, "PAGE", 2)
     rows = [make(KINDS["parcel"]) for _ in range(5)]
-    found = [run for page in Undated().unfinished(Phase.RUNNING) for run in page]
+    found = [run for page in Undated().iter_unfinished(Phase.RUNNING) for run in page]
     assert [run.pk for run in found] == [str(row.pk) for row in rows]
     assert {run.started_at for run in found} == {None}
 
@@ -451,8 +457,8 @@ def test_a_parent_is_no_run_of_its_own():
     parent()
     parent("pending", source=source())
     adapter = CrawlJobs()
-    assert [run.pk for page in adapter.unfinished(Phase.QUEUED) for run in page] == [str(job.pk)]
-    assert list(adapter.unfinished(Phase.RUNNING)) == []
+    assert [run.pk for page in adapter.iter_unfinished(Phase.QUEUED) for run in page] == [str(job.pk)]
+    assert list(adapter.iter_unfinished(Phase.RUNNING)) == []
 
 
 @pytest.mark.django_db
@@ -513,7 +519,7 @@ def test_a_child_is_failed_without_asking_for_its_parents_lock(django_assert_max
 )
 def test_parents_that_only_wait_for_their_outcome(make_parent, stuck):
     job = make_parent()
-    assert list(SourceResults().stuck_parents()) == ([str(job.pk)] if stuck else [])
+    assert list(SourceResults().iter_finalizable_parents()) == ([str(job.pk)] if stuck else [])
 
 
 @pytest.mark.django_db
@@ -527,7 +533,7 @@ def test_a_parent_is_finalized_once_and_what_is_none_is_a_no_op():
 
 
 def test_a_kind_without_parents_has_none(parcels):
-    assert list(Parcels().stuck_parents()) == []
+    assert list(Parcels().iter_finalizable_parents()) == []
     assert Parcels().finalize("1") is False
 
 

@@ -12,13 +12,13 @@ from freezegun import freeze_time
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.core.decisions import Mode, Phase
-from reaper.models import Exemption, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
+from reaper.models import Exemption, KindControl, LedgerEntry, Observation, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps import manual as by_hand
 from reaper.sweeps import sweep as sweeps
 from tests.worlds import NOW, SECOND, parent, queued_job, running_job
 
 HOUR, YEAR = timedelta(hours=1), timedelta(days=366)
-MODELS = (Sweep, Reaping, Observation, Switch, Exemption, RefusedWrite, WorkerReport)
+MODELS = (Sweep, LedgerEntry, Observation, KindControl, Exemption, RefusedWrite, WorkerHeartbeat)
 
 pytestmark = [
     pytest.mark.django_db,
@@ -35,19 +35,24 @@ def records():
     with freeze_time(NOW):
         crawl_jobs = conf.adapters()["crawl_job"]
         sweeps.sweep(crawl_jobs, Phase.RUNNING)
-        by_hand.act(crawl_jobs, crawl_jobs.get(str(requeued.pk)), sweeps.Action.REQUEUE, "ann")
+        by_hand.act_on_run(crawl_jobs, crawl_jobs.get(str(requeued.pk)), sweeps.Action.REQUEUE, "ann")
         sweeps.finalize_parents(conf.adapters()["source_result"])
     RefusedWrite.objects.create(
-        at=NOW, kind="crawl_job", run_id=str(failed.pk), task_id=failed.task_id, worker="celery@w1", write="complete"
+        created_at=NOW,
+        kind="crawl_job",
+        run_id=str(failed.pk),
+        task_id=failed.task_id,
+        worker="celery@w1",
+        write="complete",
     )
-    WorkerReport.objects.create(
+    WorkerHeartbeat.objects.create(
         hostname="celery@w1", incarnation="abc", seen_at=NOW, listed_at=NOW, since=NOW, queues=["crawl", "mail"],
         active={failed.task_id: NOW.timestamp()}, held=[requeued.task_id], complete=False,
     )  # fmt: skip
-    run = {"at": NOW, "kind": "crawl_job", "run_id": str(failed.pk)}
+    run = {"created_at": NOW, "kind": "crawl_job", "run_id": str(failed.pk)}
     Observation.objects.create(**run, task_id=failed.task_id, phase="running", action="fail", reason="timed_out")
-    Switch.objects.create(kind="crawl_job", at=NOW, by="ann", mode="observe", paused_until=NOW + HOUR)
-    Exemption.objects.create(**run, by="ann", until=NOW + HOUR)
+    KindControl.objects.create(kind="crawl_job", created_at=NOW, actor="ann", mode="dry_run", paused_until=NOW + HOUR)
+    Exemption.objects.create(**run, actor="ann", until=NOW + HOUR)
     return failed, requeued, job
 
 
@@ -64,7 +69,7 @@ def text_of(client, url, **query):
 def test_the_sweeps_are_listed_with_their_figures(admin_client, records):
     listed = text_of(admin_client, page(Sweep))
     assert "timed_out 1" in listed
-    assert "by_hand 1" in listed
+    assert "manual 1" in listed
 
 
 def test_a_sweep_shows_its_reasons_its_errors_and_the_way_to_what_it_did(admin_client, records):
@@ -73,14 +78,14 @@ def test_a_sweep_shows_its_reasons_its_errors_and_the_way_to_what_it_did(admin_c
     shown = text_of(admin_client, page(Sweep, "change", sweep.pk))
     assert "timed_out: it was running for longer than its run timeout" in shown
     assert "no &lt;broker&gt;" in shown
-    link = f"{page(Reaping)}?sweep__id__exact={sweep.pk}"
+    link = f"{page(LedgerEntry)}?sweep__id__exact={sweep.pk}"
     assert link in shown
     assert str(records[0].pk) in text_of(admin_client, link)
     assert str(records[1].pk) not in text_of(admin_client, link)
 
 
 def test_the_ledger_links_runs_and_parents_to_their_pages(admin_client, records):
-    listed = text_of(admin_client, page(Reaping))
+    listed = text_of(admin_client, page(LedgerEntry))
     failed, requeued, job = (reverse("admin:sources_crawljob_change", args=[row.pk]) for row in records)
     assert f'<a href="{failed}">crawl_job:{records[0].pk}</a>' in listed
     assert f'<a href="{requeued}">crawl_job:{records[1].pk}</a>' in listed
@@ -89,40 +94,42 @@ def test_the_ledger_links_runs_and_parents_to_their_pages(admin_client, records)
 
 
 def test_a_reaping_shows_its_facts_readably(admin_client, records):
-    row = Reaping.objects.get(run_id=records[0].pk)
-    shown = text_of(admin_client, page(Reaping, "change", row.pk))
+    row = LedgerEntry.objects.get(run_id=records[0].pk)
+    shown = text_of(admin_client, page(LedgerEntry, "change", row.pk))
     assert "<pre>{\n  &quot;created_at&quot;" in shown
     assert row.message in shown
 
 
 def test_a_kind_that_is_gone_and_an_unknown_reason_still_have_a_page(admin_client):
-    row = Reaping.objects.create(at=NOW, kind="gone", run_id="<7>", phase="running", action="fail", reason="of old")
-    for url in (page(Reaping), page(Reaping, "change", row.pk)):
+    row = LedgerEntry.objects.create(
+        created_at=NOW, kind="gone", run_id="<7>", phase="running", action="fail", reason="of old"
+    )
+    for url in (page(LedgerEntry), page(LedgerEntry, "change", row.pk)):
         shown = text_of(admin_client, url)
         assert "gone:&lt;7&gt;" in shown
         assert "of old" in shown
 
 
 def test_a_worker_is_listed_with_what_it_consumes_and_shown_with_what_it_holds(admin_client, records):
-    listed = text_of(admin_client, page(WorkerReport))
+    listed = text_of(admin_client, page(WorkerHeartbeat))
     for text in ("celery@w1", "abc", f"{NOW:%Y-%m-%d %H:%M:%S}", "2 or more", "crawl, mail"):
         assert text in listed
-    ids = [records[0].task_id, Reaping.objects.get(run_id=records[1].pk).task_id]
+    ids = [records[0].task_id, LedgerEntry.objects.get(run_id=records[1].pk).task_id]
     assert not any(task_id in listed for task_id in ids)
-    shown = text_of(admin_client, page(WorkerReport, "change", WorkerReport.objects.get().pk))
+    shown = text_of(admin_client, page(WorkerHeartbeat, "change", WorkerHeartbeat.objects.get().pk))
     assert all(task_id in shown for task_id in ids)
 
 
 def test_what_was_observed_and_switched_is_listed_with_the_names(admin_client, records):
     assert "timed_out: it was running for longer than its run timeout" in text_of(admin_client, page(Observation))
-    assert "mode observe, paused until 2026-03-01 13:00:00 UTC" in text_of(admin_client, page(Switch))
+    assert "mode dry_run, paused until 2026-03-01 13:00:00 UTC" in text_of(admin_client, page(KindControl))
     listed = text_of(admin_client, page(Exemption))
     assert f"crawl_job:{records[0].pk}" in listed
     assert "ann" in listed
 
 
 @pytest.mark.parametrize("term", ["{run.pk}", "{run.task_id}", "crawl_job:{run.pk}", " crawl_job:{run.pk} "])
-@pytest.mark.parametrize("model", [Reaping, RefusedWrite])
+@pytest.mark.parametrize("model", [LedgerEntry, RefusedWrite])
 def test_a_run_is_found_by_its_id_or_its_tasks(admin_client, records, model, term):
     shown = text_of(admin_client, page(model), q=term.format(run=records[0]))
     assert str(records[0].pk) in shown
@@ -136,14 +143,14 @@ def test_a_run_is_found_by_its_id_or_its_tasks(admin_client, records, model, ter
         (Sweep, {"phase": "parents"}, 1),
         (Sweep, {"good": "1"}, 3),
         (Sweep, {"good": "0"}, 0),
-        (Reaping, {"kind": "source_result.parent"}, 1),
-        (Reaping, {"action": "fail"}, 1),
-        (Reaping, {"reason": "by_hand"}, 1),
-        (Reaping, {"q": "nothing like it"}, 0),
+        (LedgerEntry, {"kind": "source_result.parent"}, 1),
+        (LedgerEntry, {"action": "fail"}, 1),
+        (LedgerEntry, {"reason": "manual"}, 1),
+        (LedgerEntry, {"q": "nothing like it"}, 0),
         (RefusedWrite, {"kind": "crawl_job"}, 1),
         (Observation, {"reason": "timed_out"}, 1),
         (Observation, {"action": "requeue"}, 0),
-        (Switch, {"kind": "crawl_job"}, 1),
+        (KindControl, {"kind": "crawl_job"}, 1),
         (Exemption, {"kind": "source_result"}, 0),
     ],
 )
@@ -156,7 +163,7 @@ def test_what_is_written_down_is_not_added_to_changed_or_deleted(admin_client, r
     row = model.objects.first()
     before = list(model.objects.order_by("pk").values())
     pages = {"add": page(model, "add"), "delete": page(model, "delete", row.pk)}
-    orders = {Switch: {"add"}, Exemption: {"add", "delete"}}.get(model, set())
+    orders = {KindControl: {"add"}, Exemption: {"add", "delete"}}.get(model, set())
     for url in (page(model, "change", row.pk), *(pages[each] for each in pages.keys() - orders)):
         assert admin_client.post(url, {"kind": "changed", "post": "yes"}).status_code == 403
     if "delete" not in orders:
@@ -168,7 +175,7 @@ def test_what_is_written_down_is_not_added_to_changed_or_deleted(admin_client, r
 def test_a_page_of_many_rows_asks_no_more_than_one_of_few(admin_client, records, model, django_assert_max_num_queries):
     row = model.objects.order_by("idle" if model is Sweep else "pk").values().first()
     row.pop("id")
-    own = {WorkerReport: "incarnation", Observation: "task_id", Exemption: "run_id"}.get(model)
+    own = {WorkerHeartbeat: "incarnation", Observation: "task_id", Exemption: "run_id"}.get(model)
     many = ({**row, own: str(n)} if own else row for n in range(60))
     model.objects.bulk_create(model(**fields) for fields in many)
     with django_assert_max_num_queries(6):
@@ -202,31 +209,31 @@ def order(client, model, data, *, at=NOW):
 
 
 def state():
-    return switches.state(conf.adapters()["crawl_job"], NOW)
+    return switches.state_of(conf.adapters()["crawl_job"], NOW)
 
 
 def test_a_kind_is_switched_in_the_users_name_and_it_is_in_the_history(admin_client, admin_user):
-    assert order(admin_client, Switch, switch_to("observe", released=NOW + HOUR)) == {}
-    assert state()[:3] == (Mode.OBSERVE, None, True)
-    row = Switch.objects.get()
-    assert (row.by, row.at) == (admin_user.username, NOW)
+    assert order(admin_client, KindControl, switch_to("dry_run", released=NOW + HOUR)) == {}
+    assert state()[:3] == (Mode.DRY_RUN, None, True)
+    row = KindControl.objects.get()
+    assert (row.actor, row.created_at) == (admin_user.username, NOW)
     entry = LogEntry.objects.get()
     assert (entry.user, entry.object_id, entry.object_repr) == (admin_user, str(row.pk), str(row))
     with freeze_time(NOW):
         running_job(2 * HOUR)
-        assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).mode == "observe"
+        assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).mode == "dry_run"
 
     # What is left empty ends.
-    assert order(admin_client, Switch, switch_to()) == {}
+    assert order(admin_client, KindControl, switch_to()) == {}
     assert state()[:3] == (Mode.ACT, None, False)
 
 
 def test_a_kind_is_paused_and_the_list_says_so(admin_client):
-    assert order(admin_client, Switch, switch_to(paused=NOW + HOUR)) == {}
+    assert order(admin_client, KindControl, switch_to(paused=NOW + HOUR)) == {}
     assert state()[:3] == (Mode.OFF, NOW + HOUR, False)
     with freeze_time(NOW):
-        assert "paused until 2026" in text_of(admin_client, page(Switch))
-        assert "paused until 2026" in text_of(admin_client, page(Switch, "change", Switch.objects.get().pk))
+        assert "paused until 2026" in text_of(admin_client, page(KindControl))
+        assert "paused until 2026" in text_of(admin_client, page(KindControl, "change", KindControl.objects.get().pk))
 
 
 @pytest.mark.parametrize(
@@ -234,13 +241,13 @@ def test_a_kind_is_paused_and_the_list_says_so(admin_client):
 )
 def test_what_has_passed_or_is_more_than_a_year_away_is_refused_and_nothing_is_switched(admin_client, until, refused):
     for name in ("paused", "released"):
-        errors = order(admin_client, Switch, switch_to(**{name: NOW + until}))
+        errors = order(admin_client, KindControl, switch_to(**{name: NOW + until}))
         assert errors == (
             {f"{name}_until": [f"{NOW + until:%Y-%m-%d %H:%M:%S} UTC is not within a year from now."]}
             if refused
             else {}
         )
-    assert Switch.objects.count() == (0 if refused else 2)
+    assert KindControl.objects.count() == (0 if refused else 2)
 
 
 @pytest.mark.parametrize(
@@ -252,15 +259,15 @@ def test_what_has_passed_or_is_more_than_a_year_away_is_refused_and_nothing_is_s
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused(admin_client, data, field):
-    assert set(order(admin_client, Switch, data)) == {field}
-    assert not Switch.objects.exists()
+    assert set(order(admin_client, KindControl, data)) == {field}
+    assert not KindControl.objects.exists()
 
 
 def test_a_run_is_exempted_and_looked_after_again(admin_client, admin_user):
     run = running_job(2 * HOUR)
     assert order(admin_client, Exemption, exemption_of(f" {str(run.pk).upper()} ", until=NOW + HOUR)) == {}
     row = Exemption.objects.get()
-    assert (row.run_id, row.by, row.until) == (str(run.pk), admin_user.username, NOW + HOUR)
+    assert (row.run_id, row.actor, row.until) == (str(run.pk), admin_user.username, NOW + HOUR)
     with freeze_time(NOW):
         assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).counts == {"exempt": 1}
         assert str(run.pk) in text_of(admin_client, page(Exemption))
@@ -297,21 +304,21 @@ def user_of(role):
 def test_only_a_post_with_its_token_by_somebody_who_may_reap_changes_anything(role, how):
     """`looks` has every permission on the reaper's tables but this one."""
     run, user, client = running_job(), user_of(role), Client(enforce_csrf_checks=True)
-    exemption = Exemption.objects.create(kind="crawl_job", run_id="other", at=NOW, by="ann")
+    exemption = Exemption.objects.create(kind="crawl_job", run_id="other", created_at=NOW, actor="ann")
     if user:
         client.force_login(user)
     token = "t" * 32
     client.cookies["csrftoken"] = token
     more = {"csrfmiddlewaretoken": token} if how == "POST" else {}
     orders = (
-        (page(Switch, "add"), switch_to("off")),
+        (page(KindControl, "add"), switch_to("off")),
         (page(Exemption, "add"), exemption_of(run.pk)),
         (page(Exemption, "delete", exemption.pk), {"post": "yes"}),
     )
     for url, data in orders:
         (client.get if how == "GET" else client.post)(url, data | more)
     changed = (
-        Switch.objects.exists(),
+        KindControl.objects.exists(),
         Exemption.objects.filter(run_id=run.pk).exists(),
         not Exemption.objects.filter(pk=exemption.pk).exists(),
     )

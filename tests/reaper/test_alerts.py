@@ -15,7 +15,7 @@ from freezegun import freeze_time
 from reaper import tasks
 from reaper.conf import settings as conf
 from reaper.controls import overrides as policies
-from reaper.models import Alert, Reaping, Sweep
+from reaper.models import Alert, LedgerEntry, Sweep
 from reaper.monitoring import alerts
 from reaper.signals import alerted
 from tests.reaper.test_admin import user_of
@@ -51,8 +51,8 @@ def heard():
     """The signals, as (state, name, kind, phase)."""
     found = []
 
-    def note(alert, state, reason, says, now, runs, **_):
-        assert (reason, says) == (alert.name, alert.says)
+    def note(alert, state, reason, message, now, runs, **_):
+        assert (reason, message) == (alert.name, alert.message)
         found.append((state, alert.name, alert.kind, alert.phase))
 
     alerted.connect(note)
@@ -71,7 +71,7 @@ def look(at=NOW, well=True):
 
 def tell(at=NOW):
     with freeze_time(at):
-        tasks.tell_alerts()
+        tasks.send_notifications()
 
 
 def opened():
@@ -88,7 +88,7 @@ def test_what_is_worth_a_warning_is_opened_once_and_noted_as_long_as_it_lasts(he
     assert heard == [("opened", "long_running", "crawl_job", "")]
     row = Alert.objects.get()
     assert (row.opened_at, row.seen_at, row.resolved_at) == (NOW, NOW + 2 * MINUTE, None)
-    assert row.says == "1 crawl_job runs, the oldest for 33 min"
+    assert row.message == "1 crawl_job runs, the oldest for 33 min"
     said = [line for line in caplog.messages if line.startswith("long_running")]
     assert said == ["long_running crawl_job: 1 crawl_job runs, the oldest for 31 min"]
 
@@ -123,10 +123,10 @@ def test_what_comes_back_within_a_while_is_the_same_and_later_another(heard):
 @COMMITTED
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
 def test_two_that_look_at_the_same_moment_open_and_resolve_it_once(heard):
-    found = [alerts.Found("long_running", "", "one run")]
+    found = [alerts.AlertCondition("long_running", "", "one run")]
 
     def many(at, what):
-        at_once(*[lambda: alerts.update("crawl_job", what, at, "default", Alert)] * 4)
+        at_once(*[lambda: alerts.reconcile_alerts("crawl_job", what, at, "default", Alert)] * 4)
 
     many(NOW, found)
     assert heard == [("opened", "long_running", "crawl_job", "")]
@@ -161,7 +161,7 @@ def test_a_receiver_of_alerts_that_raises_stops_nothing():
 def test_runs_that_are_late_are(make, name, says):
     make()
     look()
-    assert [(row.name, row.says) for row in Alert.objects.all()] == [(name, says)]
+    assert [(row.name, row.message) for row in Alert.objects.all()] == [(name, says)]
 
 
 @pytest.mark.parametrize("make", [lambda: running_job(30 * MINUTE), lambda: queued_job(15 * MINUTE)])
@@ -186,7 +186,7 @@ def test_a_kinds_own_threshold_counts(limits):
 
 
 def test_an_edited_threshold_counts():
-    policies.edit(conf.adapters()["crawl_job"], "ada", NOW, {"alert_after": MINUTE})
+    policies.set_overrides(conf.adapters()["crawl_job"], "ada", NOW, {"alert_after": MINUTE})
     running_job(MINUTE + SECOND)
     look()
     assert opened() == {("long_running", "crawl_job", "")}
@@ -198,7 +198,7 @@ def test_a_sweep_that_told_of_an_error_is():
     failing = {"kind": "crawl_job", "phase": "queued", "errors": ["the broker did not answer"]}
     Sweep.objects.create(started_at=NOW, finished_at=NOW, **failing)
     look(well=False)
-    assert [(row.subject, row.says) for row in Alert.objects.all()] == [
+    assert [(row.subject, row.message) for row in Alert.objects.all()] == [
         ("sweep_failing crawl_job queued", "the broker did not answer")
     ]
 
@@ -211,7 +211,7 @@ def test_runs_that_wait_while_no_live_worker_consumes_their_queue_are(ago, there
     report("celery@gone/1", silent=HOUR)
     swept()
     look(well=False)
-    says = [row.says for row in Alert.objects.filter(name="no_consumer")]
+    says = [row.message for row in Alert.objects.filter(name="no_consumer")]
     assert says == (["2 crawl_job runs wait, and no live worker consumes the queue crawl"] if there else [])
 
 
@@ -224,12 +224,12 @@ def test_a_worker_of_the_queue_is_enough():
 @pytest.mark.parametrize(("ago", "there"), [(HOUR, False), (HOUR - SECOND, True)])
 def test_runs_that_were_given_up_lately_are(ago, there):
     for number in range(2):
-        Reaping.objects.create(
-            at=NOW - ago, kind="crawl_job", run_id=str(number), phase="running", action="fail", reason="orphaned",
+        LedgerEntry.objects.create(
+            created_at=NOW - ago, kind="crawl_job", run_id=str(number), phase="running", action="fail", reason="orphaned",
             exhausted=True,
         )  # fmt: skip
     look()
-    says = [row.says for row in Alert.objects.filter(name="poison")]
+    says = [row.message for row in Alert.objects.filter(name="poison")]
     assert says == (["2 crawl_job runs were given up within the last 1 h"] if there else [])
 
 
@@ -245,7 +245,7 @@ def test_runs_that_were_given_up_lately_are(ago, there):
 def test_clocks_that_are_off_are(seconds, says):
     report("celery@w1/1", listed_at=NOW + seconds * SECOND)
     look()
-    assert [row.says for row in Alert.objects.filter(name="clock_skew")] == ([says] if says else [])
+    assert [row.message for row in Alert.objects.filter(name="clock_skew")] == ([says] if says else [])
 
 
 def test_sweeps_that_are_not_as_they_should_be_are_by_phase():
@@ -267,7 +267,7 @@ def test_a_kind_that_cannot_be_looked_at_hides_no_other_and_resolves_nothing(mon
     running_job(31 * MINUTE)
     look()
     broken = type(conf.adapters()["crawl_job"])
-    monkeypatch.setattr(broken, "unfinished", lambda self, phase: 1 / 0)
+    monkeypatch.setattr(broken, "iter_unfinished", lambda self, phase: 1 / 0)
     report("celery@w1/1", now=NOW + HOUR, listed_at=NOW + HOUR + MINUTE)
     look(NOW + HOUR)
     assert opened() == {("long_running", "crawl_job", ""), ("clock_skew", "", "")}
@@ -278,7 +278,7 @@ def test_old_ones_are_pruned_and_open_ones_are_kept():
     values = {"opened_at": NOW - 400 * DAY, "seen_at": NOW - 400 * DAY, "kind": "crawl_job"}
     Alert.objects.create(name="old", resolved_at=NOW - 90 * DAY - SECOND, **values)
     kept = [
-        Alert.objects.create(name="young", resolved_at=NOW - 90 * DAY, **values),
+        Alert.objects.create(name="within_grace", resolved_at=NOW - 90 * DAY, **values),
         Alert.objects.create(name="open", **values),
     ]
     tasks.prune_history()
@@ -316,7 +316,7 @@ def test_it_is_mailed_once_and_once_that_it_is_over():
 @pytest.mark.usefixtures("to_ada")
 def test_of_a_thousand_there_is_one_digest():
     Alert.objects.bulk_create(
-        Alert(name=f"alert{number}", kind="crawl_job", opened_at=NOW, seen_at=NOW, says="something")
+        Alert(name=f"alert{number}", kind="crawl_job", opened_at=NOW, seen_at=NOW, message="something")
         for number in range(1000)
     )
     tell()
@@ -339,7 +339,7 @@ def test_what_could_not_be_told_for_a_day_is_not_told_any_more(ago, count):
 @pytest.mark.usefixtures("to_ada")
 def test_that_an_old_one_is_over_is_told():
     Alert.objects.create(
-        name="backlog", opened_at=NOW - 9 * DAY, seen_at=NOW, resolved_at=NOW, told={"email": "opened"}
+        name="backlog", opened_at=NOW - 9 * DAY, seen_at=NOW, resolved_at=NOW, notified={"email": "opened"}
     )
     tell()
     assert mail.outbox[0].subject == "[reaper] backlog is over"
@@ -366,7 +366,7 @@ def test_without_a_channel_nothing_is_told_and_nothing_fails(caplog):
     running_job(31 * MINUTE)
     look()
     tell()
-    assert (mail.outbox, Alert.objects.get().told) == ([], {})
+    assert (mail.outbox, Alert.objects.get().notified) == ([], {})
 
 
 # --- webhook ------------------------------------------------------------------------------------------------------
@@ -427,17 +427,17 @@ def test_a_webhook_that_refuses_is_asked_again_until_it_takes_it_and_its_address
 
 
 def test_a_webhook_that_is_slow_is_given_up_in_time_and_keeps_no_mail_back(hook, limits, monkeypatch):
-    monkeypatch.setattr(alerts, "PATIENCE", 0.2)
+    monkeypatch.setattr(alerts, "SEND_TIMEOUT_S", 0.2)
     limits(ALERT_EMAILS=["ada@shop.example"])
     running_job(31 * MINUTE)
     look()
     hook.release.clear()
     tell()
     assert len(mail.outbox) == 1
-    assert Alert.objects.get().told == {"email": "opened"}
+    assert Alert.objects.get().notified == {"email": "opened"}
     hook.release.set()
     tell()
-    assert Alert.objects.get().told == {"email": "opened", "webhook": "opened"}
+    assert Alert.objects.get().notified == {"email": "opened", "webhook": "opened"}
     assert len(mail.outbox) == 1
 
 
@@ -490,7 +490,9 @@ def test_whoever_acknowledged_it_first_is_kept(admin_client):
 
 
 def test_open_ones_are_on_the_overview(admin_client):
-    Alert.objects.create(name="backlog", kind="crawl_job", opened_at=NOW - HOUR, seen_at=NOW, says="<b>many</b> wait")
+    Alert.objects.create(
+        name="backlog", kind="crawl_job", opened_at=NOW - HOUR, seen_at=NOW, message="<b>many</b> wait"
+    )
     with freeze_time(NOW):
         page = admin_client.get("/admin/reaper/").content.decode()
     assert "Open alerts" in page
@@ -510,13 +512,13 @@ def owners(monkeypatch):
             raise OSError(f"boom {CANARY}")
         heard.append(told)
 
-    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "tell_owner", tell_owner)
+    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "notify_owner", tell_owner)
     return heard, deaf
 
 
 def done(pk, action="fail", ago=MINUTE, **fields):
     values = {"kind": "crawl_job", "phase": "running", "reason": "orphaned", "message": "Failed."}
-    return Reaping.objects.create(at=NOW - ago, run_id=pk, action=action, **{**values, **fields})
+    return LedgerEntry.objects.create(created_at=NOW - ago, run_id=pk, action=action, **{**values, **fields})
 
 
 def test_an_owner_is_told_once_what_was_done_with_a_run(owners):
@@ -556,7 +558,7 @@ def test_of_what_did_not_end_or_requeue_a_run_no_owner_is_told(owners, action):
 
 
 def test_of_many_a_bounded_number_is_told_at_a_time(owners, monkeypatch):
-    monkeypatch.setattr(alerts, "OWNERS", 2)
+    monkeypatch.setattr(alerts, "OWNER_BATCH", 2)
     for number in range(5):
         done(str(number))
     for seen in (2, 4, 5):
@@ -567,4 +569,4 @@ def test_of_many_a_bounded_number_is_told_at_a_time(owners, monkeypatch):
 def test_a_kind_without_a_hook_is_not_even_asked(django_assert_num_queries):
     done("1")
     with django_assert_num_queries(0):
-        alerts.tell_owners(conf.adapters()["crawl_job"])
+        alerts.notify_owners(conf.adapters()["crawl_job"])

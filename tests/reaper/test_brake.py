@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reaper.core.brake import PERCENT, RUNS, fell_silent, held
+from reaper.core.brake import HELD_LIMIT, MASS_PERCENT, detect_mass_silence, exceeds_limit
 from tests.worlds import HOUR, MINUTE, NOW, SECOND
 
 SILENCE = 12 * SECOND
@@ -65,18 +65,20 @@ def gone(ago=MINUTE):
     ],
 )
 def test_workers_that_fell_silent_together(workers, silent):
-    assert fell_silent(workers, SILENCE, NOW) == silent
-    assert fell_silent(workers[::-1], SILENCE, NOW) == silent
+    assert detect_mass_silence(workers, SILENCE, NOW) == silent
+    assert detect_mass_silence(workers[::-1], SILENCE, NOW) == silent
 
 
 def test_a_report_without_a_readable_time_is_of_nobody_who_was_there():
     unread = Heard(since=datetime.min.replace(tzinfo=NOW.tzinfo), seen_at=datetime.min.replace(tzinfo=NOW.tzinfo))
-    assert fell_silent([live(), Heard(**{**vars(unread), "alive": False})], SILENCE, NOW) is None
+    assert detect_mass_silence([live(), Heard(**{**vars(unread), "alive": False})], SILENCE, NOW) is None
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
 def test_never_more_than_few_or_a_minority_goes_on(acting, rest):
-    assert held(acting, acting + rest) == (acting > RUNS and 100 * acting >= PERCENT * (acting + rest))
+    assert exceeds_limit(acting, acting + rest) == (
+        acting > HELD_LIMIT and 100 * acting >= MASS_PERCENT * (acting + rest)
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,4 +86,4 @@ def test_never_more_than_few_or_a_minority_goes_on(acting, rest):
     [(0, 0, False), (20, 20, False), (21, 21, True), (55, 100, True), (54, 100, False), (550, 1000, True)],
 )
 def test_a_sweep_that_would_act_on_most_is_held(acting, seen, is_held):
-    assert held(acting, seen) is is_held
+    assert exceeds_limit(acting, seen) is is_held

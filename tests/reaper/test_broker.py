@@ -12,7 +12,7 @@ from celery import Celery
 from freezegun.api import real_monotonic
 
 from reaper.adapters import Message
-from reaper.broker.connection import Broker, BrokerDown
+from reaper.broker.connection import Broker, BrokerUnavailable
 from tests.servers import Revoke, eventually
 
 TASK = "apps.sources.tasks.crawl_source"
@@ -90,9 +90,9 @@ def test_a_message_that_no_broker_could_take_is_its_own_fault_only(broker, messa
 def test_an_address_that_makes_no_sense_is_the_brokers_fault(url, monkeypatch):
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", url)
     with Broker() as asked:
-        with pytest.raises(BrokerDown):
+        with pytest.raises(BrokerUnavailable):
             asked.publish(TASK, Message(), "t1")
-        with pytest.raises(BrokerDown):
+        with pytest.raises(BrokerUnavailable):
             asked.revoke(["t1"])
 
 
@@ -106,9 +106,9 @@ def test_a_question_is_answered_over_the_sweeps_connection(broker):
 
 def test_a_broker_that_did_not_answer_is_not_given_messages_either(refusing_broker):
     with within(3), Broker() as asked:
-        with pytest.raises(BrokerDown, match="the broker did not answer: "):
+        with pytest.raises(BrokerUnavailable, match="the broker did not answer: "):
             asked.ask(lambda connection: connection.channel())
-        with within(1), pytest.raises(BrokerDown, match="the broker did not answer: "):
+        with within(1), pytest.raises(BrokerUnavailable, match="the broker did not answer: "):
             asked.publish(TASK, Message(), "t1")
 
 
@@ -133,12 +133,12 @@ def test_a_broker_that_is_not_needed_is_not_asked(refusing_broker):
 @pytest.mark.parametrize("first", ["publish", "revoke"])
 def test_a_refusing_broker_is_given_up_at_once(refusing_broker, first):
     with within(3), Broker() as asked:
-        with pytest.raises(BrokerDown) as told:
+        with pytest.raises(BrokerUnavailable) as told:
             asked.publish(TASK, Message(), "t1") if first == "publish" else asked.revoke(["t1"])
         assert str(told.value).startswith("the broker did not take a message: ")
-        with within(1), pytest.raises(BrokerDown, match="did not take"):
+        with within(1), pytest.raises(BrokerUnavailable, match="did not take"):
             asked.revoke(["t1"])
-        with within(1), pytest.raises(BrokerDown, match="did not take"):
+        with within(1), pytest.raises(BrokerUnavailable, match="did not take"):
             asked.publish(TASK, Message(), "t2")
 
 
@@ -146,9 +146,9 @@ def test_a_refusing_broker_is_given_up_at_once(refusing_broker, first):
 @pytest.mark.parametrize("first", ["publish", "revoke"])
 def test_a_hanging_broker_is_given_up_within_seconds_and_the_second_ask_answers_at_once(hanging_broker, first):
     with within(8), Broker() as asked:
-        with within(6), pytest.raises(BrokerDown):
+        with within(6), pytest.raises(BrokerUnavailable):
             asked.publish(TASK, Message(), "t1") if first == "publish" else asked.revoke(["t1"])
-        with within(1), pytest.raises(BrokerDown):
+        with within(1), pytest.raises(BrokerUnavailable):
             asked.publish(TASK, Message(), "t2")
 
 
@@ -164,15 +164,15 @@ def test_a_broker_that_goes_in_mid_sweep_is_given_up_within_seconds(hanging_brok
     with within(8), Broker() as asked:
         ask(first, "t1")
         hanging_broker.stop() if end == "stop" else hanging_broker.process.kill()
-        with within(6), pytest.raises(BrokerDown):
+        with within(6), pytest.raises(BrokerUnavailable):
             ask(then, "t2")
-        with within(1), pytest.raises(BrokerDown):
+        with within(1), pytest.raises(BrokerUnavailable):
             ask(first, "t3")
 
 
 @pytest.mark.live
 def test_the_next_sweep_finds_a_broker_that_is_back(hanging_broker):
-    with Broker() as asked, pytest.raises(BrokerDown):
+    with Broker() as asked, pytest.raises(BrokerUnavailable):
         asked.publish(TASK, Message(), "t1")
     hanging_broker.go_on()
     with Broker() as asked:
@@ -252,7 +252,7 @@ class TestRabbit:
         asked = Broker(app)
         asked.publish("little.hold", Message(), "t1")
         with rabbit.stopped(), within(8), asked:
-            with within(4), pytest.raises(BrokerDown):
+            with within(4), pytest.raises(BrokerUnavailable):
                 asked.publish("little.hold", Message(), "t2") if then == "publish" else asked.revoke(["t1"])
-            with within(1), pytest.raises(BrokerDown):
+            with within(1), pytest.raises(BrokerUnavailable):
                 asked.publish("little.hold", Message(), "t3")

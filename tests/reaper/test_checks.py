@@ -57,8 +57,8 @@ class Explosive(Unlimited):
 class Modelless(ModelRunAdapter):
     kind, task = "modelless", f"{HERE}.unlimited"
     model = "shop.Order"
-    queued, running, finished = ("new",), ("busy",), ("done",)
-    queued_as, failed_as, closed_as = "new", "done", "done"
+    queued_statuses, running_statuses, finished_statuses = ("new",), ("busy",), ("done",)
+    status_after_requeue, status_after_fail, status_after_close = "new", "done", "done"
 
     def messages(self, runs):
         return {}

@@ -9,7 +9,7 @@ from django_celery_beat.models import PeriodicTask
 
 from apps.sources.models import CrawlJob
 from reaper.core import brake
-from reaper.models import Reaping, RefusedWrite, Sweep, Switch
+from reaper.models import KindControl, LedgerEntry, RefusedWrite, Sweep
 from tests.reaper.command import everything, named, reaper, stuck_runs
 from tests.worlds import (
     HOUR,
@@ -47,13 +47,13 @@ def test_sweep_acts_on_everything_that_is_stuck_and_says_so(stuck):
         "never_sent": "pending",
         "parent_ended": "skipped",
         "children_ended": "completed",
-        "held": "running",
+        "in_progress": "running",
     }
     for name in ("timed_out", "orphaned", "lost", "never_sent", "parent_ended"):
         line = next(line for line in out.splitlines() if named(stuck[name]) in line)
         assert name in line
-    assert named(stuck["held"]) not in out
-    assert "swept crawl_job running: 3 seen, 2 acted on (held 1, orphaned 1, timed_out 1)" in out
+    assert named(stuck["in_progress"]) not in out
+    assert "swept crawl_job running: 3 seen, 2 acted on (in_progress 1, orphaned 1, timed_out 1)" in out
 
 
 def test_sweep_of_one_kind_leaves_the_other(stuck):
@@ -82,9 +82,9 @@ def test_a_dry_run_and_the_sweep_after_it_agree(stuck):
 
 
 def test_a_dry_run_tells_that_the_brake_would_hold_the_sweep_until_it_is_released():
-    for _ in range(brake.RUNS + 1):
+    for _ in range(brake.HELD_LIMIT + 1):
         running_job(2 * HOUR)
-    held = f"held: {brake.RUNS + 1} of {brake.RUNS + 1} running runs would be acted on at once"
+    held = f"held: {brake.HELD_LIMIT + 1} of {brake.HELD_LIMIT + 1} running runs would be acted on at once"
     code, _, err = reaper("sweep", "--dry-run")
     assert (code, err.count(held)) == (1, 1)
     assert not Sweep.objects.exists()
@@ -137,7 +137,7 @@ def test_diagnose_lists_what_is_stuck_and_what_is_worth_a_look_and_writes_nothin
     assert code == 1
     assert everything() == before
     for name, run in stuck.items():
-        name = {"held": "long_running"}.get(name, name)
+        name = {"in_progress": "long_running"}.get(name, name)
         assert any(str(run.pk) in line and name in line for line in out.splitlines()), name
     assert "stuck runs: 5; stuck parents: 1; overdue sweeps: 5" in out
 
@@ -183,7 +183,12 @@ def test_explain_tells_what_happened_before():
     job = lost_job(16 * MINUTE)
     reaper("sweep")
     RefusedWrite.objects.create(
-        at=NOW, kind="crawl_job", run_id=str(job.pk), task_id=job.task_id, worker="celery@w1/abc", write="complete"
+        created_at=NOW,
+        kind="crawl_job",
+        run_id=str(job.pk),
+        task_id=job.task_id,
+        worker="celery@w1/abc",
+        write="complete",
     )
     _, out, _ = reaper("explain", named(job))
     assert "Requeued by the reaper because its message was gone and no worker had its task (rule lost)" in out
@@ -209,7 +214,7 @@ def test_a_run_is_ended_or_requeued_by_hand_under_the_users_name(broker, verb, s
     job = make()
     code, _, err = reaper(verb, named(job), "--user", "ann")
     assert (code, err) == (0, "")
-    row = Reaping.objects.get()
+    row = LedgerEntry.objects.get()
     assert (fresh(job).status, row.actor, row.action) == (status, "ann", verb)
     assert broker.ids() == [row.new_task_id] * (verb == "requeue")
     assert [revoke.ids for revoke in broker.revokes()] == [[job.task_id]]
@@ -222,7 +227,7 @@ def test_a_run_that_is_not_unfinished_is_left_and_exits_1(verb, status, why):
     code, out, err = reaper(verb, named(job))
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert why in err
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 def test_a_run_that_moves_on_meanwhile_is_left_and_exits_1(monkeypatch):
@@ -241,7 +246,7 @@ def test_a_requeue_without_a_broker_is_in_the_ledger(refusing_broker):
     assert code == 1
     assert "was requeued" in out
     assert "in the ledger: the next sweep publishes its new task" in err
-    assert Reaping.objects.get().published_at is None
+    assert LedgerEntry.objects.get().published_at is None
 
 
 def nobody():
@@ -251,20 +256,20 @@ def nobody():
 def test_a_container_whose_user_has_no_name_can_act_too(monkeypatch):
     monkeypatch.setattr(getpass, "getuser", nobody)
     assert reaper("fail", named(running_job()))[0] == 0
-    assert Reaping.objects.get().actor.startswith("uid ")
+    assert LedgerEntry.objects.get().actor.startswith("uid ")
 
 
 def test_an_empty_or_endless_user_name_is_no_way_around_the_ledger():
     reaper("fail", named(running_job()), "--user", " ")
     reaper("fail", named(running_job()), "--user", "x" * 999)
-    assert all(1 <= len(actor) <= 200 for actor in Reaping.objects.values_list("actor", flat=True))
+    assert all(1 <= len(actor) <= 200 for actor in LedgerEntry.objects.values_list("actor", flat=True))
 
 
 def test_a_parent_is_finalized_by_hand_once():
     job = parent("completed", "failed")
     assert reaper("finalize", str(job.pk), "--user", "ann")[0] == 0
     assert fresh(job).status == "completed"
-    assert Reaping.objects.get().actor == "ann"
+    assert LedgerEntry.objects.get().actor == "ann"
     code, out, err = reaper("finalize", str(job.pk))
     assert (code, out, len(err.splitlines())) == (1, "", 1)
 
@@ -296,13 +301,13 @@ def test_schedules_are_listed_and_removed():
 
 
 def test_a_kind_is_switched_and_says_so():
-    code, out, err = reaper("mode", "crawl_job", "observe", "--user", "ann")
+    code, out, err = reaper("mode", "crawl_job", "dry_run", "--user", "ann")
     assert (code, out, err) == (
-        0, "crawl_job: mode observe. Its sweeps observe, and touch nothing from now on.\n", "",
+        0, "crawl_job: mode dry_run. Its sweeps observe, and touch nothing from now on.\n", "",
     )  # fmt: skip
-    assert Switch.objects.get().by == "ann"
+    assert KindControl.objects.get().actor == "ann"
     code, out, _ = reaper("diagnose")
-    assert "crawl_job running: it is switched to observe by ann" in out
+    assert "crawl_job running: it is switched to dry_run by ann" in out
     assert reaper("mode", "crawl_job", "settings")[1].startswith("crawl_job: the settings' mode. Its sweeps act")
     assert "switched to" not in reaper("diagnose")[1]
 
@@ -347,7 +352,7 @@ def test_a_wrong_switch_is_told_in_one_line_and_switches_nothing(words, said):
     code, out, err = reaper(*words)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert said in err
-    assert not Switch.objects.exists()
+    assert not KindControl.objects.exists()
 
 
 def test_a_sweep_that_is_held_exits_1_and_says_how_to_let_it_go():

@@ -94,7 +94,7 @@ def test_the_json_has_one_shape(stuck, words):
     run = next(run for run in report["runs"] if run["id"] == str(stuck["timed_out"].pk))
     assert (run["phase"], run["action"], run["age_s"]) == ("running", "fail", 3601)
     assert set(run["evidence"]) == {field.name for field in dataclasses.fields(Evidence)}
-    assert (run["evidence"]["claimant"], run["evidence"]["holder"]) == ("alive", "celery@w1/abc")
+    assert (run["evidence"]["claimant_liveness"], run["evidence"]["holder"]) == ("alive", "celery@w1/abc")
 
 
 class Terminal(StringIO):

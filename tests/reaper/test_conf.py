@@ -10,7 +10,7 @@ from django.test import override_settings
 
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
-from reaper.conf.validators import coercion
+from reaper.conf.validators import parser_for
 from reaper.core.decisions import Action, Policy
 
 HERE = "tests.reaper.test_conf"
@@ -24,7 +24,7 @@ class Orders(RunAdapter):
     task = "shop.tasks.fulfil"
     using = "default"
 
-    def unfinished(self, phase):
+    def iter_unfinished(self, phase):
         return iter(())
 
     def get(self, pk):
@@ -87,7 +87,7 @@ def policy(kind="order"):
 def test_without_settings_of_its_own_a_kind_has_the_defaults():
     with named("Orders"):
         assert policy() == Policy()
-        assert (conf.clock(), conf.keep_history()) == ("database", timedelta(days=90))
+        assert (conf.clock(), conf.history_retention()) == ("database", timedelta(days=90))
         assert conf.problems() == []
 
 
@@ -148,19 +148,19 @@ def test_every_field_of_policy_is_a_setting_on_all_three_levels():
 
 
 def test_an_optional_value_may_be_none():
-    optional = coercion(timedelta | None)
+    optional = parser_for(timedelta | None)
     assert optional(None) is None
     assert optional(5) == timedelta(seconds=5)
 
 
 def test_a_day_of_history_is_enough():
     with named("Orders", KEEP_HISTORY=timedelta(days=1)):
-        assert conf.keep_history() == timedelta(days=1)
+        assert conf.history_retention() == timedelta(days=1)
 
 
 def test_clock_and_keep_history_are_read():
     with named("Orders", CLOCK="host", KEEP_HISTORY=timedelta(days=7)):
-        assert (conf.clock(), conf.keep_history()) == ("host", timedelta(days=7))
+        assert (conf.clock(), conf.history_retention()) == ("host", timedelta(days=7))
 
 
 def test_an_override_is_seen_at_once_and_ends_with_its_block():
@@ -261,7 +261,7 @@ def test_mistakes(given, ids):
         for problem in found:
             assert problem.message.endswith(".")
             assert problem.hint.endswith((".", "?"))
-        for read in (conf.adapters, lambda: conf.policy(Orders()), conf.clock, conf.keep_history):
+        for read in (conf.adapters, lambda: conf.policy(Orders()), conf.clock, conf.history_retention):
             with pytest.raises(ImproperlyConfigured) as raised:
                 read()
             assert found[0].message in str(raised.value)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaper.core.decisions import BY_ABSENCE, PUBLISH_GRACE, Action, Decision, Policy, Reason, alert, decide
-from reaper.core.facts import NOTHING, Evidence, History, Phase, Presence, RunFacts, Vital
+from reaper.core.decisions import ABSENCE_REASONS, PUBLISH_GRACE, Action, Decision, Policy, Reason, alert_for, decide
+from reaper.core.facts import NO_EVIDENCE, Evidence, History, Liveness, MessageLocation, Phase, RunFacts
 from tests.worlds import NOW, SECOND
 
 TICK = timedelta(microseconds=1)
@@ -50,33 +50,39 @@ def acted(ago=HOUR, **past):
 
 def sent(ago):
     """A past whose last dispatch was made `ago` and was never confirmed."""
-    return History(redispatches=1, last_action_at=NOW - ago, unpublished="t1", unpublished_at=NOW - ago)
+    return History(redispatches=1, last_action_at=NOW - ago, unpublished_task_id="t1", unpublished_at=NOW - ago)
 
 
-UNPUBLISHED = History(redispatches=1, last_action_at=NOW, unpublished="t1")
+UNPUBLISHED = History(redispatches=1, last_action_at=NOW, unpublished_task_id="t1")
 
 # What the workers and the broker may say; each is all that its verdict needs, and nothing more.
 WORKED_ON = Evidence(holder=W1, active_since=NOW - MINUTE)
 KEPT = Evidence(holder=W1)
-DEAD = Evidence(absent=True, witness=W2, claimant=Vital.DEAD)
-LET_GO = Evidence(absent=True, witness=W2, claimant=Vital.ALIVE, claimant_listed_at=NOW - SECOND)
+DEAD = Evidence(absent=True, witness=W2, claimant_liveness=Liveness.DEAD)
+LET_GO = Evidence(absent=True, witness=W2, claimant_liveness=Liveness.ALIVE, claimant_listed_at=NOW - SECOND)
 NAMED = Evidence(absent=True, witness=W2, last_holder=W1)
-WATCHED = Evidence(absent=True, witness=W2, watched_since=NOW - HOUR)
-RETURNS = Evidence(absent=True, witness=W2, returns=True)
-WAITING = Evidence(absent=True, witness=W2, presence=Presence.WAITING)
-LOST = Evidence(absent=True, witness=W2, presence=Presence.ABSENT, first_look=NOW - MINUTE, heard_since=True)
-STRANDED = replace(LOST, presence=Presence.DELIVERED)
-STRANDED_BY_NAME = replace(NAMED, presence=Presence.DELIVERED)
+WATCHED = Evidence(absent=True, witness=W2, fleet_watched_since=NOW - HOUR)
+RETURNS = Evidence(absent=True, witness=W2, retry_waiting=True)
+WAITING = Evidence(absent=True, witness=W2, message_location=MessageLocation.WAITING)
+LOST = Evidence(
+    absent=True,
+    witness=W2,
+    message_location=MessageLocation.ABSENT,
+    first_sighting_at=NOW - MINUTE,
+    all_reported_since=True,
+)
+STRANDED = replace(LOST, message_location=MessageLocation.DELIVERED)
+STRANDED_BY_NAME = replace(NAMED, message_location=MessageLocation.DELIVERED)
 OVERTAKEN = Evidence(overtaken=True)
 EVERY = {
-    "nothing": NOTHING,
+    "nothing": NO_EVIDENCE,
     "worked on": WORKED_ON,
     "kept": KEPT,
     "dead": DEAD,
     "let go": LET_GO,
     "named": NAMED,
     "watched": WATCHED,
-    "returns": RETURNS,
+    "retry_waiting": RETURNS,
     "waiting": WAITING,
     "lost": LOST,
     "stranded": STRANDED,
@@ -85,7 +91,7 @@ EVERY = {
 }
 
 
-def row(name, run, fate, evidence=NOTHING, policy=POLICY):
+def row(name, run, fate, evidence=NO_EVIDENCE, policy=POLICY):
     """One row of the golden table. `fate`: action, reason, and the flags that are set."""
     return pytest.param(run, evidence, policy, fate, id=name)
 
@@ -120,8 +126,8 @@ def of(fate):
         (queued(history=sent(PUBLISH_GRACE + SECOND)), "republish unpublished"),
         (running(DAY, history=acted(SECOND, requeues=1)), "leave backoff"),
         (queued(DAY, history=acted(SECOND, redispatches=1)), "leave backoff"),
-        (timeless(running()), "leave no_clock"),
-        (timeless(queued()), "leave no_clock"),
+        (timeless(running()), "leave no_timestamp"),
+        (timeless(queued()), "leave no_timestamp"),
     ],
 )
 def test_what_comes_before_all_evidence(run, fate, evidence):
@@ -131,7 +137,7 @@ def test_what_comes_before_all_evidence(run, fate, evidence):
 @pytest.mark.parametrize(
     ("run", "evidence", "policy", "fate"),
     [
-        row("the parent has not ended", queued(parent="3"), "leave young"),
+        row("the parent has not ended", queued(parent="3"), "leave within_grace"),
         # our own dispatch: the same id again once its own sweep has had its time, whatever the run's age
         row("unpublished, at once", queued(history=sent(timedelta(0))), "leave backoff"),
         row("unpublished, by a sweep that began later", queued(history=sent(-SECOND)), "leave backoff"),
@@ -142,12 +148,12 @@ def test_what_comes_before_all_evidence(run, fate, evidence):
         row("unpublished, no clock", timeless(queued(history=UNPUBLISHED)), "republish unpublished"),
         row(
             "unpublished, budgets spent",
-            queued(history=acted(DAY, requeues=9, redispatches=9, unpublished="t1")),
+            queued(history=acted(DAY, requeues=9, redispatches=9, unpublished_task_id="t1")),
             "republish unpublished",
         ),
         row("another id since", queued(task_id="t2", history=UNPUBLISHED), "leave backoff"),
-        row("no id is not unpublished", queued(task_id=""), "leave young"),
-        row("NULL is not unpublished", queued(task_id=None), "leave young"),
+        row("no id is not unpublished", queued(task_id=""), "leave within_grace"),
+        row("NULL is not unpublished", queued(task_id=None), "leave within_grace"),
         row("it did arrive: it runs", running(history=UNPUBLISHED), "leave backoff"),
         # backoff: 30 s, 2 min, 8 min, and 8 min for ever
         *[
@@ -184,15 +190,15 @@ def test_what_comes_before_all_evidence(run, fate, evidence):
             policy=Policy(backoff=()),
         ),
         # clocks that cannot be believed: what is left of them
-        row("all in the future", running(-DAY), "leave no_clock"),
+        row("all in the future", running(-DAY), "leave no_timestamp"),
         row("queued in the future", never_sent(HOUR, queued_at=NOW + DAY), "requeue never_sent"),
-        row("started in the future", running(started_at=NOW + DAY, progress_at=NOW - MINUTE), "leave unknown"),
-        row("a clock that is an hour ahead", running(DAY, started_at=NOW + HOUR), "leave young"),
+        row("started in the future", running(started_at=NOW + DAY, progress_at=NOW - MINUTE), "leave inconclusive"),
+        row("a clock that is an hour ahead", running(DAY, started_at=NOW + HOUR), "leave within_grace"),
         row("and one second more", running(DAY, started_at=NOW + HOUR + SECOND), "fail timed_out"),
-        row("the end of time", replace(timeless(running()), started_at=END_OF_TIME), "leave no_clock"),
+        row("the end of time", replace(timeless(running()), started_at=END_OF_TIME), "leave no_timestamp"),
         row("year one", running(started_at=YEAR_ONE), "fail timed_out"),
         row("a skewed clock, put right", running(started_at=NOW + HOUR, skew=-2 * HOUR - SECOND), "fail timed_out"),
-        row("a skewed clock, at the limit", running(started_at=NOW + HOUR, skew=-2 * HOUR), "leave unknown"),
+        row("a skewed clock, at the limit", running(started_at=NOW + HOUR, skew=-2 * HOUR), "leave inconclusive"),
     ],
 )
 def test_the_fate_of_any_run(run, evidence, policy, fate):
@@ -206,7 +212,7 @@ def test_the_fate_of_any_run(run, evidence, policy, fate):
     ("run", "evidence", "policy", "fate"),
     [
         # timed_out: whatever is known of the task; killed only where a worker executes it
-        row("at run_timeout", running(HOUR), "leave unknown"),
+        row("at run_timeout", running(HOUR), "leave inconclusive"),
         row("one moment more", running(HOUR + TICK), "fail timed_out"),
         row("one second more", running(HOUR + SECOND), "fail timed_out"),
         row("too long, worked on", running(HOUR + SECOND), "fail timed_out terminate", WORKED_ON),
@@ -217,20 +223,22 @@ def test_the_fate_of_any_run(run, evidence, policy, fate):
         row("too long, may be repeated", running(HOUR + SECOND), "requeue timed_out terminate", WORKED_ON, REPEATS),
         row("too long, no task id", running(HOUR + SECOND, task_id=None), "fail timed_out"),
         row("progress is no excuse", running(HOUR + SECOND, progress_at=NOW), "fail timed_out"),
-        row("waited long, started now", running(SECOND, created_at=NOW - DAY, queued_at=NOW - DAY), "leave young"),
+        row(
+            "waited long, started now", running(SECOND, created_at=NOW - DAY, queued_at=NOW - DAY), "leave within_grace"
+        ),
         # without a start: progress, queued, our own requeue, created, in this order
-        row("by progress", running(DAY, started_at=None, progress_at=NOW - MINUTE), "leave unknown"),
+        row("by progress", running(DAY, started_at=None, progress_at=NOW - MINUTE), "leave inconclusive"),
         row("by old progress", running(started_at=None, progress_at=NOW - HOUR - SECOND), "fail timed_out"),
         row("by queued", running(started_at=None, queued_at=NOW - HOUR - SECOND), "fail timed_out"),
         row(
             "by our requeue",
             running(DAY, started_at=None, queued_at=None, history=acted(HOUR, requeues=1)),
-            "leave unknown",
+            "leave inconclusive",
         ),
         row("by created", running(started_at=None, queued_at=None, created_at=NOW - HOUR - SECOND), "fail timed_out"),
         # stalled: only where the kind sets it, only held; killed only where a worker executes it
-        row("no progress for long, no stall_timeout", running(HOUR), "leave held", WORKED_ON),
-        row("at stall_timeout", running(HOUR, progress_at=NOW - 10 * MINUTE), "leave held", WORKED_ON, STALLS),
+        row("no progress for long, no stall_timeout", running(HOUR), "leave in_progress", WORKED_ON),
+        row("at stall_timeout", running(HOUR, progress_at=NOW - 10 * MINUTE), "leave in_progress", WORKED_ON, STALLS),
         row(
             "beyond it",
             running(HOUR, progress_at=NOW - 10 * MINUTE - SECOND),
@@ -240,10 +248,12 @@ def test_the_fate_of_any_run(run, evidence, policy, fate):
         ),
         row("beyond it, kept", running(HOUR, progress_at=NOW - 11 * MINUTE), "fail stalled", KEPT, STALLS),
         row("never any progress", running(11 * MINUTE), "fail stalled terminate", WORKED_ON, STALLS),
-        row("just started", running(MINUTE), "leave held", WORKED_ON, STALLS),
-        row("progress this moment", running(HOUR, progress_at=NOW), "leave held", WORKED_ON, STALLS),
-        row("progress during the sweep", running(HOUR, progress_at=NOW + SECOND), "leave held", WORKED_ON, STALLS),
-        row("no progress, not held", running(HOUR), "leave unknown", policy=STALLS),
+        row("just started", running(MINUTE), "leave in_progress", WORKED_ON, STALLS),
+        row("progress this moment", running(HOUR, progress_at=NOW), "leave in_progress", WORKED_ON, STALLS),
+        row(
+            "progress during the sweep", running(HOUR, progress_at=NOW + SECOND), "leave in_progress", WORKED_ON, STALLS
+        ),
+        row("no progress, not held", running(HOUR), "leave inconclusive", policy=STALLS),
         row(
             "stalled, may be repeated",
             running(11 * MINUTE),
@@ -252,38 +262,44 @@ def test_the_fate_of_any_run(run, evidence, policy, fate):
             replace(REPEATS, stall_timeout=10 * MINUTE),
         ),
         # held wins over whatever else is said
-        row("held", running(HOUR), "leave held", WORKED_ON),
-        row("kept", running(HOUR), "leave held", KEPT),
-        row("held, by another than claimed it", running(HOUR, worker=W2), "leave held", WORKED_ON),
-        row("held, and its worker is dead", running(HOUR), "leave held", replace(DEAD, holder=W2)),
-        row("held, and let go", running(HOUR), "leave held", replace(LET_GO, holder=W2)),
-        row("held, and returns", running(HOUR), "leave held", replace(RETURNS, holder=W2)),
+        row("held", running(HOUR), "leave in_progress", WORKED_ON),
+        row("kept", running(HOUR), "leave in_progress", KEPT),
+        row("held, by another than claimed it", running(HOUR, worker=W2), "leave in_progress", WORKED_ON),
+        row("held, and its worker is dead", running(HOUR), "leave in_progress", replace(DEAD, holder=W2)),
+        row("held, and let go", running(HOUR), "leave in_progress", replace(LET_GO, holder=W2)),
+        row("held, and returns", running(HOUR), "leave in_progress", replace(RETURNS, holder=W2)),
         # returning
-        row("returning", running(HOUR), "leave returning", RETURNS),
-        row("returning, its worker is dead", running(HOUR), "leave returning", replace(DEAD, returns=True)),
+        row("retry_scheduled", running(HOUR), "leave retry_scheduled", RETURNS),
+        row("returning, its worker is dead", running(HOUR), "leave retry_scheduled", replace(DEAD, retry_waiting=True)),
         # orphaned: its worker is dead
-        row("dead, at orphan_grace", running(5 * SECOND), "leave young", DEAD),
+        row("dead, at orphan_grace", running(5 * SECOND), "leave within_grace", DEAD),
         row("dead, one second more", running(6 * SECOND), "fail orphaned", DEAD),
-        row("dead, progress at orphan_grace", running(MINUTE, progress_at=NOW - 5 * SECOND), "leave young", DEAD),
+        row(
+            "dead, progress at orphan_grace", running(MINUTE, progress_at=NOW - 5 * SECOND), "leave within_grace", DEAD
+        ),
         row("dead, progress before it", running(MINUTE, progress_at=NOW - 6 * SECOND), "fail orphaned", DEAD),
-        row("dead, progress this moment", running(MINUTE, progress_at=NOW), "leave young", DEAD),
+        row("dead, progress this moment", running(MINUTE, progress_at=NOW), "leave within_grace", DEAD),
         row("dead, may be repeated", running(MINUTE), "requeue orphaned", DEAD, REPEATS),
         row(
-            "dead, had said so", running(MINUTE), "requeue orphaned interrupted", replace(DEAD, announced=True), REPEATS
+            "dead, had said so",
+            running(MINUTE),
+            "requeue orphaned interrupted",
+            replace(DEAD, shutdown_announced=True),
+            REPEATS,
         ),
-        row("dead, had said so, is failed", running(MINUTE), "fail orphaned", replace(DEAD, announced=True)),
+        row("dead, had said so, is failed", running(MINUTE), "fail orphaned", replace(DEAD, shutdown_announced=True)),
         row("dead, no start and no progress", running(MINUTE, started_at=None), "fail orphaned", DEAD),
-        row("dead, no task id", running(MINUTE, task_id=None), "leave unknown", replace(DEAD, absent=False)),
-        row("dead, by a skewed clock young", running(MINUTE, skew=55 * SECOND), "leave young", DEAD),
+        row("dead, no task id", running(MINUTE, task_id=None), "leave inconclusive", replace(DEAD, absent=False)),
+        row("dead, by a skewed clock young", running(MINUTE, skew=55 * SECOND), "leave within_grace", DEAD),
         row("dead, by a skewed clock old", running(skew=-6 * SECOND), "fail orphaned", DEAD),
         # orphaned: its worker lives, and its later report is without the task
         row("let go", running(MINUTE), "fail orphaned", LET_GO),
-        row("let go, at orphan_grace", running(5 * SECOND), "leave young", LET_GO),
+        row("let go, at orphan_grace", running(5 * SECOND), "leave within_grace", LET_GO),
         row("let go, one second more", running(6 * SECOND), "fail orphaned", LET_GO),
         row(
             "report of the same moment as the start",
             running(MINUTE),
-            "leave unknown",
+            "leave inconclusive",
             replace(LET_GO, claimant_listed_at=NOW - MINUTE),
         ),
         row(
@@ -295,7 +311,7 @@ def test_the_fate_of_any_run(run, evidence, policy, fate):
         row(
             "progress after the report",
             running(HOUR, progress_at=NOW - MINUTE),
-            "leave unknown",
+            "leave inconclusive",
             replace(LET_GO, claimant_listed_at=NOW - MINUTE),
         ),
         row(
@@ -307,52 +323,56 @@ def test_the_fate_of_any_run(run, evidence, policy, fate):
         row(
             "both by the worker's clock, the report is older",
             running(started_at=NOW - 3 * HOUR, skew=3 * HOUR - MINUTE),
-            "leave unknown",
+            "leave inconclusive",
             replace(LET_GO, claimant_listed_at=NOW - 3 * HOUR - TICK),
         ),
-        row("let go, but when did it start", running(MINUTE, started_at=None), "leave unknown", LET_GO),
+        row("let go, but when did it start", running(MINUTE, started_at=None), "leave inconclusive", LET_GO),
         row(
             "a dead worker's copy tells nothing of the live one that claimed it",
             running(MINUTE),
-            "leave unknown",
+            "leave inconclusive",
             replace(LET_GO, claimant_listed_at=NOW - HOUR, last_holder=W2),
         ),
         # the worker that the row names never reported
-        row("never reported", running(MINUTE), "leave unknown", replace(DEAD, claimant=Vital.UNKNOWN)),
-        row("never reported, all are watched", running(MINUTE), "leave unknown", WATCHED),
+        row("never reported", running(MINUTE), "leave inconclusive", replace(DEAD, claimant_liveness=Liveness.UNKNOWN)),
+        row("never reported, all are watched", running(MINUTE), "leave inconclusive", WATCHED),
         row(
             "never reported, an earlier one of its name is dead",
             running(MINUTE),
-            "leave unknown",
+            "leave inconclusive",
             replace(NAMED, last_holder="celery@w1/old"),
         ),
-        row("never reported, another one is dead", running(MINUTE), "leave unknown", replace(NAMED, last_holder=W2)),
+        row(
+            "never reported, another one is dead", running(MINUTE), "leave inconclusive", replace(NAMED, last_holder=W2)
+        ),
         # the row names no worker, or one without its incarnation
         row("no worker, named", running(MINUTE, worker=""), "fail orphaned", NAMED),
         row(
             "no worker, named, had said so",
             running(MINUTE, worker=""),
             "requeue orphaned interrupted",
-            replace(NAMED, announced=True),
+            replace(NAMED, shutdown_announced=True),
             REPEATS,
         ),
         row("a hostname, named", running(MINUTE, worker="celery@w1"), "fail orphaned", NAMED),
-        row("another hostname, named", running(MINUTE, worker="celery@w2"), "leave unknown", NAMED),
-        row("no worker, named, at orphan_grace", running(5 * SECOND, worker=""), "leave young", NAMED),
+        row("another hostname, named", running(MINUTE, worker="celery@w2"), "leave inconclusive", NAMED),
+        row("no worker, named, at orphan_grace", running(5 * SECOND, worker=""), "leave within_grace", NAMED),
         row("no worker, watched since before", running(MINUTE, worker=""), "fail orphaned", WATCHED),
-        row("no worker, watched since its start", running(HOUR, worker=""), "leave unknown", WATCHED),
+        row("no worker, watched since its start", running(HOUR, worker=""), "leave inconclusive", WATCHED),
         row("no worker, watched since the moment before", running(HOUR - TICK, worker=""), "fail orphaned", WATCHED),
         row(
             "no worker, watched, but since when does it run",
             running(MINUTE, worker="", started_at=None),
-            "leave unknown",
+            "leave inconclusive",
             WATCHED,
         ),
-        row("no worker, nothing known", running(MINUTE, worker=""), "leave unknown", replace(NAMED, last_holder="")),
+        row(
+            "no worker, nothing known", running(MINUTE, worker=""), "leave inconclusive", replace(NAMED, last_holder="")
+        ),
         # evidence of another phase
-        row("nothing", running(MINUTE), "leave unknown"),
+        row("nothing", running(MINUTE), "leave inconclusive"),
         *[
-            row(f"running, {name}", running(MINUTE), "leave unknown", EVERY[name])
+            row(f"running, {name}", running(MINUTE), "leave inconclusive", EVERY[name])
             for name in ("waiting", "lost", "stranded", "overtaken")
         ],
     ],
@@ -375,7 +395,7 @@ def test_the_fate_of_a_run_that_is_running(run, evidence, policy, fate):
     ],
 )
 def test_every_verdict_by_absence_needs_a_known_absence_and_a_witness(run, evidence, missing):
-    assert decide(run, evidence, POLICY, NOW).reason in BY_ABSENCE
+    assert decide(run, evidence, POLICY, NOW).reason in ABSENCE_REASONS
     assert decide(run, replace(evidence, **missing), POLICY, NOW).action is Action.LEAVE
 
 
@@ -408,55 +428,83 @@ def executed(ago):
         row("waiting, within lost_grace", queued(), "leave backlog", WAITING),
         row("waiting, for days", queued(9 * DAY), "leave backlog", WAITING),
         row("waiting, overtaken", queued(DAY), "leave backlog", replace(WAITING, overtaken=True)),
-        row("waiting, seen twice", queued(DAY), "leave backlog", replace(LOST, presence=Presence.WAITING)),
-        row("waiting, nobody is alive", queued(DAY), "leave backlog", Evidence(presence=Presence.WAITING)),
+        row(
+            "waiting, seen twice", queued(DAY), "leave backlog", replace(LOST, message_location=MessageLocation.WAITING)
+        ),
+        row(
+            "waiting, nobody is alive", queued(DAY), "leave backlog", Evidence(message_location=MessageLocation.WAITING)
+        ),
         # never_sent
-        row("never sent, at lost_grace", never_sent(30 * SECOND), "leave young"),
+        row("never sent, at lost_grace", never_sent(30 * SECOND), "leave within_grace"),
         row("never sent, one moment more", never_sent(30 * SECOND + TICK), "requeue never_sent"),
         row("never sent, one second more", never_sent(31 * SECOND), "requeue never_sent"),
         row("never sent, NULL", never_sent(31 * SECOND, task_id=None), "requeue never_sent"),
-        row("never sent, made long ago, queued now", queued(created_at=NOW - DAY, task_id=""), "leave young"),
+        row("never sent, made long ago, queued now", queued(created_at=NOW - DAY, task_id=""), "leave within_grace"),
         row("never sent, nothing is held", never_sent(DAY), "requeue never_sent", Evidence(absent=True, witness=W2)),
-        row("sent", queued(31 * SECOND), "leave unknown"),
+        row("sent", queued(31 * SECOND), "leave inconclusive"),
         # lost: in two looks
-        row("lost, at lost_grace", queued(30 * SECOND), "leave young", LOST),
+        row("lost, at lost_grace", queued(30 * SECOND), "leave within_grace", LOST),
         row("lost, one second more", queued(31 * SECOND), "requeue lost", LOST),
-        row("lost, on one look", queued(DAY), "leave unknown", replace(LOST, first_look=None)),
-        row("lost, not all were heard since", queued(DAY), "leave unknown", replace(LOST, heard_since=False)),
-        row("lost, it cannot be looked up", queued(MINUTE), "leave unknown", replace(LOST, presence=Presence.UNKNOWN)),
+        row("lost, on one look", queued(DAY), "leave inconclusive", replace(LOST, first_sighting_at=None)),
+        row(
+            "lost, not all were heard since", queued(DAY), "leave inconclusive", replace(LOST, all_reported_since=False)
+        ),
+        row(
+            "lost, it cannot be looked up",
+            queued(MINUTE),
+            "leave inconclusive",
+            replace(LOST, message_location=MessageLocation.UNKNOWN),
+        ),
         row("lost, of any kind", queued(MINUTE), "requeue lost", LOST, Policy(on_orphan=Action.FAIL)),
         row("lost, overtaken", queued(DAY), "requeue lost", replace(LOST, overtaken=True)),
         row(
             "lost, a dead worker had it, on one look",
             queued(DAY),
-            "leave unknown",
-            replace(NAMED, presence=Presence.ABSENT),
+            "leave inconclusive",
+            replace(NAMED, message_location=MessageLocation.ABSENT),
         ),
         # stranded: in two looks, or named by a dead worker
-        row("stranded, at lost_grace", queued(30 * SECOND), "leave young", STRANDED),
+        row("stranded, at lost_grace", queued(30 * SECOND), "leave within_grace", STRANDED),
         row("stranded, one second more", queued(31 * SECOND), "requeue stranded", STRANDED),
-        row("stranded, on one look", queued(DAY), "leave unknown", replace(STRANDED, first_look=None)),
-        row("stranded, not all were heard since", queued(DAY), "leave unknown", replace(STRANDED, heard_since=False)),
-        row("stranded by name, at lost_grace", queued(30 * SECOND), "leave young", STRANDED_BY_NAME),
+        row("stranded, on one look", queued(DAY), "leave inconclusive", replace(STRANDED, first_sighting_at=None)),
+        row(
+            "stranded, not all were heard since",
+            queued(DAY),
+            "leave inconclusive",
+            replace(STRANDED, all_reported_since=False),
+        ),
+        row("stranded by name, at lost_grace", queued(30 * SECOND), "leave within_grace", STRANDED_BY_NAME),
         row("stranded by name, one second more", queued(31 * SECOND), "requeue stranded", STRANDED_BY_NAME),
-        row("named by a dead worker, not delivered", queued(DAY), "leave unknown", NAMED),
+        row("named by a dead worker, not delivered", queued(DAY), "leave inconclusive", NAMED),
         # overtaken
-        row("overtaken, at queue_timeout", queued(15 * MINUTE), "leave unknown", OVERTAKEN),
+        row("overtaken, at queue_timeout", queued(15 * MINUTE), "leave inconclusive", OVERTAKEN),
         row("overtaken, one second more", queued(15 * MINUTE + SECOND), "requeue overtaken", OVERTAKEN),
-        row("old, not overtaken", queued(DAY), "leave unknown"),
-        row("overtaken, seen absent once", queued(DAY), "leave unknown", replace(OVERTAKEN, presence=Presence.ABSENT)),
-        row("overtaken, delivered", queued(DAY), "leave unknown", replace(OVERTAKEN, presence=Presence.DELIVERED)),
+        row("old, not overtaken", queued(DAY), "leave inconclusive"),
+        row(
+            "overtaken, seen absent once",
+            queued(DAY),
+            "leave inconclusive",
+            replace(OVERTAKEN, message_location=MessageLocation.ABSENT),
+        ),
+        row(
+            "overtaken, delivered",
+            queued(DAY),
+            "leave inconclusive",
+            replace(OVERTAKEN, message_location=MessageLocation.DELIVERED),
+        ),
         row(
             "overtaken, nobody holds it", queued(DAY), "requeue overtaken", replace(OVERTAKEN, absent=True, witness=W2)
         ),
         # young: what an earlier attempt left behind is no age
-        row("young", queued(30 * SECOND), "leave young"),
-        row("an earlier start", queued(SECOND, started_at=NOW - DAY, progress_at=NOW - DAY), "leave young", LOST),
+        row("within_grace", queued(30 * SECOND), "leave within_grace"),
+        row(
+            "an earlier start", queued(SECOND, started_at=NOW - DAY, progress_at=NOW - DAY), "leave within_grace", LOST
+        ),
         row("queued, by created", queued(queued_at=None, created_at=NOW - MINUTE), "requeue lost", LOST),
         # evidence of another phase
-        row("queued, returns", queued(DAY), "leave unknown", RETURNS),
+        row("queued, returns", queued(DAY), "leave inconclusive", RETURNS),
         *[
-            row(f"queued, {name}", queued(DAY, worker=W1), "leave unknown", EVERY[name])
+            row(f"queued, {name}", queued(DAY, worker=W1), "leave inconclusive", EVERY[name])
             for name in ("dead", "let go", "watched", "named")
         ],
     ],
@@ -467,7 +515,7 @@ def test_the_fate_of_a_run_that_is_queued(run, evidence, policy, fate):
 
 # --- the golden table: budgets ------------------------------------------------------------------------------------
 
-CUT_OFF = replace(DEAD, announced=True)
+CUT_OFF = replace(DEAD, shutdown_announced=True)
 
 
 @pytest.mark.parametrize(
@@ -540,22 +588,22 @@ def test_the_fate_of_a_run_that_was_requeued_before(run, evidence, policy, fate)
 # --- overlapping sweeps -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("evidence", [NOTHING, DEAD, LET_GO], ids=["nothing", "dead", "let go"])
+@pytest.mark.parametrize("evidence", [NO_EVIDENCE, DEAD, LET_GO], ids=["nothing", "dead", "let go"])
 def test_a_run_claimed_while_the_sweep_reads_is_not_judged_on_the_time_it_waited(evidence):
     """The sweep's `now` is older than everything that it reads, so a start after it is the freshest there is."""
     claimed = running(HOUR + MINUTE, started_at=NOW + SECOND)
-    assert decide(claimed, evidence, POLICY, NOW) == of("leave young")
+    assert decide(claimed, evidence, POLICY, NOW) == of("leave within_grace")
 
 
 def test_a_run_sent_while_the_sweep_reads_is_not_judged_on_its_making():
     resent = queued(DAY, queued_at=NOW + SECOND)
-    assert decide(resent, LOST, POLICY, NOW) == of("leave young")
+    assert decide(resent, LOST, POLICY, NOW) == of("leave within_grace")
 
 
 def test_a_requeue_is_a_dispatch_also_where_the_host_keeps_no_time_of_it():
     """Otherwise such a run would be overtaken again as soon as its backoff is over, and poison within minutes."""
     requeued = queued(HOUR, queued_at=None, history=acted(15 * MINUTE, redispatches=1))
-    assert decide(requeued, OVERTAKEN, POLICY, NOW) == of("leave unknown")
+    assert decide(requeued, OVERTAKEN, POLICY, NOW) == of("leave inconclusive")
 
 
 # --- what comes with a decision -----------------------------------------------------------------------------------
@@ -588,7 +636,7 @@ def test_the_error_code_of_a_decision(decision, code):
     ],
 )
 def test_what_is_worth_a_warning(run, why):
-    assert alert(run, POLICY, NOW) == why
+    assert alert_for(run, POLICY, NOW) == why
 
 
 def test_the_defaults_are_the_runbooks():
@@ -627,7 +675,7 @@ def histories(stamps=STAMPS):
         IDS.map(lambda task_id: task_id or ""),
         dict.fromkeys(["requeues", "redispatches", "interruptions"], COUNTS),
     )
-    return st.builds(History, last_action_at=stamps, unpublished=texts, unpublished_at=stamps, **counts)
+    return st.builds(History, last_action_at=stamps, unpublished_task_id=texts, unpublished_at=stamps, **counts)
 
 
 def runs(stamps=STAMPS, **given):
@@ -653,18 +701,19 @@ def evidences(stamps=STAMPS, **given):
         "holder": WORKERS,
         "absent": st.booleans(),
         "witness": WORKERS,
-        "claimant": st.sampled_from(Vital),
+        "claimant_liveness": st.sampled_from(Liveness),
         "last_holder": WORKERS,
-        "announced": st.booleans(),
+        "shutdown_announced": st.booleans(),
         "queue": TEXTS,
         "waiting": st.none() | COUNTS,
-        "presence": st.sampled_from(Presence),
-        "heard_since": st.booleans(),
-        "returns": st.booleans(),
+        "message_location": st.sampled_from(MessageLocation),
+        "all_reported_since": st.booleans(),
+        "retry_waiting": st.booleans(),
         "overtaken": st.booleans(),
-        "doubts": st.lists(TEXTS, max_size=2).map(tuple),
+        "uncertainties": st.lists(TEXTS, max_size=2).map(tuple),
         **dict.fromkeys(
-            ["active_since", "watched_since", "claimant_seen_at", "claimant_listed_at", "first_look"], stamps
+            ["active_since", "fleet_watched_since", "claimant_seen_at", "claimant_listed_at", "first_sighting_at"],
+            stamps,
         ),
     }
     return st.builds(Evidence, **{**facts, **given})
@@ -694,7 +743,7 @@ def test_every_run_gets_a_decision(run, evidence, policy):
     decision = decide(run, evidence, policy, NOW)
     assert decision.action in Action
     assert decision.reason in Reason
-    assert alert(run, policy, NOW) in ("", "long_running", "backlog")
+    assert alert_for(run, policy, NOW) in ("", "long_running", "backlog")
 
 
 @given(runs(phase=st.sampled_from([Phase.FINISHED, Phase.UNKNOWN])), evidences(), POLICIES)
@@ -717,8 +766,8 @@ BY_TIME = (Reason.TIMED_OUT, Reason.OVERTAKEN, Reason.NEVER_SENT, Reason.PARENT_
 
 @given(
     runs(),
-    evidences(holder=st.just(""), absent=st.just(False), presence=st.just(Presence.UNKNOWN))
-    | evidences(holder=st.just(""), witness=st.just(""), presence=st.just(Presence.UNKNOWN)),
+    evidences(holder=st.just(""), absent=st.just(False), message_location=st.just(MessageLocation.UNKNOWN))
+    | evidences(holder=st.just(""), witness=st.just(""), message_location=st.just(MessageLocation.UNKNOWN)),
     POLICIES,
 )
 @always
@@ -759,7 +808,7 @@ def test_only_what_a_worker_executes_is_killed(run, evidence, policy):
 def test_a_run_that_is_younger_than_its_limits_is_left(run, evidence, policy):
     """Whatever its age is taken from: unless a parent has ended, nothing is done within the shortest limit."""
     limits = [policy.run_timeout, policy.orphan_grace, *([policy.stall_timeout] if policy.stall_timeout else [])]
-    ages = run.age(NOW), run.quiet(NOW)
+    ages = run.age(NOW), run.idle_for(NOW)
     if None not in ages and max(ages) <= min(limits) and not run.parent_ended:
         assert decide(run, evidence, policy, NOW).action is Action.LEAVE
 
@@ -769,9 +818,9 @@ def test_a_run_that_is_younger_than_its_limits_is_left(run, evidence, policy):
 def test_exactly_at_a_limit_is_left_and_the_next_moment_is_not(policy):
     policy = replace(policy, stall_timeout=None)
     for make, limit, evidence in (
-        (running, policy.run_timeout, NOTHING),
+        (running, policy.run_timeout, NO_EVIDENCE),
         (running, min(policy.orphan_grace, policy.run_timeout), DEAD),
-        (never_sent, policy.lost_grace, NOTHING),
+        (never_sent, policy.lost_grace, NO_EVIDENCE),
         (queued, policy.lost_grace, LOST),
         (queued, policy.lost_grace, STRANDED),
         (queued, max(policy.lost_grace, policy.queue_timeout), OVERTAKEN),

@@ -11,17 +11,17 @@ from freezegun import freeze_time
 from apps.sources.models import CrawlJob
 from reaper import tasks
 from reaper.broker.connection import Broker
-from reaper.broker.queues import Look
+from reaper.broker.queues import QueueSnapshot
 from reaper.conf import settings as conf
-from reaper.core.facts import NOTHING, Phase, Presence, Vital
+from reaper.core.facts import NO_EVIDENCE, Liveness, MessageLocation, Phase
 from reaper.evidence import collector as evidence
-from reaper.evidence.collector import Sources
-from reaper.models import FirstLook, Reaping, WorkerReport
+from reaper.evidence.collector import EvidenceCollector
+from reaper.models import LedgerEntry, MessageSighting, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
 from reaper.workers import heartbeat as reporter
 from reaper.workers import registry as workers
-from reaper.workers.inspect import Inquiry
-from reaper.workers.registry import SILENCE
+from reaper.workers.inspect import InspectionResult
+from reaper.workers.registry import DEAD_AFTER
 from tests.reaper.command import reaper
 from tests.servers import killed
 from tests.worlds import (
@@ -58,7 +58,7 @@ def gather(*rows, at=NOW):
     """The evidence on each of the rows."""
     adapter = conf.adapters()["crawl_job"]
     with freeze_time(at), Broker() as link:
-        sources = Sources(adapter, link, conf.policy(adapter), at)
+        sources = EvidenceCollector(adapter, link, conf.policy(adapter), at)
         return [found.evidence for found in sources.gather([adapter.get(str(row.pk)) for row in rows])]
 
 
@@ -69,9 +69,9 @@ def answers(monkeypatch):
     def answer(**said):
         def inquire(link, task_ids, expected, seconds):
             answer.asked.append((list(task_ids), expected, seconds))
-            return Inquiry(**said)
+            return InspectionResult(**said)
 
-        monkeypatch.setattr(evidence, "inquire", inquire)
+        monkeypatch.setattr(evidence, "inspect_workers", inquire)
 
     answer.asked = []
     answer()
@@ -86,9 +86,9 @@ def test_nobody_is_asked_about_runs_that_cannot_be_lost(refusing_broker, django_
     rows = [queued_job(2 * SECOND), queued_job(HOUR, task_id=""), queued_job(created_at=NOW + 9 * HOUR, queued_at=None)]
     runs = [adapter.get(str(row.pk)) for row in rows]
     with Broker() as link, django_assert_num_queries(0):
-        found = Sources(adapter, link, conf.policy(adapter), NOW).gather(runs)
+        found = EvidenceCollector(adapter, link, conf.policy(adapter), NOW).gather(runs)
         assert link.error == ""
-    assert [each.evidence for each in found] == [NOTHING] * 3
+    assert [each.evidence for each in found] == [NO_EVIDENCE] * 3
 
 
 def test_the_reports_are_read_once_for_all_pages_of_running_runs(answers, django_assert_num_queries):
@@ -96,7 +96,7 @@ def test_the_reports_are_read_once_for_all_pages_of_running_runs(answers, django
     held_job()
     runs = [adapter.get(str(running_job(MINUTE, worker="celery@unheard/abc").pk)) for _ in range(3)]
     with Broker() as link, freeze_time(NOW):
-        sources = Sources(adapter, link, conf.policy(adapter), NOW)
+        sources = EvidenceCollector(adapter, link, conf.policy(adapter), NOW)
         with django_assert_num_queries(1):
             for _ in range(2):
                 sources.gather(runs)
@@ -122,12 +122,12 @@ def test_many_runs_at_once_have_each_its_own_evidence(answers):
 
 
 def test_of_runs_that_are_alike_only_the_one_whose_retry_waits_returns(monkeypatch, answers):
-    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "retries_in_place", True)
+    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "keeps_status_while_retrying", True)
     # The last report of their worker names only the last one.
     waits, gone, _ = orphan(), orphan(), orphan()
     look_finds(monkeypatch, waiting={waits.task_id}, depth={"crawl": 1})
     for rows in ([waits, gone], [gone, waits]):
-        assert [each.returns for each in gather(*rows)] == [row is waits for row in rows]
+        assert [each.retry_waiting for each in gather(*rows)] == [row is waits for row in rows]
 
 
 def test_the_workers_are_asked_only_before_a_verdict_by_absence_and_for_all_runs_at_once(answers):
@@ -135,7 +135,7 @@ def test_the_workers_are_asked_only_before_a_verdict_by_absence_and_for_all_runs
     report("celery@draining/abc", draining=True, queues=[])
     gather(gone, timed_out, young, held)
     # The witness and the worker of the held run; one that drains does not answer.
-    assert answers.asked == [([gone.task_id], [WITNESS_NODE, HOLDER_NODE], evidence.INQUIRY_SECONDS)]
+    assert answers.asked == [([gone.task_id], [WITNESS_NODE, HOLDER_NODE], evidence.INSPECT_TIMEOUT_S)]
 
 
 def test_whoever_has_been_silent_is_not_waited_for_again_in_the_same_sweep(answers):
@@ -143,12 +143,12 @@ def test_whoever_has_been_silent_is_not_waited_for_again_in_the_same_sweep(answe
     held_job(MINUTE)
     adapter = conf.adapters()["crawl_job"]
     with freeze_time(NOW), Broker() as link:
-        sources = Sources(adapter, link, conf.policy(adapter), NOW)
+        sources = EvidenceCollector(adapter, link, conf.policy(adapter), NOW)
         for page, answered in zip(pages, ([WITNESS_NODE], [WITNESS_NODE], [], []), strict=True):
-            answers(answered=frozenset(answered))
+            answers(responded_fully=frozenset(answered))
             sources.gather([adapter.get(str(row.pk)) for row in page])
     waits = [(expected, seconds) for _, expected, seconds in answers.asked]
-    full, short = evidence.INQUIRY_SECONDS, evidence.NOBODY_SECONDS
+    full, short = evidence.INSPECT_TIMEOUT_S, evidence.SILENT_FLEET_TIMEOUT_S
     assert waits == [([WITNESS_NODE, HOLDER_NODE], full), ([WITNESS_NODE], full), ([WITNESS_NODE], full), ([], short)]
 
 
@@ -158,9 +158,9 @@ def test_with_everything_hanging_it_ends_within_five_seconds(hanging_broker):
     begin = monotonic()
     found = gather(*rows)
     assert monotonic() - begin < 5
-    assert [each.presence for each in found] == [Presence.UNKNOWN] * 2
+    assert [each.message_location for each in found] == [MessageLocation.UNKNOWN] * 2
     assert not any(each.absent for each in found[1:])
-    assert "could not be asked" in found[1].doubts[0]
+    assert "could not be asked" in found[1].uncertainties[0]
 
 
 @pytest.mark.live
@@ -168,7 +168,7 @@ def test_a_silent_worker_does_not_keep_a_sweep_waiting_and_does_not_protect():
     begin = monotonic()
     (found,) = gather(orphan())
     assert 1 < monotonic() - begin < 4
-    assert (found.absent, found.doubts) == (True, ())
+    assert (found.absent, found.uncertainties) == (True, ())
 
 
 def test_a_run_that_the_rules_cannot_judge_stops_no_other(monkeypatch):
@@ -183,7 +183,7 @@ def test_a_run_that_the_rules_cannot_judge_stops_no_other(monkeypatch):
     monkeypatch.setattr(evidence, "decide", fragile)
     monkeypatch.setattr(sweeps, "decide", fragile)
     row = sweep(Phase.RUNNING)
-    assert (row.counts, row.errors) == ({"unjudged": 1, "orphaned": 1}, [])
+    assert (row.counts, row.errors) == ({"judging_failed": 1, "orphaned": 1}, [])
     assert (fresh(bad).status, fresh(good).status) == ("running", "failed")
 
 
@@ -193,7 +193,7 @@ def test_a_run_that_the_rules_cannot_judge_stops_no_other(monkeypatch):
 def test_a_healthy_run_is_held_by_the_worker_that_reports_it():
     (found,) = gather(held_job(MINUTE))
     assert (found.holder, found.active_since) == ("celery@w1/abc", NOW - MINUTE)
-    assert (found.claimant, found.claimant_seen_at, found.absent) == (Vital.ALIVE, NOW, False)
+    assert (found.claimant_liveness, found.claimant_seen_at, found.absent) == (Liveness.ALIVE, NOW, False)
 
 
 def test_the_worker_that_executes_a_task_is_its_holder_wherever_a_second_copy_is():
@@ -208,7 +208,7 @@ def test_the_worker_that_executes_a_task_is_its_holder_wherever_a_second_copy_is
 
 @pytest.mark.parametrize(
     ("silent", "claimant", "reaped"),
-    [(SILENCE, Vital.ALIVE, False), (SILENCE + SECOND, Vital.DEAD, True)],
+    [(DEAD_AFTER, Liveness.ALIVE, False), (DEAD_AFTER + SECOND, Liveness.DEAD, True)],
     ids=["at the limit", "beyond"],
 )
 def test_a_worker_is_dead_when_it_has_been_silent_for_longer_than_the_limit(silent, claimant, reaped):
@@ -216,29 +216,29 @@ def test_a_worker_is_dead_when_it_has_been_silent_for_longer_than_the_limit(sile
     executing(job, silent=silent)
     witness()
     (found,) = gather(job)
-    assert found.claimant is claimant
+    assert found.claimant_liveness is claimant
     assert bool(sweep(Phase.RUNNING).acted) is reaped
 
 
 def test_a_run_of_a_worker_that_never_reported_is_not_known():
     job = running_job(MINUTE)
     witness()
-    assert gather(job)[0].claimant is Vital.UNKNOWN
-    assert sweep(Phase.RUNNING).counts == {"unknown": 1}
+    assert gather(job)[0].claimant_liveness is Liveness.UNKNOWN
+    assert sweep(Phase.RUNNING).counts == {"inconclusive": 1}
 
 
 @pytest.mark.parametrize(
     ("watching", "heard", "able"),
     [
-        (SILENCE, 0, True),
-        (SILENCE - SECOND, 0, False),
+        (DEAD_AFTER, 0, True),
+        (DEAD_AFTER - SECOND, 0, False),
         (HOUR, 5, True),
         (HOUR, 6, False),
     ],
 )
 def test_a_witness_has_reported_for_a_whole_silence_limit_and_has_not_missed_a_report(watching, heard, able):
     job = orphan()
-    WorkerReport.objects.filter(hostname="celery@crawl-witness").update(
+    WorkerHeartbeat.objects.filter(hostname="celery@crawl-witness").update(
         since=NOW - watching, seen_at=NOW - heard * SECOND
     )
     assert gather(job)[0].witness == (WITNESS if able else "")
@@ -259,7 +259,7 @@ def test_when_all_workers_fall_silent_together_none_is_taken_for_dead():
 @pytest.mark.parametrize("queues", [["default"], ["reaper"], []])
 def test_a_worker_of_another_queue_is_no_witness(queues):
     job = orphan()
-    WorkerReport.objects.filter(hostname="celery@crawl-witness").update(queues=queues)
+    WorkerHeartbeat.objects.filter(hostname="celery@crawl-witness").update(queues=queues)
     assert gather(job)[0].witness == ""
     assert sweep(Phase.RUNNING).acted == 0
 
@@ -271,7 +271,7 @@ def test_a_live_report_that_is_not_whole_protects_every_run(spoilt, answers):
     jobs = orphan(), lost_job()
     report("celery@other/abc", **spoilt)
     for found in gather(*jobs):
-        assert (found.absent, found.doubts) == (False, ("the report of celery@other/abc is not complete",))
+        assert (found.absent, found.uncertainties) == (False, ("the report of celery@other/abc is not complete",))
     assert sweep(Phase.RUNNING).acted == sweep(Phase.QUEUED).acted == 0
     assert answers.asked == []
 
@@ -293,7 +293,7 @@ def test_a_workers_clock_that_is_an_hour_off_changes_no_verdict(limits, by):
     dead = running_job(MINUTE, started_at=there - MINUTE, worker="celery@dead/abc")
     witness()
     assert gather(healthy)[0].active_since == NOW - MINUTE
-    assert sweep(Phase.RUNNING).counts == {"held": 1, "orphaned": 2}
+    assert sweep(Phase.RUNNING).counts == {"in_progress": 1, "orphaned": 2}
     assert {fresh(each).status for each in (let_go, dead)} == {"failed"}
 
 
@@ -303,17 +303,17 @@ def test_a_workers_clock_that_is_an_hour_off_changes_no_verdict(limits, by):
 @pytest.mark.parametrize("make", [orphan, lost_job])
 def test_a_worker_that_says_that_it_has_the_task_is_believed(make, answers):
     job = make()
-    answers(holding={job.task_id: "celery@w7"}, answered=frozenset({"celery@crawl-witness"}))
+    answers(holding={job.task_id: "celery@w7"}, responded_fully=frozenset({"celery@crawl-witness"}))
     (found,) = gather(job)
     assert (found.holder, found.active_since, found.absent) == ("celery@w7", None, False)
     phase = Phase.RUNNING if make is orphan else Phase.QUEUED
-    assert sweep(phase).counts == {"held" if make is orphan else "reserved": 1}
+    assert sweep(phase).counts == {"in_progress" if make is orphan else "reserved": 1}
 
 
 @pytest.mark.parametrize(
     ("said", "doubt"),
     [
-        ({"doubled": frozenset({"celery@w1"})}, "several workers answer to the name celery@w1"),
+        ({"duplicate_nodes": frozenset({"celery@w1"})}, "several workers answer to the name celery@w1"),
         ({"heard": frozenset({"celery@stranger"})}, "celery@stranger answers but does not report"),
         ({"heard": frozenset({"celery@dead"})}, "celery@dead answers but does not report"),
         ({"unread": 2}, "2 answers of workers made no sense"),
@@ -325,35 +325,35 @@ def test_an_answer_that_cannot_be_relied_on_protects_every_run(make, answers, sa
     job = make()
     answers(**said)
     (found,) = gather(job)
-    assert (found.absent, found.doubts) == (False, (doubt,))
-    assert sweep(Phase.RUNNING if make is orphan else Phase.QUEUED).counts == {"unknown": 1}
+    assert (found.absent, found.uncertainties) == (False, (doubt,))
+    assert sweep(Phase.RUNNING if make is orphan else Phase.QUEUED).counts == {"inconclusive": 1}
 
 
 # --- the queues ---------------------------------------------------------------------------------------------------
 
 
 def look_finds(monkeypatch, **found):
-    monkeypatch.setattr(evidence, "look", lambda link, queues, seconds: Look(**found))
+    monkeypatch.setattr(evidence, "scan_queues", lambda link, queues, seconds: QueueSnapshot(**found))
 
 
-@pytest.mark.parametrize(("consumers", "presence"), [(1, Presence.ABSENT), (2, Presence.UNKNOWN)])
+@pytest.mark.parametrize(("consumers", "presence"), [(1, MessageLocation.ABSENT), (2, MessageLocation.UNKNOWN)])
 def test_where_more_consume_a_queue_than_report_absence_is_not_known(monkeypatch, answers, consumers, presence):
     """RabbitMQ does not show what it has delivered; it says only how many consume."""
     job = lost_job()
     look_finds(monkeypatch, depth={"crawl": 0}, consumers={"crawl": consumers})
     (found,) = gather(job)
-    assert found.presence is presence
+    assert found.message_location is presence
     # One that does not answer may not have read what was sent to it.
     assert sweep(Phase.QUEUED).acted == 0
-    answers(answered=frozenset({"celery@crawl-witness"}), heard=frozenset({"celery@crawl-witness"}))
-    assert bool(sweep(Phase.QUEUED).acted) is (presence is Presence.ABSENT)
+    answers(responded_fully=frozenset({"celery@crawl-witness"}), heard=frozenset({"celery@crawl-witness"}))
+    assert bool(sweep(Phase.QUEUED).acted) is (presence is MessageLocation.ABSENT)
 
 
 def test_a_queue_that_was_not_read_to_its_end_makes_absence_unknown(monkeypatch, answers):
     job = lost_job()
-    look_finds(monkeypatch, depth={"crawl": 9}, unclear=frozenset({"crawl"}), error="too long")
+    look_finds(monkeypatch, depth={"crawl": 9}, incomplete_queues=frozenset({"crawl"}), error="too long")
     (found,) = gather(job)
-    assert (found.presence, found.waiting, found.doubts) == (Presence.UNKNOWN, 9, ("too long",))
+    assert (found.message_location, found.waiting, found.uncertainties) == (MessageLocation.UNKNOWN, 9, ("too long",))
     assert sweep(Phase.QUEUED).acted == 0
 
 
@@ -362,9 +362,9 @@ def test_the_queues_of_all_reports_are_searched_but_not_the_reapers_own(monkeypa
 
     def note(link, queues, seconds):
         seen.append(set(queues))
-        return Look()
+        return QueueSnapshot()
 
-    monkeypatch.setattr(evidence, "look", note)
+    monkeypatch.setattr(evidence, "scan_queues", note)
     report("celery@other/abc", queues=["elsewhere", "reaper"])
     gather(queued_job(MINUTE))
     assert seen == [{"crawl", "elsewhere"}]
@@ -376,9 +376,9 @@ def test_the_reports_are_read_anew_after_the_look(monkeypatch, answers):
 
     def travels(link, queues, seconds):
         report(WITNESS, held=[job.task_id])
-        return Look(depth={"crawl": 0})
+        return QueueSnapshot(depth={"crawl": 0})
 
-    monkeypatch.setattr(evidence, "look", travels)
+    monkeypatch.setattr(evidence, "scan_queues", travels)
     assert gather(job)[0].holder == WITNESS
 
 
@@ -388,13 +388,13 @@ def test_the_reports_are_read_anew_after_the_look(monkeypatch, answers):
 def test_the_first_look_is_stored_and_the_second_decides():
     job = queued_job(MINUTE)
     witness()
-    assert sweep(Phase.QUEUED).counts == {"unknown": 1}
-    look = FirstLook.objects.get()
+    assert sweep(Phase.QUEUED).counts == {"inconclusive": 1}
+    look = MessageSighting.objects.get()
     assert (look.kind, look.run_id, look.task_id) == ("crawl_job", str(job.pk), job.task_id)
-    assert (look.presence, look.at) == ("absent", NOW)
+    assert (look.message_location, look.created_at) == ("absent", NOW)
     # Nobody was heard since.
-    assert sweep(Phase.QUEUED, NOW + 5 * SECOND).counts == {"unknown": 1}
-    assert FirstLook.objects.get().at == NOW
+    assert sweep(Phase.QUEUED, NOW + 5 * SECOND).counts == {"inconclusive": 1}
+    assert MessageSighting.objects.get().created_at == NOW
     keep_reporting(NOW + 6 * SECOND)
     assert sweep(Phase.QUEUED, NOW + 6 * SECOND).counts == {"lost": 1}
 
@@ -403,9 +403,9 @@ def test_every_live_worker_has_to_be_heard_between_the_looks():
     job = lost_job()
     # The look was 10 s ago; lists that were taken before it may have been written for up to the write's deadline.
     report("celery@slow/abc", silent=8 * SECOND)
-    assert gather(job)[0].heard_since is False
+    assert gather(job)[0].all_reported_since is False
     report("celery@slow/abc", silent=8 * SECOND - MARGIN)
-    assert gather(job)[0].heard_since is True
+    assert gather(job)[0].all_reported_since is True
 
 
 @pytest.mark.parametrize("change", ["another task", "another presence"])
@@ -414,12 +414,12 @@ def test_a_first_look_at_something_else_is_replaced(change):
     witness()
     first_look(job, presence="delivered" if change == "another presence" else "absent")
     if change == "another task":
-        FirstLook.objects.update(task_id="another")
+        MessageSighting.objects.update(task_id="another")
     (found,) = gather(job)
-    assert (found.first_look, found.heard_since) == (None, False)
+    assert (found.first_sighting_at, found.all_reported_since) == (None, False)
     assert sweep(Phase.QUEUED).acted == 0
-    look = FirstLook.objects.get()
-    assert (look.task_id, look.presence, look.at) == (job.task_id, "absent", NOW)
+    look = MessageSighting.objects.get()
+    assert (look.task_id, look.message_location, look.created_at) == (job.task_id, "absent", NOW)
 
 
 @pytest.mark.parametrize("where", ["waiting", "held"])
@@ -430,15 +430,15 @@ def test_a_first_look_is_forgotten_when_the_task_is_found_again(broker, where, m
     else:
         report("celery@w1/abc", held=[job.task_id])
     assert sweep(Phase.QUEUED).counts == {"backlog" if where == "waiting" else "reserved": 1}
-    assert not FirstLook.objects.exists()
+    assert not MessageSighting.objects.exists()
 
 
 def test_a_message_of_which_nothing_is_known_changes_no_look(monkeypatch, answers):
     job = lost_job()
-    before = FirstLook.objects.values().get()
-    look_finds(monkeypatch, depth={"crawl": None}, unclear=frozenset({"crawl"}), error="down")
+    before = MessageSighting.objects.values().get()
+    look_finds(monkeypatch, depth={"crawl": None}, incomplete_queues=frozenset({"crawl"}), error="down")
     assert sweep(Phase.QUEUED).acted == 0
-    assert FirstLook.objects.values().get() == before
+    assert MessageSighting.objects.values().get() == before
     assert fresh(job).task_id == job.task_id
 
 
@@ -447,9 +447,9 @@ def test_what_was_delivered_to_a_dead_worker_is_stranded_at_once(monkeypatch, an
     look_finds(monkeypatch, unacked=frozenset(job.task_id for job in jobs), depth={"crawl": 0})
     report("celery@dead/abc", silent=MINUTE, held=[jobs[0].task_id])
     witness()
-    assert sweep(Phase.QUEUED).counts == {"stranded": 1, "unknown": 1}
+    assert sweep(Phase.QUEUED).counts == {"stranded": 1, "inconclusive": 1}
     assert fresh(jobs[1]).task_id == jobs[1].task_id
-    assert FirstLook.objects.get(run_id=str(jobs[1].pk)).presence == "delivered"
+    assert MessageSighting.objects.get(run_id=str(jobs[1].pk)).message_location == "delivered"
     keep_reporting(NOW + 3 * SECOND)
     assert sweep(Phase.QUEUED, NOW + 3 * SECOND).counts["stranded"] == 1
 
@@ -460,9 +460,9 @@ def test_a_dry_run_and_a_diagnosis_take_no_first_look():
     witness()
     reaper("sweep", "--dry-run")
     reaper("diagnose")
-    assert not FirstLook.objects.exists()
+    assert not MessageSighting.objects.exists()
     reaper("sweep")
-    assert FirstLook.objects.count() == 1
+    assert MessageSighting.objects.count() == 1
 
 
 def test_sweeps_that_overlap_share_one_first_look():
@@ -471,21 +471,21 @@ def test_sweeps_that_overlap_share_one_first_look():
     queued_job(MINUTE)
     witness()
     with freeze_time(NOW), Broker() as one, Broker() as other:
-        both = [Sources(adapter, link, conf.policy(adapter), NOW) for link in (one, other)]
+        both = [EvidenceCollector(adapter, link, conf.policy(adapter), NOW) for link in (one, other)]
         pages = [next(sweeps.plan(adapter, Phase.QUEUED, sources)) for sources in both]
         for page, sources in zip(pages, both, strict=True):
-            evidence.remember(adapter, page, sources)
-    assert FirstLook.objects.get().at == NOW
-    assert not Reaping.objects.exists()
+            evidence.store_sightings(adapter, page, sources)
+    assert MessageSighting.objects.get().created_at == NOW
+    assert not LedgerEntry.objects.exists()
 
 
 @freeze_time(NOW)
 def test_old_first_looks_are_pruned():
     old, kept = queued_job(HOUR), queued_job(HOUR)
-    first_look(old, ago=workers.KEEP + SECOND)
-    first_look(kept, ago=workers.KEEP)
+    first_look(old, ago=workers.REPORT_RETENTION + SECOND)
+    first_look(kept, ago=workers.REPORT_RETENTION)
     tasks.prune_history()
-    assert FirstLook.objects.get().run_id == str(kept.pk)
+    assert MessageSighting.objects.get().run_id == str(kept.pk)
 
 
 # --- a task that outlives its run ---------------------------------------------------------------------------------
@@ -530,5 +530,5 @@ def test_a_worker_whose_session_is_gone_is_dead_before_the_silence_limit():
     job = running_job(MINUTE)
     executing(job, silent=9 * SECOND, backend_pid=2**31 - 1)
     witness()
-    assert gather(job)[0].claimant is Vital.DEAD
+    assert gather(job)[0].claimant_liveness is Liveness.DEAD
     assert sweep(Phase.RUNNING).counts == {"orphaned": 1}

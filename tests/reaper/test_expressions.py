@@ -6,7 +6,7 @@ import pytest
 from django.db.models import Q
 
 from apps.sources.models import CrawlJob
-from reaper.db.expressions import OneOf, by_key
+from reaper.db.expressions import InValues, case_by_pk
 from tests.worlds import running_job
 
 pytestmark = pytest.mark.django_db
@@ -15,21 +15,21 @@ pytestmark = pytest.mark.django_db
 def test_one_of_takes_keys_as_text_and_as_they_are():
     mine, other = running_job(), running_job()
     for pks in ([str(mine.pk)], [mine.pk], [mine.pk, uuid4()]):
-        assert list(CrawlJob.objects.filter(OneOf("pk", pks))) == [mine]
-        assert list(CrawlJob.objects.exclude(OneOf("pk", pks))) == [other]
+        assert list(CrawlJob.objects.filter(InValues("pk", pks))) == [mine]
+        assert list(CrawlJob.objects.exclude(InValues("pk", pks))) == [other]
 
 
 def test_one_of_nothing_is_nothing_and_null_is_none_of_any():
     job = running_job()
     CrawlJob.objects.filter(pk=job.pk).update(heartbeat_at=None)
-    assert list(CrawlJob.objects.filter(OneOf("pk", []))) == []
-    assert list(CrawlJob.objects.filter(OneOf("heartbeat_at", [job.started_at]))) == []
-    assert list(CrawlJob.objects.filter(Q(OneOf("pk", [])) | Q(heartbeat_at=None))) == [job]
+    assert list(CrawlJob.objects.filter(InValues("pk", []))) == []
+    assert list(CrawlJob.objects.filter(InValues("heartbeat_at", [job.started_at]))) == []
+    assert list(CrawlJob.objects.filter(Q(InValues("pk", [])) | Q(heartbeat_at=None))) == [job]
 
 
 def test_a_value_is_data_whatever_it_holds():
     odd = "100 %s, 'quoted' \\ and; -- more"
     job = running_job(task_id=odd)
-    assert list(CrawlJob.objects.filter(OneOf("task_id", [odd, "other"]))) == [job]
-    CrawlJob.objects.update(error_message=by_key({str(job.pk): odd, str(uuid4()): "other"}))
+    assert list(CrawlJob.objects.filter(InValues("task_id", [odd, "other"]))) == [job]
+    CrawlJob.objects.update(error_message=case_by_pk({str(job.pk): odd, str(uuid4()): "other"}))
     assert CrawlJob.objects.get().error_message == odd

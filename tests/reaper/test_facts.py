@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reaper.core.facts import AHEAD, NOTHING, Evidence, History, Phase, RunFacts, hostname
+from reaper.core.facts import MAX_CLOCK_AHEAD, NO_EVIDENCE, Evidence, History, Phase, RunFacts, hostname
 from tests.worlds import NOW, SECOND
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 YEAR_ONE, END_OF_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-FAR = AHEAD + SECOND
+FAR = MAX_CLOCK_AHEAD + SECOND
 BY = ("started_at", "progress_at", "queued_at", "created_at")
 
 
@@ -33,7 +33,7 @@ def run(phase=Phase.RUNNING, *, acted=None, skew=timedelta(0), **ago):
         ({"queued": HOUR, "acted": MINUTE, "created": DAY}, HOUR),
         # ahead: within an hour it is now, beyond it is no time at all
         ({"started": -SECOND, "queued": DAY}, timedelta(0)),
-        ({"started": -AHEAD, "queued": DAY}, timedelta(0)),
+        ({"started": -MAX_CLOCK_AHEAD, "queued": DAY}, timedelta(0)),
         ({"started": -FAR, "queued": DAY}, DAY),
         ({"started": -FAR, "progress": -FAR, "queued": -FAR, "acted": -FAR, "created": -FAR}, None),
         # skew puts the worker's stamps right, and only those
@@ -77,7 +77,7 @@ def test_the_age_of_a_queued_run(facts, age):
         ({"queued": DAY}, DAY),
         ({"created": DAY}, DAY),
         ({"started": HOUR, "progress": timedelta(0)}, timedelta(0)),
-        ({"started": HOUR, "progress": -AHEAD}, timedelta(0)),
+        ({"started": HOUR, "progress": -MAX_CLOCK_AHEAD}, timedelta(0)),
         # Progress that nobody can believe is none.
         ({"started": HOUR, "progress": -FAR}, HOUR),
         ({"started": -FAR, "queued": DAY}, DAY),
@@ -87,7 +87,7 @@ def test_the_age_of_a_queued_run(facts, age):
     ],
 )
 def test_how_long_a_run_has_been_quiet(facts, quiet):
-    assert run(**facts).quiet(NOW) == quiet
+    assert run(**facts).idle_for(NOW) == quiet
 
 
 @pytest.mark.parametrize("name", BY)
@@ -97,33 +97,33 @@ def test_no_time_is_too_odd_to_be_judged(name, skew, edge):
     odd = replace(run(skew=skew), **{name: edge})
     long_ago = edge is YEAR_ONE
     assert (odd.age(NOW) is not None) == long_ago
-    assert (odd.quiet(NOW) is not None) == long_ago
+    assert (odd.idle_for(NOW) is not None) == long_ago
 
 
 def test_the_last_sign_of_life_is_by_the_workers_own_clock():
     """It is compared with the worker's own listing of its tasks, by the same clock."""
-    assert run(started=HOUR, progress=MINUTE, skew=DAY).last_sign == NOW - MINUTE
-    assert run(started=MINUTE, progress=HOUR).last_sign == NOW - MINUTE
-    assert run(queued=HOUR).last_sign is None
+    assert run(started=HOUR, progress=MINUTE, skew=DAY).last_activity_at == NOW - MINUTE
+    assert run(started=MINUTE, progress=HOUR).last_activity_at == NOW - MINUTE
+    assert run(queued=HOUR).last_activity_at is None
 
 
 GONE = Evidence(absent=True, witness="celery@w2/def")
-TWICE = Evidence(first_look=NOW, heard_since=True)
+TWICE = Evidence(first_sighting_at=NOW, all_reported_since=True)
 
 
 def test_a_task_is_gone_only_when_its_absence_is_certain_and_somebody_can_tell():
-    assert GONE.gone
-    assert not replace(GONE, absent=False).gone
-    assert not replace(GONE, witness="").gone
-    assert not replace(GONE, holder="celery@w1/abc").gone
-    assert not NOTHING.gone
+    assert GONE.is_surely_absent
+    assert not replace(GONE, absent=False).is_surely_absent
+    assert not replace(GONE, witness="").is_surely_absent
+    assert not replace(GONE, holder="celery@w1/abc").is_surely_absent
+    assert not NO_EVIDENCE.is_surely_absent
 
 
 def test_two_looks_count_only_when_everybody_was_heard_in_between():
-    assert TWICE.twice
-    assert not replace(TWICE, first_look=None).twice
-    assert not replace(TWICE, heard_since=False).twice
-    assert not NOTHING.twice
+    assert TWICE.is_confirmed
+    assert not replace(TWICE, first_sighting_at=None).is_confirmed
+    assert not replace(TWICE, all_reported_since=False).is_confirmed
+    assert not NO_EVIDENCE.is_confirmed
 
 
 @pytest.mark.parametrize(

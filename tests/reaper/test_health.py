@@ -66,27 +66,27 @@ def test_a_schedule_that_is_switched_off_is_told_instead_of_what_follows_from_it
 
 def test_a_kind_that_is_switched_off_is_told_with_who_did_it():
     swept()
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, mode="off")
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="off")
     assert conditions() == {"switched_off": "it is switched to off by ada"}
     assert conditions(kind="source_result") == {}
 
 
 def test_a_pause_is_told_until_it_ends():
     swept(NOW + HOUR)
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
     said = {"switched_off": "it is paused by ada until 2026-03-01 13:00:00 UTC"}
     assert (conditions(NOW + HOUR - SECOND), conditions(NOW + HOUR)) == (said, {})
 
 
 def test_to_observe_is_a_note_and_no_warning():
     swept()
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, mode="observe")
-    assert (conditions(), notes()) == ({}, ["it is switched to observe by ada"])
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="dry_run")
+    assert (conditions(), notes()) == ({}, ["it is switched to dry_run by ada"])
 
 
 def test_a_released_brake_is_a_note():
     swept()
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, released_until=NOW + HOUR)
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, released_until=NOW + HOUR)
     assert (conditions(), notes()) == ({}, ["the brake is released by ada"])
 
 

@@ -7,7 +7,7 @@ import pytest
 from celery.worker import state
 from celery.worker.request import Request
 
-from reaper.workers.held_tasks import Holding, copied, cut, holding_of
+from reaper.workers.held_tasks import TaskSnapshot, copy_live, snapshot_tasks, truncate
 from tests.reaper.requests import Task
 
 
@@ -27,8 +27,8 @@ def test_what_is_in_any_of_celerys_lists_is_held(consumer):
     state.scheduled_requests.add(scheduled)
     consumer.task_buckets.update(one=SimpleNamespace(contents=deque([(limited, 1)])), none=None)
     consumer.timer.queue += [waiting("eta"), SimpleNamespace(entry=SimpleNamespace(args=("no request",)))]
-    found = holding_of(consumer)
-    assert found == Holding({"running": 7.5}, {"known", "reserved", "scheduled", "limited", "eta"})
+    found = snapshot_tasks(consumer)
+    assert found == TaskSnapshot({"running": 7.5}, {"known", "reserved", "scheduled", "limited", "eta"})
 
 
 def test_a_running_task_whose_id_a_second_copy_has_taken_away_is_active(consumer):
@@ -38,7 +38,7 @@ def test_a_running_task_whose_id_a_second_copy_has_taken_away_is_active(consumer
     state.task_ready(request, discard_active_request=lambda _: None, discard_reserved_request=lambda _: None,
                      discard_scheduled_request=lambda _: None)  # fmt: skip
     assert "a" not in state.requests
-    assert holding_of(consumer).active == {"a": 7.5}
+    assert snapshot_tasks(consumer).active == {"a": 7.5}
 
 
 def test_a_list_that_changes_while_it_is_read_is_read_again():
@@ -51,25 +51,25 @@ def test_a_list_that_changes_while_it_is_read_is_read_again():
                 raise RuntimeError("Set changed size during iteration")
             yield "a"
 
-    assert copied(Restless()) == ["a"]
+    assert copy_live(Restless()) == ["a"]
 
 
 def test_of_two_running_copies_the_first_start_counts(consumer):
     copies = [Task("a", start) for start in (8.5, 7.5, 9.5)]
     state.active_requests.update(copies)
-    assert holding_of(consumer).active == {"a": 7.5}
+    assert snapshot_tasks(consumer).active == {"a": 7.5}
 
 
 @pytest.mark.parametrize(
     ("active", "held", "complete"), [(3, 7, True), (3, 8, False), (10, 0, True), (10, 1, False), (11, 0, False)]
 )
 def test_what_a_row_cannot_carry_is_left_out_and_said_so(active, held, complete):
-    holding = Holding({f"a{n}": 1.0 for n in range(active)}, {f"h{n}" for n in range(held)})
-    kept, whole = cut(holding, most=10)
+    holding = TaskSnapshot({f"a{n}": 1.0 for n in range(active)}, {f"h{n}" for n in range(held)})
+    kept, whole = truncate(holding, most=10)
     assert whole is complete
     assert (len(kept.active), len(kept.held)) == (min(active, 10), min(held, 10 - len(kept.active)))
 
 
 @pytest.mark.parametrize("odd", ["nul\0", "\ud800", "x" * 256, None, 7, "new\nline"])
 def test_an_id_that_not_every_database_takes_is_left_out_and_said_so(odd):
-    assert cut(Holding({"a": 1.0}, {"b", odd})) == (Holding({"a": 1.0}, {"b"}), False)
+    assert truncate(TaskSnapshot({"a": 1.0}, {"b", odd})) == (TaskSnapshot({"a": 1.0}, {"b"}), False)

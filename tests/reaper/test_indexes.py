@@ -11,7 +11,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.db.pagination import PAGE
-from reaper.models import Reaping
+from reaper.models import LedgerEntry
 from reaper.sweeps import sweep as sweeps
 from tests.plugin.adapter import Parcels
 from tests.worlds import COMMITTED, SECOND
@@ -89,7 +89,7 @@ def test_statuses_may_be_members_of_choices_or_numbers():
         NEW, BUSY, DONE = 1, 2, 3
 
     adapter = parcels_with(models.IntegerField())
-    adapter.queued, adapter.running, adapter.finished = (Stage.NEW,), (2,), (Stage.DONE,)
+    adapter.queued_statuses, adapter.running_statuses, adapter.finished_statuses = (Stage.NEW,), (2,), (Stage.DONE,)
     told = lines(adapter)
     assert told[:2] == [
         "models.Index(fields=['made', 'id'], condition=models.Q(stage=1), name='parcel_1')",
@@ -215,7 +215,7 @@ def test_no_query_of_a_sweep_reads_rows_in_vain(full, settings, monkeypatch):
 @ON_POSTGRESQL
 def test_no_write_of_a_worker_reads_rows_in_vain(full):
     job = CrawlJob.objects.filter(status="pending").first()
-    hold = runs.Hold(model=CrawlJob, pk=job.pk, task_id=job.task_id, worker="celery@w/abc")
+    hold = runs.Claim(model=CrawlJob, pk=job.pk, task_id=job.task_id, worker="celery@w/abc")
     assert slow(lambda: runs.claim(CrawlJob, job.pk, job.task_id, "celery@w/abc")) == {}
     assert slow(lambda: hold.progress({"pages": 1})) == {}
     assert slow(lambda: hold.complete({"pages": 2})) == {}
@@ -228,7 +228,7 @@ def test_the_explanation_finds_a_query_that_reads_all(full):
     """Or the tests above could not fail."""
     assert slow(lambda: list(CrawlJob.objects.filter(error_code="none")))
     assert slow(lambda: list(CrawlJobSourceResult.objects.order_by("pk").filter(error_code="none")[:1]))
-    assert not slow(lambda: list(Reaping.objects.filter(pk=1)))
+    assert not slow(lambda: list(LedgerEntry.objects.filter(pk=1)))
 
 
 @pytest.mark.django_db
@@ -237,7 +237,7 @@ def test_runs_of_one_moment_are_all_read_once(limits):
     source = Source.objects.create(name="source", url="http://site/")
     jobs = [CrawlJob(source=source, status="running", created_at=at, started_at=at) for _ in range(2 * PAGE + 1)]
     CrawlJob.objects.bulk_create(jobs)
-    pages = list(conf.adapters()["crawl_job"].unfinished(Phase.RUNNING))
+    pages = list(conf.adapters()["crawl_job"].iter_unfinished(Phase.RUNNING))
     assert [len(page) for page in pages] == [PAGE, PAGE, 1]
     assert sorted(run.pk for page in pages for run in page) == sorted(str(job.pk) for job in jobs)
 

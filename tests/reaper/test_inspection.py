@@ -15,7 +15,7 @@ from kombu.pidbox import Mailbox
 
 from reaper.adapters import Message
 from reaper.broker.connection import Broker
-from reaper.workers.inspect import Inquiry, inquire
+from reaper.workers.inspect import InspectionResult, inspect_workers
 from tests import little, servers
 from tests.processes import halt, wait_until
 
@@ -36,7 +36,7 @@ def app(broker, monkeypatch):
 
 def ask(app, *ids, expected=("one@test",), seconds=2.0):
     with Broker(app) as asked:
-        return inquire(asked, ids, expected, seconds)
+        return inspect_workers(asked, ids, expected, seconds)
 
 
 class Node:
@@ -99,7 +99,7 @@ class TestReplies:
             found = ask(app, "q1", "q2", "q3")
         assert found.holding == dict.fromkeys(["a1", "a2", "r1", "s1", "q1", "q2", "q3"], "one@test")
         assert found.active == dict.fromkeys(["a1", "a2", "q2"], "one@test")
-        assert (found.answered, found.doubled, found.unread, found.error) == ({"one@test"}, set(), 0, "")
+        assert (found.responded_fully, found.duplicate_nodes, found.unread, found.error) == ({"one@test"}, set(), 0, "")
 
     def test_the_one_that_executes_a_task_is_named_before_one_that_only_has_it(self, app, broker):
         made = [("one@test", {"reserved": [{"id": "t1"}]}), ("two@test", {"active": [{"id": "t1"}]})]
@@ -111,17 +111,17 @@ class TestReplies:
     def test_two_under_one_name_are_told(self, app, broker):
         with nodes(broker, ("one@test", {"active": [{"id": "t1"}]}), ("one@test", {}), ("two@test", {})):
             found = ask(app, expected=["one@test", "one@test", "two@test"])
-        assert (found.answered, found.doubled) == ({"one@test", "two@test"}, {"one@test"})
+        assert (found.responded_fully, found.duplicate_nodes) == ({"one@test", "two@test"}, {"one@test"})
         assert found.holding == {"t1": "one@test"}
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_garbage_is_counted_and_whoever_says_it_has_not_answered(self, app, broker, kind):
-        garbage = [None, 5, "text", {"ok": "pong"}, [1], [{}], [{"request": 1}], [{"id": []}], ValueError("told")]
+        garbage = [None, 5, "text", {"ok": "pong"}, [1], [{}], [{"request": 1}], [{"id": []}], ValueError("notified")]
         held = {"active": [{"id": "t1"}], "reserved": [{"id": "t2"}]}
         odd = [(f"odd{number}@test", {**held, kind: each}) for number, each in enumerate(garbage)]
         with nodes(broker, *odd, ("one@test", {})):
             found = ask(app, expected=["nobody@test"], seconds=1.0)
-        assert (found.answered, found.unread, found.error) == ({"one@test"}, len(garbage), "")
+        assert (found.responded_fully, found.unread, found.error) == ({"one@test"}, len(garbage), "")
         assert found.holding.keys() == {"active": {"t2"}, "reserved": {"t1"}}.get(kind, {"t1", "t2"})
 
     def test_what_is_no_reply_at_all_is_counted_or_told_and_never_raised(self, app, broker):
@@ -141,13 +141,13 @@ class TestReplies:
         found = ask(app, seconds=1.0)
         thread.join()
         assert sorted(heard) == sorted(KINDS)
-        assert (found.unread, found.answered, found.holding) == (4, set(), {})
+        assert (found.unread, found.responded_fully, found.holding) == (4, set(), {})
 
     def test_nobody_there_is_no_error(self, app):
         begin = real_monotonic()
         found = ask(app, "t1", seconds=0.3)
         assert 0.3 <= real_monotonic() - begin < 1.5
-        assert found == Inquiry()
+        assert found == InspectionResult()
 
     def test_as_many_as_are_expected_end_it_and_none_expected_waits_for_whoever_is_there(self, app, broker):
         with nodes(broker, ("one@test", {}), ("two@test", {})):
@@ -156,15 +156,15 @@ class TestReplies:
                 begin = real_monotonic()
                 found = ask(app, expected=expected, seconds=1.0)
                 took.append(real_monotonic() - begin)
-                assert expected == ["one@test"] or found.answered == {"one@test", "two@test"}
+                assert expected == ["one@test"] or found.responded_fully == {"one@test", "two@test"}
         assert max(took[:2]) < 0.9 <= min(took[2:])
 
     def test_a_broker_that_refuses_is_not_the_same_as_nobody(self, refusing_broker):
         with Broker() as asked:
-            found = inquire(asked, ["t1"], ["one@test"])
+            found = inspect_workers(asked, ["t1"], ["one@test"])
             assert found.error == asked.error
         assert found.error.startswith("the broker did not answer: ")
-        assert found == Inquiry(error=found.error)
+        assert found == InspectionResult(error=found.error)
 
     @pytest.mark.live
     @pytest.mark.parametrize("half_way", [False, True])
@@ -177,7 +177,7 @@ class TestReplies:
             hanging_broker.stop()
         begin = real_monotonic()
         with asked:
-            found = inquire(asked, ["t1"], ["one@test"])
+            found = inspect_workers(asked, ["t1"], ["one@test"])
             assert real_monotonic() - begin < 4
         assert real_monotonic() - begin < 6
         assert found.error.startswith("the broker did not answer: ")
@@ -218,7 +218,7 @@ class TestWorkers:
     def app(self, crew, monkeypatch):
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
         app = project(crew[0].url)
-        wait_until(lambda: ask(app, expected=ALL).answered == ALL, what="all workers answer")
+        wait_until(lambda: ask(app, expected=ALL).responded_fully == ALL, what="all workers answer")
         return app
 
     @pytest.fixture
@@ -240,7 +240,13 @@ class TestWorkers:
         begin = real_monotonic()
         found = ask(app, "t1", expected=ALL, seconds=20.0)
         assert real_monotonic() - begin < 10
-        assert (found.answered, found.active, found.doubled, found.unread, found.error) == (ALL, {}, set(), 0, "")
+        assert (found.responded_fully, found.active, found.duplicate_nodes, found.unread, found.error) == (
+            ALL,
+            {},
+            set(),
+            0,
+            "",
+        )
         assert set(client.keys()) <= keys, "an earlier test's messages may still go"
         assert client.smembers("_kombu.binding.reply.celery.pidbox") == set()
         wait_until(lambda: client.info("clients")["connected_clients"] <= connected)
@@ -262,7 +268,9 @@ class TestWorkers:
         server, workers = crew
         task_id, others = str(uuid4()), ALL - {"solo@test"}
         hold("solo", task_id)
-        wait_until(lambda: not server.client.llen("solo") and ask(app, expected=others, seconds=2.0).answered == others)
+        wait_until(
+            lambda: not server.client.llen("solo") and ask(app, expected=others, seconds=2.0).responded_fully == others
+        )
         halt(workers["two"].pid)
         try:
             begin = real_monotonic()
@@ -270,7 +278,7 @@ class TestWorkers:
             assert 3.0 <= real_monotonic() - begin < 5.5
         finally:
             workers["two"].send_signal(signal.SIGCONT)
-        assert (found.answered, found.active, found.error) == ({"one@test"}, {}, "")
+        assert (found.responded_fully, found.active, found.error) == ({"one@test"}, {}, "")
         assert task_id not in found.holding
 
     def test_late_answers_are_left_nowhere(self, app, crew):
@@ -281,8 +289,8 @@ class TestWorkers:
             found = ask(app, expected=ALL, seconds=2.0)
         finally:
             workers["two"].send_signal(signal.SIGCONT)
-        assert found.answered == ALL - {"two@test"}
-        wait_until(lambda: ask(app, expected=ALL).answered == ALL)
+        assert found.responded_fully == ALL - {"two@test"}
+        wait_until(lambda: ask(app, expected=ALL).responded_fully == ALL)
         assert set(server.client.keys()) <= keys, "an earlier test's messages may still go"
 
 
@@ -302,18 +310,20 @@ class TestRabbit:
             wait_until(lambda: ask(app, task_id, expected=["prey@test"]).active == {task_id: "prey@test"})
             with Broker(app) as asked:
                 asked.revoke([task_id], terminate=True, destination=["another@test"])
-                assert inquire(asked, [task_id], ["prey@test"]).active == {task_id: "prey@test"}
+                assert inspect_workers(asked, [task_id], ["prey@test"]).active == {task_id: "prey@test"}
                 asked.revoke([task_id], terminate=True, destination=["prey@test"])
             prey = frozenset({"prey@test"})
-            wait_until(lambda: ask(app, task_id, expected=["prey@test"]) == Inquiry(answered=prey, heard=prey))
+            wait_until(
+                lambda: ask(app, task_id, expected=["prey@test"]) == InspectionResult(responded_fully=prey, heard=prey)
+            )
 
     def test_a_broker_that_hangs_is_not_the_same_as_nobody(self, app, rabbit):
-        assert ask(app, seconds=0.1) == Inquiry()
+        assert ask(app, seconds=0.1) == InspectionResult()
         asked = Broker(app)
         asked.revoke(["t1"])
         with rabbit.stopped(), asked:
             begin = real_monotonic()
-            found = inquire(asked, ["t1"], ["one@test"])
+            found = inspect_workers(asked, ["t1"], ["one@test"])
             # The command is not confirmed, nor the queue's deletion, nor the channel's end: 2 s each.
             assert real_monotonic() - begin < 10
         assert found.error.startswith("the broker did not answer: ")

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from apps.sources import runs
 from apps.sources.models import CrawlJob
 from apps.sources.reaping import CrawlJobs, SourceResults
-from reaper.adapters import Change
+from reaper.adapters import RunUpdate
 from reaper.conf import settings as conf
 from reaper.core.decisions import Action, Decision, Reason, decide
-from reaper.core.facts import NOTHING, Evidence, History, Phase, RunFacts, Vital
+from reaper.core.facts import NO_EVIDENCE, Evidence, History, Liveness, Phase, RunFacts
 from reaper.ledger import records as ledger
-from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
-from reaper.workers.registry import SILENCE
+from reaper.workers.registry import DEAD_AFTER
 from tests.reaper.test_decisions import DEAD, POLICIES, REPEATS, always, evidences, queued, running
 from tests.reaper.test_decisions import runs as any_runs
 from tests.worlds import NOW, SECOND, queued_job, running_job
@@ -35,9 +35,9 @@ on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="th
 
 def entry(action="requeue", phase="queued", new="", sent=False, by="", at=NOW, run="7", **fields):
     """One row of the ledger."""
-    values = {"at": at, "kind": "crawl_job", "run_id": run, "phase": phase, "action": action, "reason": "lost"}
+    values = {"created_at": at, "kind": "crawl_job", "run_id": run, "phase": phase, "action": action, "reason": "lost"}
     values |= {"new_task_id": new, "published_at": at if sent else None, "actor": by}
-    return Reaping.objects.create(**values | fields)
+    return LedgerEntry.objects.create(**values | fields)
 
 
 def past(pk="7", adapter=ADAPTER):
@@ -67,7 +67,7 @@ LATER = NOW + SECOND
                 SENT,
                 {**SENT, "phase": "running"},
                 {**SENT, "phase": "running", "interrupted": True},
-                {**SENT, "at": LATER},
+                {**SENT, "created_at": LATER},
             ],
             History(requeues=1, redispatches=2, interruptions=1, last_action_at=LATER),
             id="several",
@@ -76,13 +76,13 @@ LATER = NOW + SECOND
             [{"action": "fail", "phase": "running", "interrupted": True}], History(), id="a fail is no interruption"
         ),
         pytest.param(
-            [{**SENT, "phase": "running", "interrupted": True}, {**SENT, "by": "ada"}],
+            [{**SENT, "phase": "running", "interrupted": True}, {**SENT, "actor": "ada"}],
             History(),
             id="interrupted, then by hand",
         ),
         pytest.param(
             [{"new": "t2"}],
-            History(redispatches=1, last_action_at=NOW, unpublished="t2", unpublished_at=NOW),
+            History(redispatches=1, last_action_at=NOW, unpublished_task_id="t2", unpublished_at=NOW),
             id="unpublished",
         ),
         pytest.param(
@@ -92,17 +92,19 @@ LATER = NOW + SECOND
         pytest.param([{"action": "close"}], History(), id="a close is no requeue"),
         pytest.param(
             [{"new": "t2"}, {"action": "fail"}],
-            History(redispatches=1, last_action_at=NOW, unpublished="t2", unpublished_at=NOW),
+            History(redispatches=1, last_action_at=NOW, unpublished_task_id="t2", unpublished_at=NOW),
             id="a fail changes nothing",
         ),
-        pytest.param([SENT, {**SENT, "action": "dispatch", "by": "by hand"}], History(), id="a dispatch by hand"),
-        pytest.param([SENT, {**SENT, "by": "ada"}], History(), id="a requeue by hand"),
+        pytest.param([SENT, {**SENT, "action": "dispatch", "actor": "by hand"}], History(), id="a dispatch by hand"),
+        pytest.param([SENT, {**SENT, "actor": "ada"}], History(), id="a requeue by hand"),
         pytest.param(
-            [SENT, {"new": "t3", "by": "ada"}], History(unpublished="t3", unpublished_at=NOW), id="unpublished by hand"
+            [SENT, {"new": "t3", "actor": "ada"}],
+            History(unpublished_task_id="t3", unpublished_at=NOW),
+            id="unpublished by hand",
         ),
-        pytest.param([SENT, {"action": "fail", "by": "ada"}], History(), id="a fail by hand"),
+        pytest.param([SENT, {"action": "fail", "actor": "ada"}], History(), id="a fail by hand"),
         pytest.param(
-            [SENT, SENT, {**SENT, "by": "ada"}, {**SENT, "at": LATER}],
+            [SENT, SENT, {**SENT, "actor": "ada"}, {**SENT, "created_at": LATER}],
             History(redispatches=1, last_action_at=LATER),
             id="counted since the last act by hand",
         ),
@@ -138,12 +140,12 @@ def test_the_past_of_many_runs_is_one_query(django_assert_num_queries):
 )
 def test_a_run_is_requeued_as_often_as_its_budget_allows_and_then_it_is_poison(phase, interrupted, most):
     run = running(HOUR, started_at=NOW) if phase == "running" else queued(HOUR, task_id="", queued_at=None)
-    evidence, policy = replace(DEAD, announced=interrupted), replace(REPEATS, backoff=())
+    evidence, policy = replace(DEAD, shutdown_announced=interrupted), replace(REPEATS, backoff=())
     past, fates = History(), []
     while len(fates) < 20 and (not fates or fates[-1].action is Action.REQUEUE):
         fates.append(decide(replace(run, history=past), evidence, policy, NOW + MINUTE))
         row = {"action": fates[-1].action, "phase": run.phase, "interrupted": fates[-1].interrupted}
-        past = ledger.fold(past, {"at": NOW, "actor": "", "new_task_id": "t2", "published_at": NOW, **row})
+        past = ledger.apply_row(past, {"created_at": NOW, "actor": "", "new_task_id": "t2", "published_at": NOW, **row})
     assert [fate.action for fate in fates] == [Action.REQUEUE] * most + [Action.FAIL]
     assert fates[-1].code == "poison"
 
@@ -151,10 +153,12 @@ def test_a_run_is_requeued_as_often_as_its_budget_allows_and_then_it_is_poison(p
 @given(any_runs(skew=st.timedeltas(-HOUR, HOUR)), evidences(), POLICIES)
 @always
 def test_what_a_row_keeps_is_enough_to_decide_again(run, evidence, policy):
-    for form in (ledger.as_json, ledger.kept):
+    for form in (ledger.as_json, ledger.to_compact):
         facts, found = (json.loads(json.dumps(form(each))) for each in (run, evidence))
         again = (ledger.facts_of(facts), ledger.evidence_of(found))
-        assert [json.loads(ledger.in_json(each)) for each in (run, evidence)] == [*map(ledger.kept, (run, evidence))]
+        assert [json.loads(ledger.to_json(each)) for each in (run, evidence)] == [
+            *map(ledger.to_compact, (run, evidence))
+        ]
         assert again == (run, evidence)
         assert decide(*again, policy, NOW) == decide(run, evidence, policy, NOW)
 
@@ -162,14 +166,14 @@ def test_what_a_row_keeps_is_enough_to_decide_again(run, evidence, policy):
 def test_a_row_says_everything():
     sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
     decision = Decision(Action.REQUEUE, Reason.LOST)
-    change = Change(replace(RUN, task_id=None), decision, "Because.", "t2", Evidence(queue="crawl"))
-    ledger.record(ADAPTER, [change], NOW, sweep, "ada")
-    row = Reaping.objects.get()
-    assert (row.sweep, row.at, row.kind, row.run_id, row.phase) == (sweep, NOW, "crawl_job", "7", "queued")
+    change = RunUpdate(replace(RUN, task_id=None), decision, "Because.", "t2", Evidence(queue="crawl"))
+    ledger.record_updates(ADAPTER, [change], NOW, sweep, "ada")
+    row = LedgerEntry.objects.get()
+    assert (row.sweep, row.created_at, row.kind, row.run_id, row.phase) == (sweep, NOW, "crawl_job", "7", "queued")
     assert (row.task_id, row.new_task_id, row.message, row.actor) == ("", "t2", "Because.", "ada")
-    assert (row.action, row.reason, row.published_at, row.unrevoked) == ("requeue", "lost", None, False)
+    assert (row.action, row.reason, row.published_at, row.owes_revoke) == ("requeue", "lost", None, False)
     assert (row.terminate, row.exhausted, row.interrupted) == (False, False, False)
-    assert row.facts == ledger.kept(change.run)
+    assert row.facts == ledger.to_compact(change.run)
     assert set(row.facts) == {"kind", "pk", "phase", "status", "task_id", "queued_at"}
     assert row.evidence == {"queue": "crawl"}
 
@@ -178,8 +182,8 @@ def test_each_part_of_a_decision_is_in_its_own_column():
     sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
     flags = [(True, False, False), (False, True, False), (False, False, True)]
     decisions = [Decision(Action.FAIL, Reason.STALLED, *each) for each in flags]
-    ledger.record(ADAPTER, [Change(RUN, each, "") for each in decisions], NOW, sweep, "")
-    kept = Reaping.objects.order_by("id").values_list("terminate", "exhausted", "interrupted")
+    ledger.record_updates(ADAPTER, [RunUpdate(RUN, each, "") for each in decisions], NOW, sweep, "")
+    kept = LedgerEntry.objects.order_by("id").values_list("terminate", "exhausted", "interrupted")
     assert list(kept) == flags
 
 
@@ -187,14 +191,14 @@ def test_every_row_of_a_batch_keeps_its_own():
     """What differs and what is the same for all is written in different ways."""
     sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
     fail, requeue = Decision(Action.FAIL, Reason.STALLED, terminate=True), Decision(Action.REQUEUE, Reason.LOST)
-    dead = Evidence(claimant=Vital.DEAD, doubts=('it\'s 100 %s \\ "doubtful"',))
+    dead = Evidence(claimant_liveness=Liveness.DEAD, uncertainties=('it\'s 100 %s \\ "doubtful"',))
     changes = [
-        Change(replace(RUN, pk="1", queued_at=None), requeue, "100 %s", "t2"),
-        Change(replace(RUN, pk="2", phase=Phase.RUNNING, task_id=None), fail, "it's\n\\x", "", dead),
-        Change(replace(RUN, pk="3", task_id="", worker='"w"'), fail, "", "", dead),
+        RunUpdate(replace(RUN, pk="1", queued_at=None), requeue, "100 %s", "t2"),
+        RunUpdate(replace(RUN, pk="2", phase=Phase.RUNNING, task_id=None), fail, "it's\n\\x", "", dead),
+        RunUpdate(replace(RUN, pk="3", task_id="", worker='"w"'), fail, "", "", dead),
     ]
-    ledger.record(ADAPTER, changes, NOW + SECOND, sweep, "ada")
-    kept = Reaping.objects.order_by("id")
+    ledger.record_updates(ADAPTER, changes, NOW + SECOND, sweep, "ada")
+    kept = LedgerEntry.objects.order_by("id")
     assert [(row.run_id, row.phase, row.action, row.terminate) for row in kept] == [
         ("1", "queued", "requeue", False),
         ("2", "running", "fail", True),
@@ -205,23 +209,25 @@ def test_every_row_of_a_batch_keeps_its_own():
         ("", "", "it's\n\\x"),
         ("", "", ""),
     ]
-    assert [row.unattended_s for row in kept] == [None, 1.0, 1.0]
+    assert [row.unattended_seconds for row in kept] == [None, 1.0, 1.0]
     assert [ledger.facts_of(row.facts) for row in kept] == [change.run for change in changes]
     assert [ledger.evidence_of(row.evidence) for row in kept] == [change.evidence for change in changes]
-    assert {(row.sweep, row.at, row.kind, row.actor) for row in kept} == {(sweep, NOW + SECOND, "crawl_job", "ada")}
+    assert {(row.sweep, row.created_at, row.kind, row.actor) for row in kept} == {
+        (sweep, NOW + SECOND, "crawl_job", "ada")
+    }
 
 
 def test_rows_that_say_the_same_are_as_many_as_they_are():
     sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
-    ledger.record(ADAPTER, [Change(RUN, Decision(Action.REQUEUE, Reason.LOST), "")] * 3, NOW, sweep, "")
-    assert list(Reaping.objects.values_list("run_id", "action")) == [("7", "requeue")] * 3
+    ledger.record_updates(ADAPTER, [RunUpdate(RUN, Decision(Action.REQUEUE, Reason.LOST), "")] * 3, NOW, sweep, "")
+    assert list(LedgerEntry.objects.values_list("run_id", "action")) == [("7", "requeue")] * 3
 
 
 def test_a_batch_of_any_size_is_written():
     sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
-    changes = [Change(replace(RUN, pk=str(pk)), Decision(Action.FAIL, Reason.STALLED), "") for pk in range(1_001)]
-    ledger.record(ADAPTER, changes, NOW, sweep, "")
-    assert sorted(map(int, Reaping.objects.values_list("run_id", flat=True))) == list(range(1_001))
+    changes = [RunUpdate(replace(RUN, pk=str(pk)), Decision(Action.FAIL, Reason.STALLED), "") for pk in range(1_001)]
+    ledger.record_updates(ADAPTER, changes, NOW, sweep, "")
+    assert sorted(map(int, LedgerEntry.objects.values_list("run_id", flat=True))) == list(range(1_001))
 
 
 # --- nobody changes it --------------------------------------------------------------------------------------------
@@ -231,8 +237,8 @@ def test_a_batch_of_any_size_is_written():
 def young():
     """A row of this moment, by the database's own clock."""
     sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
-    ledger.record(ADAPTER, [Change(RUN, Decision(Action.REQUEUE, Reason.LOST), "", "new")], now(), sweep, "")
-    return Reaping.objects.get()
+    ledger.record_updates(ADAPTER, [RunUpdate(RUN, Decision(Action.REQUEUE, Reason.LOST), "", "new")], now(), sweep, "")
+    return LedgerEntry.objects.get()
 
 
 def now():
@@ -251,64 +257,64 @@ def now():
         *({name: {"a": 1}} for name in ("facts", "evidence")),
         {"message": "other"},
         {"actor": "other"},
-        {"at": NOW},
+        {"created_at": NOW},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_what_was_recorded_is_never_changed(young, change):
-    before = Reaping.objects.values().get()
-    with pytest.raises(IntegrityError, match=f"row {young.pk} is not changed"), transaction.atomic():
-        Reaping.objects.update(**change)
-    assert Reaping.objects.values().get() == before
+    before = LedgerEntry.objects.values().get()
+    with pytest.raises(IntegrityError, match=f"row {young.pk} cannot be changed"), transaction.atomic():
+        LedgerEntry.objects.update(**change)
+    assert LedgerEntry.objects.values().get() == before
 
 
 @on_postgresql
 def test_a_dispatch_is_confirmed_once_and_the_confirmation_stays(young):
     ledger.confirm(ADAPTER, {RUN.pk: "new"}, NOW)
-    assert Reaping.objects.get().published_at == NOW
+    assert LedgerEntry.objects.get().published_at == NOW
     for later in (None, NOW + SECOND):
-        with pytest.raises(IntegrityError, match="is not changed"), transaction.atomic():
-            Reaping.objects.update(published_at=later)
+        with pytest.raises(IntegrityError, match="cannot be changed"), transaction.atomic():
+            LedgerEntry.objects.update(published_at=later)
 
 
 @on_postgresql
 def test_that_an_owner_was_told_is_noted_once_and_stays(young):
-    Reaping.objects.update(owner_told_at=NOW)
-    assert Reaping.objects.get().owner_told_at == NOW
+    LedgerEntry.objects.update(owner_notified_at=NOW)
+    assert LedgerEntry.objects.get().owner_notified_at == NOW
     for later in (None, NOW + SECOND):
-        with pytest.raises(IntegrityError, match="is not changed"), transaction.atomic():
-            Reaping.objects.update(owner_told_at=later)
+        with pytest.raises(IntegrityError, match="cannot be changed"), transaction.atomic():
+            LedgerEntry.objects.update(owner_notified_at=later)
 
 
 @on_postgresql
 def test_a_row_outlives_its_sweep_and_belongs_to_no_other(young):
     other = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
-    with pytest.raises(IntegrityError, match="is not changed"), transaction.atomic():
-        Reaping.objects.update(sweep=other)
+    with pytest.raises(IntegrityError, match="cannot be changed"), transaction.atomic():
+        LedgerEntry.objects.update(sweep=other)
     Sweep.objects.all().delete()
-    assert Reaping.objects.get().sweep is None
+    assert LedgerEntry.objects.get().sweep is None
 
 
 @on_postgresql
 def test_a_row_is_deleted_by_its_age_only(young):
     with pytest.raises(IntegrityError, match=f"row {young.pk} is too young to be deleted"), transaction.atomic():
-        Reaping.objects.all().delete()
+        LedgerEntry.objects.all().delete()
     entry(at=now() - 13 * HOUR)
-    Reaping.objects.exclude(pk=young.pk).delete()
-    assert Reaping.objects.get() == young
+    LedgerEntry.objects.exclude(pk=young.pk).delete()
+    assert LedgerEntry.objects.get() == young
 
 
 def report(hostname, silent=timedelta(0), **fields):
     """The last report of a worker that has been silent for this long."""
     at = NOW - silent
     values = {"seen_at": at, "listed_at": at, "since": NOW - HOUR, "queues": ["crawl", "default"]}
-    return WorkerReport.objects.create(hostname=hostname, incarnation="abc", **values | fields)
+    return WorkerHeartbeat.objects.create(hostname=hostname, incarnation="abc", **values | fields)
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("broker", "limits")
 def test_what_a_sweep_wrote_replays():
-    report("celery@w1", silent=SILENCE + SECOND, draining=True)
+    report("celery@w1", silent=DEAD_AFTER + SECOND, draining=True)
     report("celery@w2", active={"t2": NOW.timestamp()})
     running_job(MINUTE, heartbeat_at=NOW - 30 * SECOND)
     running_job(2 * HOUR, worker="celery@w2/abc", task_id="t2")
@@ -317,16 +323,16 @@ def test_what_a_sweep_wrote_replays():
     with freeze_time(NOW, tick=True):
         swept = [sweeps.sweep(ADAPTER, phase) for phase in (Phase.RUNNING, Phase.QUEUED)]
     assert [row.errors for row in swept] == [[], []]
-    rows = list(Reaping.objects.order_by("reason"))
+    rows = list(LedgerEntry.objects.order_by("reason"))
     assert [row.reason for row in rows] == ["never_sent", "orphaned", "timed_out"]
     for row in rows:
         run, evidence = ledger.facts_of(row.facts), ledger.evidence_of(row.evidence)
-        assert (ledger.kept(run), ledger.kept(evidence)) == (row.facts, row.evidence)
-        again = decide(run, evidence, conf.policy(ADAPTER), row.at)
+        assert (ledger.to_compact(run), ledger.to_compact(evidence)) == (row.facts, row.evidence)
+        again = decide(run, evidence, conf.policy(ADAPTER), row.created_at)
         assert (again.action, again.reason) == (row.action, row.reason)
         assert (again.terminate, again.exhausted, again.interrupted) == (row.terminate, row.exhausted, row.interrupted)
     assert [row.terminate for row in rows] == [False, False, True]
-    assert [ledger.evidence_of(row.evidence).claimant for row in rows] == ["unknown", "dead", "alive"]
+    assert [ledger.evidence_of(row.evidence).claimant_liveness for row in rows] == ["unknown", "dead", "alive"]
 
 
 def test_an_older_row_is_read_as_far_as_it_goes():
@@ -354,7 +360,7 @@ def test_what_cannot_be_read_is_not_known(odd):
 @pytest.mark.parametrize("kept", [{}, None, [], "", 5])
 def test_a_row_that_keeps_nothing_says_nothing(kept):
     assert ledger.facts_of(kept) == RunFacts(kind="", pk="", phase=Phase.UNKNOWN)
-    assert ledger.evidence_of(kept) == NOTHING
+    assert ledger.evidence_of(kept) == NO_EVIDENCE
 
 
 def swept(**fields):
@@ -368,16 +374,16 @@ def test_what_is_still_to_be_revoked():
     swept(kind="source_result")
     swept(idle=True)
     cut_off, failed = swept(started_at=NOW - HOUR + SECOND), swept(finished_at=NOW)
-    assert list(ledger.unrevoked(ADAPTER, NOW)) == [cut_off, failed]
+    assert list(ledger.sweeps_owing_revokes(ADAPTER, NOW)) == [cut_off, failed]
     killed = entry(sweep=cut_off, task_id="t1", terminate=True, evidence={"holder": "celery@w1/abc"})
     entry(sweep=cut_off, task_id="t2", evidence={"holder": "celery@w1/abc"})
     entry(sweep=cut_off, task_id="t3", terminate=True, evidence=[])
     entry(sweep=cut_off, task_id="")
-    assert ledger.tasks_of(ADAPTER, failed) == []
-    doomed = ledger.tasks_of(ADAPTER, cut_off)
+    assert ledger.owed_revokes(ADAPTER, failed) == []
+    doomed = ledger.owed_revokes(ADAPTER, cut_off)
     assert [(each.task_id, each.node) for each in doomed] == [("t1", "celery@w1"), ("t2", ""), ("t3", "")]
-    assert (killed.unrevoked, entry(task_id="t1", sweep=swept(revoked_at=NOW)).unrevoked) == (True, False)
-    assert not entry(task_id="t1").unrevoked
+    assert (killed.owes_revoke, entry(task_id="t1", sweep=swept(revoked_at=NOW)).owes_revoke) == (True, False)
+    assert not entry(task_id="t1").owes_revoke
 
 
 def test_a_confirmation_is_made_once():
@@ -402,7 +408,7 @@ def test_a_late_publish_confirms_only_the_dispatch_that_it_repeats():
 def test_rows_of_a_run_newest_first():
     rows = [entry(), entry(action="fail")]
     entry(run="8")
-    assert list(ledger.of_run(ADAPTER, "7")) == rows[::-1]
+    assert list(ledger.entries_of_run(ADAPTER, "7")) == rows[::-1]
 
 
 @pytest.mark.parametrize(
@@ -411,8 +417,8 @@ def test_rows_of_a_run_newest_first():
 )
 def test_a_refused_late_write_is_shown(write, given):
     job = running_job()
-    late = runs.Hold(model=CrawlJob, pk=job.pk, task_id="old", worker="celery@w1/abc")
-    with pytest.raises(runs.Refused):
+    late = runs.Claim(model=CrawlJob, pk=job.pk, task_id="old", worker="celery@w1/abc")
+    with pytest.raises(runs.ClaimLost):
         getattr(late, write)(*given)
     refused = RefusedWrite.objects.get()
     assert (refused.kind, refused.run_id, refused.task_id) == ("crawl_job", str(job.pk), "old")
@@ -422,24 +428,24 @@ def test_a_refused_late_write_is_shown(write, given):
 def test_a_dispatch_by_hand_is_noted_with_its_run_or_not_at_all():
     job = queued_job()
     entry(run=str(job.pk))
-    task_id = runs.stamp(CrawlJob, job.pk, by_hand=True)
-    noted = Reaping.objects.latest("id")
+    task_id = runs.assign_task_id(CrawlJob, job.pk, by_hand=True)
+    noted = LedgerEntry.objects.latest("id")
     assert (noted.run_id, noted.action, noted.new_task_id, noted.actor) == (str(job.pk), "dispatch", task_id, "by hand")
     assert past(str(job.pk)) == History()
-    assert not noted.unrevoked
+    assert not noted.owes_revoke
 
 
 def test_a_dispatch_that_is_the_hosts_own_is_not_noted():
     job = queued_job()
-    runs.stamp(CrawlJob, job.pk, by_hand=False)
-    assert Reaping.objects.count() == 0
+    runs.assign_task_id(CrawlJob, job.pk, by_hand=False)
+    assert LedgerEntry.objects.count() == 0
 
 
-@pytest.mark.parametrize(("actor", "reason"), [("", "children_ended"), ("ada", "by_hand")])
+@pytest.mark.parametrize(("actor", "reason"), [("", "children_ended"), ("ada", "manual")])
 def test_a_finalized_parent_is_noted_apart_from_the_runs(actor, reason):
     sweep = Sweep.objects.create(kind="source_result", phase="parents", started_at=NOW)
-    ledger.finalized(SourceResults(), "7", NOW, sweep, actor)
-    row = Reaping.objects.get()
+    ledger.record_finalization(SourceResults(), "7", NOW, sweep, actor)
+    row = LedgerEntry.objects.get()
     assert (row.kind, row.run_id, row.action, row.reason) == ("source_result.parent", "7", "finalize", reason)
     assert (row.sweep, row.actor) == (sweep, actor)
     assert past("7", SourceResults()) == History()

@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import CALM, Mode, Reason
-from reaper.models import Reaping, Sweep
+from reaper.core.decisions import HEALTHY_REASONS, Mode, Reason
+from reaper.models import LedgerEntry, Sweep
 from reaper.monitoring import metrics
 from tests.reaper.test_sweeps import sweep
 from tests.reaper.test_totals import reaping, refusal
@@ -49,7 +49,7 @@ def test_what_was_done_is_counted_since_the_beginning():
     reaping(seconds=7)
     reaping(seconds=100)
     refusal()
-    assert value("reapings_total", kind="crawl_job", action="fail", reason="orphaned") == 2
+    assert value("actions_total", kind="crawl_job", action="fail", reason="orphaned") == 2
     assert value("refused_writes_total", kind="crawl_job", write="claim") == 1
     found = {bound: value("recovery_seconds_bucket", kind="crawl_job", le=bound) for bound in ("5.0", "10.0", "120.0")}
     assert found == {"5.0": 0, "10.0": 1, "120.0": 2}
@@ -60,13 +60,13 @@ def test_what_was_done_is_counted_since_the_beginning():
 def test_the_time_of_a_recovery_is_that_since_the_worker_was_last_heard_of():
     orphan(MINUTE)
     sweep()
-    assert Reaping.objects.get().unattended_s == 60
+    assert LedgerEntry.objects.get().unattended_seconds == 60
     assert value("recovery_seconds_sum", kind="crawl_job") == 60
 
 
 def test_the_last_sweep_tells_its_verdicts_and_how_many_are_suspects():
     swept()
-    counts = {"young": 5, "held": 2, "orphaned": 3, "unknown": 1}
+    counts = {"within_grace": 5, "in_progress": 2, "orphaned": 3, "inconclusive": 1}
     Sweep.objects.create(
         kind="crawl_job", phase="running", started_at=NOW, finished_at=NOW + 2 * SECOND, acted=3, counts=counts
     )
@@ -78,9 +78,9 @@ def test_the_last_sweep_tells_its_verdicts_and_how_many_are_suspects():
 
 
 def test_a_suspect_is_whatever_has_a_verdict_that_is_not_calm():
-    assert {str(each) for each in Reason} - set(CALM) == {
-        "unknown_status", "parent_ended", "unpublished", "no_clock", "timed_out", "never_sent", "stalled", "orphaned",
-        "lost", "stranded", "overtaken", "unknown", "unjudged", "children_ended", "by_hand",
+    assert {str(each) for each in Reason} - set(HEALTHY_REASONS) == {
+        "unknown_status", "parent_ended", "unpublished", "no_timestamp", "timed_out", "never_sent", "stalled", "orphaned",
+        "lost", "stranded", "overtaken", "inconclusive", "judging_failed", "children_ended", "manual",
     }  # fmt: skip
 
 
@@ -101,9 +101,9 @@ def test_what_has_never_been_swept_has_no_time_and_is_overdue():
 
 
 def test_the_mode_is_the_one_that_counts_now():
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.OBSERVE)
-    found = {mode: value("mode", kind="crawl_job", mode=mode) for mode in ("act", "observe", "off")}
-    assert found == {"act": 0, "observe": 1, "off": 0}
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN)
+    found = {mode: value("mode", kind="crawl_job", mode=mode) for mode in ("act", "dry_run", "off")}
+    assert found == {"act": 0, "dry_run": 1, "off": 0}
 
 
 def test_workers_are_counted_by_their_state_and_the_worst_clock_is_told():
@@ -151,4 +151,4 @@ def test_a_scrape_asks_the_same_few_questions_however_many_rows_there_are(rows):
 
 def test_names_from_elsewhere_are_escaped():
     reaping(kind='a"b\nc', reason="x\\y")
-    assert value("reapings_total", kind='a"b\nc', action="fail", reason="x\\y") == 1
+    assert value("actions_total", kind='a"b\nc', action="fail", reason="x\\y") == 1

@@ -13,7 +13,7 @@ from freezegun import api, freeze_time
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.core.decisions import Mode
-from reaper.models import Reaping, Sweep
+from reaper.models import LedgerEntry, Sweep
 from reaper.reports import dashboard as overview
 from tests.reaper.test_sweeps import sweep, sweep_queued
 from tests.worlds import (
@@ -93,12 +93,12 @@ def test_the_page_reads_and_writes_nothing(admin_client):
     swept()
     lost_job()
     orphan()
-    before = (Sweep.objects.count(), Reaping.objects.count())
+    before = (Sweep.objects.count(), LedgerEntry.objects.count())
     now()
     with CaptureQueriesContext(connection) as asked:
         now()
     assert not [each["sql"] for each in asked if re.match(r"\s*(INSERT|UPDATE|DELETE)", each["sql"])]
-    assert (Sweep.objects.count(), Reaping.objects.count()) == before
+    assert (Sweep.objects.count(), LedgerEntry.objects.count()) == before
 
 
 def test_workers_are_shown_with_their_state(admin_client):
@@ -140,11 +140,11 @@ def test_a_broker_that_cannot_be_asked_is_told(admin_client, refusing_broker):
 def test_the_mode_a_pause_and_a_release_are_shown_with_their_buttons(admin_client):
     swept()
     assert "mode act" in shown(admin_client)
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.OBSERVE, released_until=NOW + HOUR)
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN, released_until=NOW + HOUR)
     text = shown(admin_client)
-    assert "mode observe brake released" in text
+    assert "mode dry_run brake released" in text
     assert "As the settings say" in text
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
     assert "End the pause" in shown(admin_client)
     assert "it is paused by ada until 2026-03-01 13:00:00 UTC" in shown(admin_client)
 
@@ -177,9 +177,9 @@ def test_a_kind_that_cannot_be_read_says_so_and_hides_no_other(admin_client, mon
 
 def test_what_was_done_is_counted_by_hour_and_by_day():
     def reaped(ago, reason="orphaned", seconds=7.0):
-        Reaping.objects.create(
-            at=NOW - ago, kind="crawl_job", run_id="7", phase="running", action="fail", reason=reason,
-            unattended_s=seconds,
+        LedgerEntry.objects.create(
+            created_at=NOW - ago, kind="crawl_job", run_id="7", phase="running", action="fail", reason=reason,
+            unattended_seconds=seconds,
         )  # fmt: skip
 
     reaped(0 * SECOND)
@@ -188,15 +188,15 @@ def test_what_was_done_is_counted_by_hour_and_by_day():
     reaped(24 * HOUR)
     reaped(29 * 24 * HOUR)
     reaped(31 * 24 * HOUR)
-    Reaping.objects.create(at=NOW, kind="x", run_id="7", phase="queued", action="dispatch", reason="by_hand")
+    LedgerEntry.objects.create(created_at=NOW, kind="x", run_id="7", phase="queued", action="dispatch", reason="manual")
     found = now()
-    assert [(bar.at, dict(bar.counts), bar.slowest) for bar in found.hours if bar.total] == [
+    assert [(bar.starts_at, dict(bar.counts), bar.slowest) for bar in found.hours if bar.total] == [
         (NOW - 23 * HOUR, {"orphaned": 1}, 7.0),
         (NOW - HOUR, {"lost": 1}, 9.0),
         (NOW, {"orphaned": 1}, 7.0),
     ]
     midnight = NOW - timedelta(hours=12)
-    assert [(bar.at, bar.total) for bar in found.days if bar.total] == [
+    assert [(bar.starts_at, bar.total) for bar in found.days if bar.total] == [
         (midnight - 29 * 24 * HOUR, 1), (midnight - 24 * HOUR, 2), (midnight, 2),
     ]  # fmt: skip
     assert (len(found.hours), len(found.days)) == (24, 30)
@@ -212,7 +212,7 @@ def test_hostile_names_are_only_text(admin_client):
         assert piece not in page
 
 
-@pytest.mark.parametrize("permissions", [[], ["view_reaping"], ["view_exemption"]])
+@pytest.mark.parametrize("permissions", [[], ["view_ledgerentry"], ["view_exemption"]])
 def test_without_the_permission_to_look_at_sweeps_there_is_no_overview(django_user_model, client, permissions):
     from django.contrib.auth.models import Permission
 
@@ -245,11 +245,11 @@ def test_with_100000_reapings_it_is_there_within_300_ms_and_asks_30_questions(ad
     sweep(at=NOW - SECOND)
     sweep_queued(at=NOW - SECOND)
     reasons = ("orphaned", "lost", "timed_out", "stranded")
-    Reaping.objects.bulk_create(
+    LedgerEntry.objects.bulk_create(
         (
-            Reaping(
-                at=NOW - (number % (30 * 24 * 60)) * MINUTE, kind="crawl_job", run_id=str(number), phase="running",
-                action="fail", reason=reasons[number % 4], unattended_s=number % 100,
+            LedgerEntry(
+                created_at=NOW - (number % (30 * 24 * 60)) * MINUTE, kind="crawl_job", run_id=str(number), phase="running",
+                action="fail", reason=reasons[number % 4], unattended_seconds=number % 100,
             )
             for number in range(100_000)
         ),
@@ -257,7 +257,7 @@ def test_with_100000_reapings_it_is_there_within_300_ms_and_asks_30_questions(ad
     )  # fmt: skip
     with connection.cursor() as cursor:
         # Only this table: the server's shared ones are locked by whoever analyzes them.
-        cursor.execute("ANALYZE reaper_reaping")
+        cursor.execute("ANALYZE reaper_ledgerentry")
     times = []
     with freeze_time(NOW):
         for _ in range(20):

@@ -14,12 +14,12 @@ from freezegun import freeze_time
 from apps.sources import runs
 from apps.sources.models import CrawlJob
 from reaper.admin import run_views as pages
-from reaper.broker.connection import Broker, BrokerDown
+from reaper.broker.connection import Broker, BrokerUnavailable
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.core.decisions import Mode
-from reaper.models import Exemption, PolicyEdit, Reaping, Switch
+from reaper.models import Exemption, KindControl, LedgerEntry, PolicyOverride
 from reaper.reports import diagnosis as reports
 from reaper.sweeps import sweep as sweeps
 from tests.reaper.test_admin import user_of
@@ -56,7 +56,7 @@ def kind_of(run):
 
 
 def seen(run):
-    return reports.seen(conf.adapters()[kind_of(run)].get(str(run.pk)))
+    return reports.state_token(conf.adapters()[kind_of(run)].get(str(run.pk)))
 
 
 def press(client, name, at=NOW, **data):
@@ -84,7 +84,7 @@ def text(response):
 @pytest.mark.parametrize(
     ("order", "state"),
     [
-        ("observe", (Mode.OBSERVE, None, False)),
+        ("dry_run", (Mode.DRY_RUN, None, False)),
         ("off", (Mode.OFF, None, False)),
         ("act", (Mode.ACT, None, False)),
         ("pause", (Mode.OFF, NOW + HOUR, False)),
@@ -94,20 +94,20 @@ def text(response):
 )
 def test_a_kind_is_switched_in_the_users_name(ada, order, state):
     assert "This counts from now on." in press(ada, "order", kind="crawl_job", order=order)
-    assert switches.state(conf.adapters()["crawl_job"], NOW)[:3] == state
-    assert Switch.objects.get().by == "ada"
+    assert switches.state_of(conf.adapters()["crawl_job"], NOW)[:3] == state
+    assert KindControl.objects.get().actor == "ada"
 
 
 def test_what_was_ordered_is_ended(ada):
-    for order in ("observe", "pause", "release", "unpause", "unrelease", "settings"):
+    for order in ("dry_run", "pause", "release", "unpause", "unrelease", "settings"):
         press(ada, "order", kind="crawl_job", order=order)
-    assert switches.state(conf.adapters()["crawl_job"], NOW)[:4] == (Mode.ACT, None, False, "ada")
+    assert switches.state_of(conf.adapters()["crawl_job"], NOW)[:4] == (Mode.ACT, None, False, "ada")
 
 
 @pytest.mark.parametrize("data", [{"kind": "crawl_job", "order": "fly"}, {"kind": "nobody", "order": "off"}, {}])
 def test_what_is_no_order_is_not_found(ada, data):
     assert press(ada, "order", **data) == 404
-    assert not Switch.objects.exists()
+    assert not KindControl.objects.exists()
 
 
 def beat_row():
@@ -181,11 +181,11 @@ def test_the_timeline_tells_what_was_done_and_which_late_write_was_refused(ada):
     with freeze_time(NOW - 2 * HOUR):
         hold = runs.claim(CrawlJob, job.pk, job.task_id, "celery@w1/abc")
     act(ada, job, "fail")
-    with pytest.raises(runs.Refused), freeze_time(NOW + SECOND):
+    with pytest.raises(runs.ClaimLost), freeze_time(NOW + SECOND):
         hold.complete({"pages": 1})
     page = text(run_page(ada, job, NOW + MINUTE))
     assert f"2026-03-01 12:00:01 Refused a late complete of task {job.task_id} on celery@w1/abc." in page
-    assert "2026-03-01 12:00:00 Failed by ada (rule by_hand). It had been running for 2 h." in page
+    assert "2026-03-01 12:00:00 Failed by ada (rule manual). It had been running for 2 h." in page
     assert "It has ended: its status is failed" in page
     assert "Requeue Fail" not in page
 
@@ -193,9 +193,9 @@ def test_the_timeline_tells_what_was_done_and_which_late_write_was_refused(ada):
 def test_a_run_is_failed_in_the_users_name_and_its_task_is_revoked(ada, broker):
     job = running_job(2 * HOUR)
     assert f"crawl_job:{job.pk} was failed." in act(ada, job, "fail")
-    assert (fresh(job).status, fresh(job).error_code) == ("failed", "by_hand")
-    row = Reaping.objects.get()
-    assert (row.actor, row.action, row.reason) == ("ada", "fail", "by_hand")
+    assert (fresh(job).status, fresh(job).error_code) == ("failed", "manual")
+    row = LedgerEntry.objects.get()
+    assert (row.actor, row.action, row.reason) == ("ada", "fail", "manual")
     assert job.task_id in str(broker.revokes())
 
 
@@ -221,8 +221,8 @@ def test_a_task_is_revoked_where_it_is_executed_and_the_run_is_left_as_it_is(ada
     before = CrawlJob.objects.filter(pk=job.pk).values().get()
     assert f"The task of crawl_job:{job.pk} was revoked." in act(ada, job, "revoke")
     assert CrawlJob.objects.filter(pk=job.pk).values().get() == before
-    row = Reaping.objects.get()
-    assert (row.actor, row.action, row.task_id, row.terminate, row.unrevoked) == (
+    row = LedgerEntry.objects.get()
+    assert (row.actor, row.action, row.task_id, row.terminate, row.owes_revoke) == (
         "ada",
         "revoke",
         job.task_id,
@@ -236,22 +236,22 @@ def test_a_revoke_that_the_broker_does_not_take_is_sent_by_the_next_sweep(ada, b
     job = held_job(MINUTE)
 
     def refuse(*arguments, **more):
-        raise BrokerDown("the broker did not take a message: nobody is there")
+        raise BrokerUnavailable("the broker did not take a message: nobody is there")
 
     with monkeypatch.context() as patched:
         patched.setattr(Broker, "revoke", refuse)
         assert "It is in the ledger, and sent by the next sweep." in act(ada, job, "revoke")
-    assert Reaping.objects.get().unrevoked
+    assert LedgerEntry.objects.get().owes_revoke
     with freeze_time(NOW + SECOND):
         sweeps.sweep(conf.adapters()["crawl_job"], sweeps.Phase.RUNNING)
-    assert not Reaping.objects.get(action="revoke").unrevoked
+    assert not LedgerEntry.objects.get(action="revoke").owes_revoke
     assert job.task_id in str(broker.revokes())
 
 
 def test_a_run_is_left_alone_and_looked_after_again(ada):
     job = running_job(2 * HOUR)
     assert "is left alone" in act(ada, job, "exempt")
-    assert (Exemption.objects.get().run_id, Exemption.objects.get().by) == (str(job.pk), "ada")
+    assert (Exemption.objects.get().run_id, Exemption.objects.get().actor) == (str(job.pk), "ada")
     assert "It is left alone: a person has exempted it" in text(run_page(ada, job))
     assert "is looked after again" in act(ada, job, "readmit")
     assert not Exemption.objects.exists()
@@ -291,7 +291,7 @@ def test_a_run_that_was_fine_is_reopened_and_its_task_ends_it(ada):
     after = fresh(job)
     assert (after.status, after.completed_at, after.error_code) == ("running", None, "")
     assert (after.started_at, after.task_id, after.worker) == before
-    assert [(row.action, row.actor) for row in Reaping.objects.order_by("id")] == [("fail", ""), ("reopen", "ada")]
+    assert [(row.action, row.actor) for row in LedgerEntry.objects.order_by("id")] == [("fail", ""), ("reopen", "ada")]
     with freeze_time(NOW + SECOND):
         hold.complete({"pages": 1})
     assert fresh(job).status == "completed"
@@ -314,18 +314,18 @@ def test_a_run_that_is_not_as_the_reaper_left_it_is_not_reopened(ada, changes):
     before = CrawlJob.objects.filter(pk=job.pk).values().get()
     assert "cannot be reopened" in act(ada, job, "reopen")
     assert CrawlJob.objects.filter(pk=job.pk).values().get() == before
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
 
 
 def test_a_run_that_the_reaper_did_not_end_is_not_reopened(ada):
     job = running_job(status="failed")
     assert "cannot be reopened" in act(ada, job, "reopen")
-    assert (fresh(job).status, Reaping.objects.count()) == ("failed", 0)
+    assert (fresh(job).status, LedgerEntry.objects.count()) == ("failed", 0)
 
 
 def test_a_kind_may_forbid_it(ada, monkeypatch):
     job, _ = failed_job()
-    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "reopens", False)
+    monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "supports_reopen", False)
     assert "It was fine" not in text(run_page(ada, job))
     assert "cannot be reopened" in act(ada, job, "reopen")
     assert fresh(job).status == "failed"
@@ -344,7 +344,7 @@ def test_what_is_reopened_twice_is_reopened_once(ada):
     job, _ = failed_job()
     act(ada, job, "reopen")
     assert "cannot be reopened" in act(ada, job, "reopen")
-    assert Reaping.objects.filter(action="reopen").count() == 1
+    assert LedgerEntry.objects.filter(action="reopen").count() == 1
 
 
 @pytest.mark.parametrize("what", ["fail", "requeue", "revoke"])
@@ -358,7 +358,7 @@ def test_a_run_that_changed_since_it_was_seen_is_left_as_it_is(ada, broker, what
     said = act(ada, job, what, seen=before)
     assert said == f"The run crawl_job:{job.pk} changed since you looked. Nothing was done; look again."
     assert {name: getattr(fresh(job), name) for name in changes} == changes
-    assert (Reaping.objects.count(), broker.ids()) == (0, [])
+    assert (LedgerEntry.objects.count(), broker.ids()) == (0, [])
 
 
 def test_progress_is_no_change_that_stops_a_person(ada):
@@ -376,7 +376,7 @@ def test_a_button_that_is_pressed_twice_does_it_once(ada, what):
     said = act(ada, job, what, seen=before)
     if what != "revoke":
         assert "changed since you looked" in said
-        assert Reaping.objects.count() == 1
+        assert LedgerEntry.objects.count() == 1
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "paused"])
@@ -384,7 +384,7 @@ def test_a_button_that_is_pressed_twice_does_it_once(ada, what):
 def test_a_run_that_has_ended_is_left_as_it_is(ada, status, what):
     job = running_job(2 * HOUR, status=status)
     assert "Nothing was done" in act(ada, job, what)
-    assert (fresh(job).status, Reaping.objects.count()) == (status, 0)
+    assert (fresh(job).status, LedgerEntry.objects.count()) == (status, 0)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_many_runs_are_dealt_with_once_they_are_confirmed(ada, action, status):
     assert [fresh(job).status for job in jobs] == ["running", "pending", "completed", "running"]
     assert "2 of 2 crawl_job runs" in confirm(ada, page)
     assert [fresh(job).status for job in jobs] == [status, status, "completed", "running"]
-    assert set(Reaping.objects.values_list("actor", "reason")) == {("ada", "by_hand")}
+    assert set(LedgerEntry.objects.values_list("actor", "reason")) == {("ada", "manual")}
 
 
 def test_of_many_runs_the_first_are_named_and_the_others_counted(ada, monkeypatch):
@@ -487,7 +487,7 @@ def test_more_than_a_request_deals_with_are_told_and_left(ada, monkeypatch):
 @pytest.mark.parametrize("lines", ["", "x", f"{NOBODY} 0123", "x y\nz", "\x00 1", f"{NOBODY}"])
 def test_a_list_that_names_nobody_does_nothing(ada, lines):
     assert "0 of" in press(ada, "act_on_all", kind="crawl_job", act="fail", runs=lines)
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 @pytest.mark.long
@@ -525,16 +525,16 @@ def test_only_a_post_with_its_token_by_somebody_who_may_reap_does_anything(role,
         "schedule": {"schedule": beat_row().pk, "enabled": "0"},
         "act": {"kind": "crawl_job", "pk": str(first.pk), "act": "fail", "seen": seen(first)},
         "act_on_all": {"kind": "crawl_job", "act": "fail", "runs": f"{second.pk} {seen(second)}"},
-        "policyedit_add": {"run_timeout": "3h"},
+        "policyoverride_add": {"run_timeout": "3h"},
     }
     for name, data in orders.items():
         (client.get if how == "GET" else client.post)(reverse(f"admin:reaper_{name}"), data | more)
     changed = (
-        Switch.objects.exists(),
+        KindControl.objects.exists(),
         not beat_row().enabled,
         fresh(first).status == "failed",
         fresh(second).status == "failed",
-        PolicyEdit.objects.exists(),
+        PolicyOverride.objects.exists(),
     )
     assert changed == ((role in ("reaps", "superuser") and how == "POST"),) * 5
 
@@ -569,7 +569,7 @@ def test_a_run_is_explained_only_to_those_who_may_look(client):
 
 def edit(client, kind="crawl_job", **data):
     with freeze_time(NOW):
-        return client.post(reverse("admin:reaper_policyedit_add") + f"?kind={kind}", data, follow=True)
+        return client.post(reverse("admin:reaper_policyoverride_add") + f"?kind={kind}", data, follow=True)
 
 
 def test_thresholds_are_edited_in_the_users_name_and_it_is_in_the_history(ada):
@@ -577,8 +577,8 @@ def test_thresholds_are_edited_in_the_users_name_and_it_is_in_the_history(ada):
     said = "Edited crawl_job: run_timeout: 1h -> 3h; on_orphan: fail -> requeue. This counts from the next sweep on."
     assert [str(each) for each in response.context["messages"]] == [said]
     assert escape(said) in response.content.decode()
-    assert policies.effective(conf.adapters()["crawl_job"]).run_timeout == 3 * HOUR
-    assert "run_timeout: 1h -&gt; 3h" in ada.get(reverse("admin:reaper_policyedit_changelist")).content.decode()
+    assert policies.effective_policy(conf.adapters()["crawl_job"]).run_timeout == 3 * HOUR
+    assert "run_timeout: 1h -&gt; 3h" in ada.get(reverse("admin:reaper_policyoverride_changelist")).content.decode()
     assert LogEntry.objects.get().change_message == "run_timeout: 1h -> 3h; on_orphan: fail -> requeue"
 
 
@@ -586,7 +586,7 @@ def test_wrong_thresholds_are_refused_and_stay_in_the_form(ada):
     page = edit(ada, run_timeout="1s", max_requeues="3").content.decode()
     assert "run_timeout is 1s, which is below 12s. Give 12s or more." in page
     assert 'value="1s"' in page
-    assert not PolicyEdit.objects.exists()
+    assert not PolicyOverride.objects.exists()
 
 
 def test_a_preview_names_the_runs_and_saves_nothing(ada):
@@ -594,14 +594,14 @@ def test_a_preview_names_the_runs_and_saves_nothing(ada):
     page = text(edit(ada, run_timeout="35m", alert_after="20m", _preview="Preview"))
     assert "run_timeout: 1h -&gt; 35m; alert_after: 30m -&gt; 20m. 1 run would be acted on" in page
     assert f"crawl_job:{job.pk} running fail timed_out" in page
-    assert (PolicyEdit.objects.count(), fresh(job).status) == (0, "running")
+    assert (PolicyOverride.objects.count(), fresh(job).status) == (0, "running")
 
 
 def test_an_edit_that_somebody_else_has_made_meanwhile_is_not_undone(ada):
-    policies.edit(conf.adapters()["crawl_job"], "bob", NOW, {"run_timeout": 2 * HOUR})
+    policies.set_overrides(conf.adapters()["crawl_job"], "bob", NOW, {"run_timeout": 2 * HOUR})
     page = text(edit(ada, run_timeout="3h", seen="0"))
     assert "bob has edited it meanwhile: look again." in page
-    assert PolicyEdit.objects.count() == 1
+    assert PolicyOverride.objects.count() == 1
 
 
 def test_the_thresholds_of_a_kind_that_is_not_there_are_not_found(ada):

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaper.conf import settings as conf
-from reaper.conf.validators import as_text, from_text
+from reaper.conf.validators import format_value, from_text
 from reaper.controls import overrides as policies
-from reaper.controls.forms import PolicyForm
+from reaper.controls.forms import PolicyOverrideForm
 from reaper.core.decisions import Action, Policy
-from reaper.models import PolicyEdit, Reaping
+from reaper.models import LedgerEntry, PolicyOverride
 from tests.reaper.command import reaper
 from tests.reaper.test_sweeps import sweep
 from tests.worlds import COMMITTED, HOUR, MINUTE, NOW, SECOND, at_once, fresh, held_job, orphan
@@ -30,11 +30,11 @@ def adapter(kind="crawl_job"):
 
 
 def edited(by="ada", kind="crawl_job", at=NOW, **values):
-    return policies.edit(adapter(kind), by, at, values)
+    return policies.set_overrides(adapter(kind), by, at, values)
 
 
 def form(kind="crawl_job", **texts):
-    return PolicyForm(adapter(kind), texts)
+    return PolicyOverrideForm(adapter(kind), texts)
 
 
 def errors(**texts):
@@ -67,7 +67,7 @@ def test_what_is_no_duration_is_left_as_it_is(text):
 @given(st.integers(min_value=1, max_value=36_525 * 86_400 * 1000))
 def test_a_duration_is_written_so_that_it_is_read_back(milliseconds):
     value = timedelta(milliseconds=milliseconds)
-    assert abs(from_text(timedelta, as_text(value)) - value) <= timedelta(microseconds=200)
+    assert abs(from_text(timedelta, format_value(value)) - value) <= timedelta(microseconds=200)
 
 
 @pytest.mark.parametrize("value", [None, 3 * HOUR + MINUTE, (30 * SECOND, 2 * MINUTE), (), 5, Action.REQUEUE])
@@ -75,25 +75,25 @@ def test_every_sort_of_value_is_written_so_that_it_is_read_back(value):
     name = {
         type(None): "stall_timeout", timedelta: "run_timeout", tuple: "backoff", int: "max_requeues"
     }.get(type(value), "on_orphan")  # fmt: skip
-    assert policies.read(name, as_text(value)) == value
+    assert policies.parse_threshold(name, format_value(value)) == value
 
 
 # --- what counts --------------------------------------------------------------------------------------------------
 
 
 def test_without_an_edit_the_settings_count():
-    assert policies.effective(adapter()) == conf.policy(adapter())
-    assert {each.origin for each in policies.known(adapter()).values()} <= {
+    assert policies.effective_policy(adapter()) == conf.policy(adapter())
+    assert {each.origin for each in policies.effective_values(adapter()).values()} <= {
         "the default", "the adapter", "the settings", "the settings of the kind",
     }  # fmt: skip
 
 
 def test_an_edit_wins_over_the_settings_of_its_kind_only():
     edited(run_timeout=3 * HOUR, stall_timeout=None, backoff=(5 * SECOND,), on_timeout=Action.REQUEUE)
-    policy = policies.effective(adapter())
+    policy = policies.effective_policy(adapter())
     assert (policy.run_timeout, policy.backoff, policy.on_timeout) == (3 * HOUR, (5 * SECOND,), Action.REQUEUE)
-    assert policies.effective(adapter("source_result")) == conf.policy(adapter("source_result"))
-    known = policies.known(adapter())["run_timeout"]
+    assert policies.effective_policy(adapter("source_result")) == conf.policy(adapter("source_result"))
+    known = policies.effective_values(adapter())["run_timeout"]
     assert known == (3 * HOUR, "edited by ada on 2026-03-01", HOUR)
 
 
@@ -101,8 +101,8 @@ def test_the_newest_edit_counts_whole_and_the_others_are_the_history():
     edited(run_timeout=3 * HOUR)
     edited("bob", alert_after=20 * MINUTE)
     edited("eve")
-    assert policies.effective(adapter()) == conf.policy(adapter())
-    assert [(row.by, row.words) for row in PolicyEdit.objects.order_by("id")] == [
+    assert policies.effective_policy(adapter()) == conf.policy(adapter())
+    assert [(row.actor, row.summary) for row in PolicyOverride.objects.order_by("id")] == [
         ("ada", "run_timeout: 1h -> 3h"),
         ("bob", "run_timeout: 3h -> 1h; alert_after: 30m -> 20m"),
         ("eve", "alert_after: 20m -> 30m"),
@@ -124,15 +124,17 @@ def test_the_newest_edit_counts_whole_and_the_others_are_the_history():
     ],
 )
 def test_values_of_another_version_are_left_out(values):
-    PolicyEdit.objects.create(kind="crawl_job", at=NOW, by="ada", values={} if values is None else values)
-    assert policies.effective(adapter()) == conf.policy(adapter())
+    PolicyOverride.objects.create(
+        kind="crawl_job", created_at=NOW, actor="ada", values={} if values is None else values
+    )
+    assert policies.effective_policy(adapter()) == conf.policy(adapter())
 
 
 def test_every_threshold_survives_being_kept():
-    values = {name: policies.effective(adapter()).__getattribute__(name) for name in policies.NAMES}
+    values = {name: policies.effective_policy(adapter()).__getattribute__(name) for name in policies.NAMES}
     values |= {"stall_timeout": 90 * SECOND, "max_requeues": 7}
     edited(**values)
-    assert policies.vars_of(policies.effective(adapter())) == {**values, "mode": conf.policy(adapter()).mode}
+    assert policies.as_dict(policies.effective_policy(adapter())) == {**values, "mode": conf.policy(adapter()).mode}
 
 
 @COMMITTED
@@ -145,10 +147,10 @@ def test_of_two_edits_at_the_same_moment_each_tells_what_it_changed():
             edited(by, run_timeout=(first + number) * HOUR)
 
     at_once(partial(many, "bob", 100), partial(many, "eve", 200))
-    rows = list(PolicyEdit.objects.order_by("id"))
+    rows = list(PolicyOverride.objects.order_by("id"))
     assert len(rows) == 41
     for before, after in pairwise(rows):
-        old, new = (as_text(timedelta(seconds=row.values["run_timeout"])) for row in (before, after))
+        old, new = (format_value(timedelta(seconds=row.values["run_timeout"])) for row in (before, after))
         assert after.changes == [f"run_timeout: {old} -> {new}"]
 
 
@@ -170,7 +172,7 @@ def test_an_orphan_is_requeued_once_its_kind_may_be():
     job = orphan()
     sweep()
     assert fresh(job).status == "pending"
-    assert Reaping.objects.get().action == "requeue"
+    assert LedgerEntry.objects.get().action == "requeue"
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -219,12 +221,12 @@ def test_an_empty_form_ends_all_edits():
     assert asked.is_valid()
     with freeze_time(NOW):
         asked.save("bob")
-    assert policies.effective(adapter()) == conf.policy(adapter())
+    assert policies.effective_policy(adapter()) == conf.policy(adapter())
 
 
 def test_the_form_shows_what_is_edited_and_what_counts_without():
     edited(run_timeout=3 * HOUR)
-    shown = PolicyForm(adapter())
+    shown = PolicyOverrideForm(adapter())
     assert (shown["run_timeout"].initial, shown["alert_after"].initial) == ("3h", "")
     assert shown.fields["run_timeout"].widget.attrs["placeholder"] == "1h"
     assert shown.fields["stall_timeout"].widget.attrs["placeholder"] == "off"
@@ -234,11 +236,11 @@ def test_the_form_shows_what_is_edited_and_what_counts_without():
 def test_whatever_is_written_gets_a_sentence_or_a_policy(texts):
     for name, text in texts.items():
         try:
-            value = policies.read(name, text)
-        except policies.Wrong as wrong:
+            value = policies.parse_threshold(name, text)
+        except policies.InvalidValue as wrong:
             said = wrong.rest
         else:
-            said = as_text(Policy(**{name: value}))
+            said = format_value(Policy(**{name: value}))
         assert said
 
 
@@ -261,10 +263,10 @@ def test_the_command_edits_one_and_leaves_the_others():
     assert (code, out.splitlines()[0]) == (
         0, "crawl_job: run_timeout: 3h -> 2h; on_orphan: fail -> requeue. This counts from the next sweep on.",
     )  # fmt: skip
-    policy = policies.effective(adapter())
+    policy = policies.effective_policy(adapter())
     assert (policy.run_timeout, policy.on_orphan, policy.max_requeues) == (2 * HOUR, "requeue", 9)
     reaper("policy", "crawl_job", "run_timeout=")
-    assert policies.effective(adapter()).run_timeout == HOUR
+    assert policies.effective_policy(adapter()).run_timeout == HOUR
 
 
 @COMMAND
@@ -280,7 +282,7 @@ def test_the_command_edits_one_and_leaves_the_others():
 def test_the_command_refuses_what_makes_no_sense_and_the_old_policy_stays(edit, sentence):
     edited(run_timeout=3 * HOUR)
     code, _, said = reaper("policy", "crawl_job", edit)
-    assert (code, PolicyEdit.objects.count()) == (2, 1)
+    assert (code, PolicyOverride.objects.count()) == (2, 1)
     assert said.strip().removeprefix("CommandError: ").startswith(sentence)
 
 
@@ -293,4 +295,4 @@ def test_a_preview_says_what_an_edit_would_do_and_changes_nothing():
     assert f"crawl_job:{job.pk}" in out
     assert "timed_out" in out
     assert "1 runs would be acted on." in out
-    assert (PolicyEdit.objects.count(), fresh(job).status, Reaping.objects.count()) == (0, "running", 0)
+    assert (PolicyOverride.objects.count(), fresh(job).status, LedgerEntry.objects.count()) == (0, "running", 0)

@@ -17,7 +17,7 @@ from kombu.transport.redis import GlobalKeyPrefixMixin
 from reaper.adapters import Message
 from reaper.broker import queues
 from reaper.broker.connection import Broker
-from reaper.broker.queues import Look, look, task_of
+from reaper.broker.queues import QueueSnapshot, scan_queues, task_id_in
 from tests.processes import PATIENCE
 from tests.servers import eventually
 
@@ -45,7 +45,7 @@ def send(app, queue, *ids, **options):
 
 def seen(app, *names, seconds=20.0):
     with Broker(app) as asked:
-        return look(asked, names, seconds)
+        return scan_queues(asked, names, seconds)
 
 
 class Consumer:
@@ -74,7 +74,7 @@ class TestRedis:
         found = seen(app, "crawl", "default", "nobody's")
         assert found.waiting == {"c0", "c2", "c3", "c5", "c6", "c9", "d1", "d2"}
         assert found.depth == {"crawl": 6, "default": 2, "nobody's": 0}
-        assert (found.unacked, found.unclear, found.error, found.unread) == (set(), set(), "", 0)
+        assert (found.unacked, found.incomplete_queues, found.error, found.unread) == (set(), set(), "", 0)
         assert found.complete
 
     def test_a_task_is_absent_only_from_queues_that_were_seen(self, app):
@@ -166,9 +166,9 @@ class TestRedis:
 
     def test_one_sweep_may_look_twice_and_publish_in_between(self, app, broker):
         with Broker(app) as asked:
-            assert look(asked, ["crawl"]).waiting == set()
+            assert scan_queues(asked, ["crawl"]).waiting == set()
             asked.publish(TASK, Message(options={"queue": "crawl"}), "c1")
-            assert look(asked, ["crawl"]).waiting == {"c1"}
+            assert scan_queues(asked, ["crawl"]).waiting == {"c1"}
 
 
 UNREADABLE = {
@@ -192,7 +192,7 @@ class TestUnreadable:
         broker.client.lpush("crawl", raw)
         send(app, "crawl", "c2")
         found = seen(app, "crawl", "default")
-        assert (found.waiting, found.unread, found.unclear) == ({"c1", "c2"}, 1, {"crawl"})
+        assert (found.waiting, found.unread, found.incomplete_queues) == ({"c1", "c2"}, 1, {"crawl"})
         assert found.error == "a message could not be decoded: it may be any task's"
         assert not found.complete
         assert [found.absent(each, ["crawl"]) for each in ("c1", "gone")] == [False, None]
@@ -203,7 +203,7 @@ class TestUnreadable:
         send(app, "crawl", "c1")
         broker.client.hset("unacked", "tag", raw)
         found = seen(app, "crawl", "default")
-        assert (found.waiting, found.unread, found.unclear) == ({"c1"}, 1, {"crawl", "default"})
+        assert (found.waiting, found.unread, found.incomplete_queues) == ({"c1"}, 1, {"crawl", "default"})
         assert found.absent("gone", ["default"]) is None
 
     def test_a_message_cut_off_behind_its_id_is_unreadable_too(self, app, broker):
@@ -214,7 +214,7 @@ class TestUnreadable:
     def test_a_key_of_another_type_is_a_refusal_and_no_broker_that_is_down(self, app, broker):
         broker.client.set("crawl", "no list")
         with Broker(app) as asked:
-            found = look(asked, ["crawl", "default"])
+            found = scan_queues(asked, ["crawl", "default"])
             assert asked.error == ""
         assert found.error.startswith("the broker refused the look: ResponseError: ")
         assert (found.complete, found.depth) == (False, {"crawl": None, "default": None})
@@ -223,11 +223,11 @@ class TestUnreadable:
 def test_what_kombu_writes_needs_no_parsing(app, broker):
     send(app, "crawl", "c1", headers={"id of": "another"}, priority=3)
     (raw,) = broker.client.lrange("crawl\x06\x163", 0, -1)
-    assert queues.BEGINNING.match(raw)[1] == b"c1"
+    assert queues.FAST_HEADER.match(raw)[1] == b"c1"
     with Consumer(broker.url, "crawl") as consumer:
         consumer.take()
         (raw,) = broker.client.hvals("unacked")
-    assert queues.BEGINNING.match(raw)[1] == b"c1"
+    assert queues.FAST_HEADER.match(raw)[1] == b"c1"
 
 
 texts = st.text(max_size=5) | st.sampled_from(['", "headers": {"lang": "py", "task": "t", "id": "x"', "\\", '"', "é"])
@@ -247,17 +247,20 @@ def test_the_id_is_the_one_that_the_whole_message_names(dump, first, before, hea
     message = {**before, "headers": named, "properties": {"headers": {"id": "another"}}}
     raw = json.dumps([message, "", "q"] if delivered else message, **dump).encode(errors="replace")
     parsed = json.loads(raw)
-    assert task_of(raw) == (parsed[0] if delivered else parsed)["headers"]["id"]
+    assert task_id_in(raw) == (parsed[0] if delivered else parsed)["headers"]["id"]
 
 
 class TestBounds:
     def test_a_queue_that_holds_too_many_is_left_unread_and_the_others_are_read(self, app, monkeypatch):
-        monkeypatch.setattr(queues, "MOST", 5)
+        monkeypatch.setattr(queues, "MAX_MESSAGES", 5)
         send(app, "deep", *(f"d{number}" for number in range(6)))
         send(app, "crawl", "c1")
         found = seen(app, "deep", "crawl")
         assert (found.waiting, found.depth) == ({"c1"}, {"deep": 6, "crawl": 1})
-        assert (found.unclear, found.error) == ({"deep"}, "deep holds 6 messages, more than are read in one look")
+        assert (found.incomplete_queues, found.error) == (
+            {"deep"},
+            "deep holds 6 messages, more than are read in one look",
+        )
         assert (found.absent("gone", ["crawl"]), found.absent("d1", ["deep"])) == (True, None)
 
     def test_when_the_time_is_up_nothing_is_absent(self, app):
@@ -268,24 +271,24 @@ class TestBounds:
         assert found.absent("gone", ["default"]) is None
 
     def test_large_messages_are_read_few_at_a_time(self):
-        assert queues.page_after([b"x" * 1_000] * 10) == 1_000
-        assert queues.page_after([b"x" * 1_000_000] * 10) == 1
-        assert queues.page_after([]) == 1_000
+        assert queues.next_page_size([b"x" * 1_000] * 10) == 1_000
+        assert queues.next_page_size([b"x" * 1_000_000] * 10) == 1
+        assert queues.next_page_size([]) == 1_000
 
     def test_a_transport_that_cannot_be_looked_into_says_so(self, app):
         found = seen(project("memory://"), "crawl")
-        assert found == Look(
+        assert found == QueueSnapshot(
             depth={"crawl": None},
             consumers={"crawl": None},
-            unclear={"crawl"},
+            incomplete_queues={"crawl"},
             error="the memory transport cannot be looked into",
         )
 
     def test_a_broker_that_refuses_leaves_everything_unknown(self, refusing_broker):
         begin = real_monotonic()
         with Broker() as asked:
-            found = look(asked, ["crawl"])
-            assert look(asked, ["crawl"]).error == found.error == asked.error
+            found = scan_queues(asked, ["crawl"])
+            assert scan_queues(asked, ["crawl"]).error == found.error == asked.error
         assert real_monotonic() - begin < 2
         assert found.error.startswith("the broker did not answer: ")
         assert (found.depth, found.absent("gone", ["crawl"])) == ({"crawl": None}, None)
@@ -294,7 +297,7 @@ class TestBounds:
     def test_a_broker_that_hangs_costs_no_more_than_the_look(self, hanging_broker):
         begin = real_monotonic()
         with Broker() as asked:
-            found = look(asked, ["crawl"])
+            found = scan_queues(asked, ["crawl"])
         assert real_monotonic() - begin < 4
         assert found.error.startswith("the broker did not answer: ")
         assert not found.complete
@@ -311,10 +314,10 @@ class TestBounds:
             hanging_broker.stop() if end == "stop" else hanging_broker.process.kill()
             return 1_000
 
-        monkeypatch.setattr(queues, "page_after", go)
+        monkeypatch.setattr(queues, "next_page_size", go)
         begin = real_monotonic()
         with Broker(app) as asked:
-            found = look(asked, ["crawl", "default"])
+            found = scan_queues(asked, ["crawl", "default"])
             assert asked.error == found.error
         assert real_monotonic() - begin < 3
         assert found.error.startswith("the broker did not answer: ")
@@ -376,10 +379,10 @@ def test_a_queue_of_rabbitmq_whose_node_is_down_is_not_empty():
         channel = Channel
         maybe_close_channel = print
 
-    sight = queues.Sight(["down", "none"], real_monotonic() + 60)
-    queues.look_into_amqp(sight, Two())
+    sight = queues.QueueScan(["down", "none"], real_monotonic() + 60)
+    queues.scan_amqp(sight, Two())
     found = sight.result()
-    assert (found.unclear, found.depth) == ({"down"}, {"down": None, "none": 0})
+    assert (found.incomplete_queues, found.depth) == ({"down"}, {"down": None, "none": 0})
     assert found.error.startswith("down cannot be looked into: NotFound: ")
 
 
@@ -405,7 +408,7 @@ class TestRabbit:
             found = seen(app, empty, none, full)
         assert found.depth == {empty: 0, none: 0, full: 2}
         assert found.consumers == {empty: 1, none: 0, full: 0}
-        assert (found.unclear, found.waiting, found.unacked) == ({full}, set(), set())
+        assert (found.incomplete_queues, found.waiting, found.unacked) == ({full}, set(), set())
         assert found.error == f"{full} holds 2 messages, which RabbitMQ shows to consumers only"
         assert found.absent("e1", [empty]) is found.absent("e1", [empty, none]) is True
         assert found.absent("f1", [full]) is found.absent("e1", [empty, full]) is None
@@ -424,18 +427,18 @@ class TestRabbit:
         with Connection(rabbit.url) as other:
             other.channel().queue_declare(names[0], exclusive=True)
             with Broker(app) as asked:
-                found = look(asked, names)
+                found = scan_queues(asked, names)
                 assert asked.error == ""
-        assert (found.unclear, found.depth[names[0]]) == ({names[0]}, None)
+        assert (found.incomplete_queues, found.depth[names[0]]) == ({names[0]}, None)
         assert found.error.startswith(f"{names[0]} cannot be looked into: ResourceLocked: ")
         assert found.absent("gone", names[1:]) is True
 
     def test_a_broker_that_hangs_leaves_everything_unknown(self, app, rabbit, names):
         asked = Broker(app)
-        assert look(asked, names).complete
+        assert scan_queues(asked, names).complete
         with rabbit.stopped(), asked:
             begin = real_monotonic()
-            found = look(asked, names)
+            found = scan_queues(asked, names)
             assert real_monotonic() - begin < 4
         assert found.error.startswith("the broker did not answer: ")
         assert found.absent("gone", names) is None

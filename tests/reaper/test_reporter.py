@@ -12,9 +12,9 @@ from celery.worker import state
 from django.db import connection, connections
 from django.db.models import F
 
-from reaper.models import WorkerReport
+from reaper.models import WorkerHeartbeat
 from reaper.workers import heartbeat as reporter
-from reaper.workers.heartbeat import Reporter, locked, release
+from reaper.workers.heartbeat import HeartbeatThread, held_lock, release
 from tests.processes import Race
 from tests.reaper.requests import Task
 from tests.worlds import COMMITTED
@@ -25,7 +25,7 @@ def me(consumer, monkeypatch):
     """A reporter of the worker celery@w1/abc. It is run by no thread."""
     monkeypatch.setattr(reporter, "hostname", "celery@w1")
     monkeypatch.setattr(reporter, "incarnation", "abc")
-    return Reporter(consumer)
+    return HeartbeatThread(consumer)
 
 
 def elsewhere(what):
@@ -40,7 +40,7 @@ def elsewhere(what):
 
 
 def test_outside_of_a_worker_there_is_no_identity():
-    assert reporter.identity() == ""
+    assert reporter.worker_name() == ""
 
 
 def test_every_start_of_a_worker_is_a_new_incarnation(monkeypatch):
@@ -48,8 +48,8 @@ def test_every_start_of_a_worker_is_a_new_incarnation(monkeypatch):
     monkeypatch.setattr(reporter, "incarnation", "")
     names = set()
     for _ in range(2):
-        reporter.begin(SimpleNamespace(hostname="celery@w1"))
-        names.add(reporter.identity())
+        reporter.on_init(SimpleNamespace(hostname="celery@w1"))
+        names.add(reporter.worker_name())
     assert len(names) == 2
     assert {name.rpartition("/")[0] for name in names} == {"celery@w1"}
 
@@ -101,13 +101,13 @@ def test_a_queue_that_not_every_database_can_name_is_left_out_and_said_so(me, co
         ({"should_stop": False}, False),
         ({"should_terminate": 1}, True),
         ({"blueprint": bootsteps.CLOSE}, True),
-        ({"announced": True}, True),
+        ({"shutdown_announced": True}, True),
     ],
 )
 def test_a_worker_that_takes_no_more_tasks_drains_and_consumes_nothing(me, consumer, sign, draining):
     state.should_stop, state.should_terminate = sign.get("should_stop"), sign.get("should_terminate")
     consumer.controller.blueprint.state = sign.get("blueprint", bootsteps.RUN)
-    me.draining = sign.get("announced", False)
+    me.draining = sign.get("shutdown_announced", False)
     said = me.look()
     assert (said["draining"], said["queues"]) == (draining, [] if draining else ["crawl", "mail"])
 
@@ -131,7 +131,7 @@ shared = pytest.mark.skipif(
 
 
 def reported():
-    return WorkerReport.objects.values().get()
+    return WorkerHeartbeat.objects.values().get()
 
 
 @shared
@@ -156,7 +156,7 @@ def test_a_gap_between_two_reports_starts_the_reporting_anew(me, silent, kept):
     def with_a_gap():
         me.report()
         earlier = timedelta(seconds=silent)
-        WorkerReport.objects.update(seen_at=F("seen_at") - earlier, since=F("since") - earlier)
+        WorkerHeartbeat.objects.update(seen_at=F("seen_at") - earlier, since=F("since") - earlier)
         before = reported()
         me.report()
         return before, reported()
@@ -171,7 +171,7 @@ def test_a_gap_between_two_reports_starts_the_reporting_anew(me, silent, kept):
 def test_a_row_that_somebody_deleted_is_made_again(me):
     def without():
         me.report()
-        WorkerReport.objects.all().delete()
+        WorkerHeartbeat.objects.all().delete()
         me.report()
 
     elsewhere(without)
@@ -240,13 +240,13 @@ def test_its_session_is_named_unless_a_pooler_is_in_between(me, monkeypatch):
         vendor, cursor = "postgresql", connection.cursor
         connection = SimpleNamespace(info=SimpleNamespace(backend_pid=-1))
 
-    assert reporter.session_of(Pooled) == (None, None)
+    assert reporter.backend_session(Pooled) == (None, None)
 
 
 # --- what does not end it -----------------------------------------------------------------------------------------
 
 
-class Failing(Reporter):
+class Failing(HeartbeatThread):
     """Writes fail as often as is asked for."""
 
     def __init__(self, consumer, failures):
@@ -292,48 +292,48 @@ def test_nothing_ends_the_thread_but_the_goodbye(consumer, monkeypatch):
 
 
 def test_a_worker_waits_for_its_first_report_but_not_for_long(consumer, monkeypatch):
-    hanging, ended, registered = locked(), locked(), []
+    hanging, ended, registered = held_lock(), held_lock(), []
 
     def hang(self, last):
         hanging.acquire()
         self.leaving = True
         hanging.release()
 
-    monkeypatch.setattr(Reporter, "write", hang)
-    monkeypatch.setattr(Reporter, "disconnect", lambda self: release(ended))
+    monkeypatch.setattr(HeartbeatThread, "write", hang)
+    monkeypatch.setattr(HeartbeatThread, "disconnect", lambda self: release(ended))
     monkeypatch.setattr(reporter, "reporter", None)
     monkeypatch.setattr(reporter, "incarnation", "abc")
     monkeypatch.setattr(reporter, "DEADLINE", 0.05)
     monkeypatch.setattr(reporter, "INTERVAL", 0)
     monkeypatch.setattr(reporter.atexit, "register", registered.append)
     for _ in range(2):
-        reporter.start(consumer)
-    assert registered == [reporter.leave], "a second start is none"
+        reporter.on_ready(consumer)
+    assert registered == [reporter.on_shutdown], "a second start is none"
     assert not reporter.reporter.leaving
     hanging.release()
     assert ended.acquire(timeout=10)
 
 
 def test_it_says_no_goodbye_while_the_pool_may_live(consumer, monkeypatch):
-    me = Reporter(consumer)
+    me = HeartbeatThread(consumer)
     monkeypatch.setattr(reporter, "reporter", me)
-    reporter.leave()
+    reporter.on_shutdown()
     assert not me.leaving
     consumer.controller.blueprint.state = bootsteps.TERMINATE
     release(me.gone)
-    reporter.leave()
+    reporter.on_shutdown()
     assert me.leaving
 
 
 def test_without_a_worker_the_signals_do_nothing():
     assert reporter.reporter is None
-    reporter.drain()
-    reporter.leave()
+    reporter.on_shutting_down()
+    reporter.on_shutdown()
 
 
 def test_a_patched_function_is_taken_as_it_was(monkeypatch):
     monkey = SimpleNamespace(get_original=lambda module, name: f"the native {module}.{name}")
     monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
-    assert reporter.native("_thread", "get_ident") == "the native _thread.get_ident"
+    assert reporter.unpatched("_thread", "get_ident") == "the native _thread.get_ident"
     monkeypatch.delitem(sys.modules, "gevent.monkey")
-    assert reporter.native("_thread", "get_ident") is get_ident
+    assert reporter.unpatched("_thread", "get_ident") is get_ident

@@ -17,7 +17,7 @@ from celery import current_app
 from django.db import connection, transaction
 
 from reaper.conf import clock
-from reaper.models import WorkerReport
+from reaper.models import WorkerHeartbeat
 from reaper.workers import registry as workers
 from tests import processes
 from tests.processes import wait_until
@@ -111,7 +111,7 @@ def stage(django_db_setup):
 
 def census():
     """The workers by the queue that they consume, or by their incarnation when they consume none."""
-    found = workers.census("default", clock.now("default"))
+    found = workers.load_workers("default", clock.now("default"))
     return {next(iter(worker.queues), worker.incarnation): worker for worker in found}
 
 
@@ -210,7 +210,7 @@ def mortal(stage):
 
 def named(identity, now=None):
     """The worker of that name, at a time that may not have come yet."""
-    found = workers.census("default", now or clock.now("default"))
+    found = workers.load_workers("default", now or clock.now("default"))
     return next(worker for worker in found if worker.name == identity)
 
 
@@ -269,7 +269,7 @@ def test_a_stopped_worker_is_dead_by_its_silence_and_lives_again_when_it_goes_on
 @pytest.mark.fault("the database ends a worker's session")
 def test_a_worker_whose_session_was_ended_reports_again_over_a_new_one_and_is_never_dead(stage):
     worker = next_report("threads")
-    row = WorkerReport.objects.filter(incarnation=worker.incarnation)
+    row = WorkerHeartbeat.objects.filter(incarnation=worker.incarnation)
     pid = row.get().backend_pid
 
     def has_a_new_one():
@@ -290,7 +290,7 @@ def test_a_database_that_hangs_stops_only_the_reports_and_they_return_by_themsel
     with stage.listening("prefork") as log:
         with transaction.atomic():
             with connection.cursor() as cursor:
-                cursor.execute("LOCK TABLE reaper_workerreport IN ACCESS EXCLUSIVE MODE")
+                cursor.execute("LOCK TABLE reaper_workerheartbeat IN ACCESS EXCLUSIVE MODE")
             wait_until(lambda: "cannot report to the reaper" in log(), what="it gives up")
             name, _ = stage.send("touch", "prefork")
             stage.said(name, "ended")

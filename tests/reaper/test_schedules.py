@@ -20,7 +20,7 @@ EXPECTED = {
     "reaper: sweep pending runs": ("reaper.tasks.sweep_pending", timedelta(seconds=30)),
     "reaper: finalize orphaned parents": ("reaper.tasks.finalize_parents", timedelta(seconds=60)),
     "reaper: alert on long runs and backlogs": ("reaper.tasks.raise_alerts", timedelta(seconds=60)),
-    "reaper: tell alerts by e-mail and webhook": ("reaper.tasks.tell_alerts", timedelta(seconds=30)),
+    "reaper: tell alerts by e-mail and webhook": ("reaper.tasks.send_notifications", timedelta(seconds=30)),
     "reaper: prune history": ("reaper.tasks.prune_history", timedelta(days=1)),
 }
 

@@ -114,7 +114,7 @@ def test_a_token_or_a_webhooks_address_is_never_told(caplog, admin_client, limit
     limits(**{setting: {"METRICS_TOKEN": CANARY * 3, "ALERT_WEBHOOK": f"http://127.0.0.1:1/{CANARY}"}[setting]})
     job = running_job(2 * HOUR)
     tasks.raise_alerts()
-    tasks.tell_alerts()
+    tasks.send_notifications()
     said = [sweep().summary, *shown(admin_client, job)]
     assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
 
@@ -171,9 +171,11 @@ def test_a_hostile_name_is_one_line_on_the_terminal(hostile):
 def test_a_hostile_name_is_text_on_every_page(hostile, admin_client):
     sweep()
     with freeze_time(NOW):
-        models.RefusedWrite.objects.create(at=NOW, kind="crawl_job", run_id=HOSTILE, worker=HOSTILE, write="claim")
+        models.RefusedWrite.objects.create(
+            created_at=NOW, kind="crawl_job", run_id=HOSTILE, worker=HOSTILE, write="claim"
+        )
     shown = 0
-    for model in (models.Sweep, models.Reaping, models.RefusedWrite, models.WorkerReport):
+    for model in (models.Sweep, models.LedgerEntry, models.RefusedWrite, models.WorkerHeartbeat):
         name = model._meta.model_name
         row = model.objects.first()
         for url in (reverse(f"admin:reaper_{name}_changelist"), reverse(f"admin:reaper_{name}_change", args=[row.pk])):

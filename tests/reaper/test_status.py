@@ -46,9 +46,9 @@ def test_what_is_stuck_is_named_with_its_verdict():
 def test_the_reaper_itself_its_workers_and_its_queues_are_told():
     report("celery@w1/1", queues=["crawl", "mail"], draining=True)
     Alert.objects.create(
-        name="backlog", kind="crawl_job", opened_at=NOW, seen_at=NOW, says="many", acknowledged_by="ada"
+        name="backlog", kind="crawl_job", opened_at=NOW, seen_at=NOW, message="many", acknowledged_by="ada"
     )
-    switches.switch(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.OFF)
+    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.OFF)
     code, out, _ = reaper("status")
     assert code == 1
     for text in (
@@ -97,17 +97,17 @@ def test_its_json_has_it_all():
 def test_what_says_a_sentence_has_it_as_json(words, code, says):
     run = named(running_job(HOUR))
     found = asked(*(word.format(run=run) for word in words))
-    assert found == (code, {"schema": 1, "well": code == 0, "says": [says.format(run=run)]})
+    assert found == (code, {"schema": 1, "well": code == 0, "message": [says.format(run=run)]})
 
 
 def test_schedules_are_a_line_each():
     schedules.create("default")
     code, found = asked("schedules")
-    assert (code, len(found["says"])) == (0, 6)
+    assert (code, len(found["message"])) == (0, 6)
 
 
 def test_the_policys_json_has_each_threshold_with_its_origin():
-    policies.edit(conf.adapters()["crawl_job"], "ada", NOW, {"run_timeout": 2 * HOUR})
+    policies.set_overrides(conf.adapters()["crawl_job"], "ada", NOW, {"run_timeout": 2 * HOUR})
     code, found = asked("policy", "crawl_job")
     assert (code, found["policy"]["run_timeout"]) == (0, {"value": 7200.0, "origin": "edited by ada on 2026-03-01"})
     assert set(found["policy"]) >= set(policies.NAMES)

@@ -19,9 +19,9 @@ from reaper.controls import modes as switches
 from reaper.core import brake
 from reaper.core.decisions import PUBLISH_GRACE, Action, Phase
 from reaper.db import pagination as reading
-from reaper.evidence.collector import Sources
+from reaper.evidence.collector import EvidenceCollector
 from reaper.ledger import records as ledger
-from reaper.models import FirstLook, Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import LedgerEntry, MessageSighting, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.signals import reaped, swept
 from reaper.sweeps import manual as hand
 from reaper.sweeps import sweep as sweeps
@@ -90,7 +90,7 @@ def unsent_job(ago=LOST, **fields):
 
 
 def requeues(row):
-    return Reaping.objects.filter(run_id=str(row.pk), action="requeue").count()
+    return LedgerEntry.objects.filter(run_id=str(row.pk), action="requeue").count()
 
 
 @contextmanager
@@ -124,10 +124,10 @@ def test_a_run_beyond_its_run_timeout_is_failed_with_a_ledger_row(broker):
         " It had been running for 1 h."
     )
     assert young.status == "running"
-    reaping = Reaping.objects.get()
+    reaping = LedgerEntry.objects.get()
     assert (reaping.run_id, reaping.action, reaping.task_id) == (str(stuck.pk), "fail", stuck.task_id)
     assert row.revoked_at is not None
-    assert (row.seen, row.acted, row.errors, row.counts) == (2, 1, [], {"timed_out": 1, "held": 1})
+    assert (row.scanned, row.acted, row.errors, row.counts) == (2, 1, [], {"timed_out": 1, "in_progress": 1})
     assert broker.revokes() == [killed([stuck.task_id], "celery@w1")]
     assert broker.ids() == []
 
@@ -148,7 +148,7 @@ def test_a_task_is_killed_only_where_a_worker_reports_it_as_executing(broker):
         (False, None, None),
         *((True, "SIGKILL", [node]) for node in ("celery@w1", "celery@w2")),
     ]
-    assert Reaping.objects.filter(terminate=True).count() == 3
+    assert LedgerEntry.objects.filter(terminate=True).count() == 3
     assert row.revoked_at is not None
 
 
@@ -158,19 +158,19 @@ def test_a_run_whose_worker_is_dead_is_failed_at_once(broker):
     row = sweep()
     assert (fresh(stuck).status, fresh(stuck).error_code) == ("failed", "orphaned")
     assert (fresh(young).status, fresh(healthy).status) == ("running", "running")
-    assert (row.counts, row.errors) == ({"orphaned": 1, "held": 2}, [])
-    reaping = Reaping.objects.get()
-    assert (reaping.reason, reaping.evidence["claimant"]) == ("orphaned", "dead")
+    assert (row.counts, row.errors) == ({"orphaned": 1, "in_progress": 2}, [])
+    reaping = LedgerEntry.objects.get()
+    assert (reaping.reason, reaping.evidence["claimant_liveness"]) == ("orphaned", "dead")
     assert broker.revokes() == [Revoke([stuck.task_id])]
 
 
 def test_without_a_witness_nothing_is_orphaned_or_lost(broker):
     orphan()
     lost_job()
-    WorkerReport.objects.filter(hostname="celery@crawl-witness").delete()
+    WorkerHeartbeat.objects.filter(hostname="celery@crawl-witness").delete()
     before = everything()
-    assert sweep().counts == {"unknown": 1}
-    assert sweep_queued().counts == {"unknown": 1}
+    assert sweep().counts == {"inconclusive": 1}
+    assert sweep_queued().counts == {"inconclusive": 1}
     assert (everything()[:3], broker.ids(), broker.revokes()) == (before[:3], [], [])
 
 
@@ -183,7 +183,7 @@ def test_a_lost_run_is_requeued_under_a_new_id(broker):
     assert after.task_id not in ("", stuck.task_id)
     assert after.queued_at == NOW
     assert fresh(waiting).task_id == waiting.task_id
-    assert Reaping.objects.get().published_at is not None
+    assert LedgerEntry.objects.get().published_at is not None
     assert row.acted == 1
     ((task_id, task, args, kwargs),) = broker.waiting()
     assert (task_id, task) == (after.task_id, "apps.sources.tasks.crawl_source")
@@ -197,7 +197,7 @@ def test_a_second_sweep_right_after_is_a_no_op(broker):
     sweep()
     broker.revokes()
     assert sweep().acted == 0
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
     assert Sweep.objects.filter(idle=True).count() == 1
     assert broker.revokes() == []
 
@@ -207,7 +207,7 @@ def test_a_run_that_was_never_sent_is_sent(broker):
     row = sweep_queued()
     assert broker.ids() == [fresh(lost).task_id]
     assert fresh(waits).task_id == ""
-    assert row.counts == {"never_sent": 1, "young": 1}
+    assert row.counts == {"never_sent": 1, "within_grace": 1}
     assert broker.revokes() == []
 
 
@@ -254,7 +254,7 @@ def test_a_parent_is_finalized_in_the_sweep_that_reaps_its_last_children():
     assert fresh(job).finalized_at is not None
     assert (fresh(other).status, fresh(other).finalized_at) == ("running", None)
     assert (row.acted, row.finalized, row.errors) == (3, 1, [])
-    assert Reaping.objects.filter(kind="source_result.parent", action="finalize").get().run_id == str(job.pk)
+    assert LedgerEntry.objects.filter(kind="source_result.parent", action="finalize").get().run_id == str(job.pk)
 
 
 def test_runs_without_a_parent_finalize_none():
@@ -275,8 +275,8 @@ def test_a_parent_whose_children_have_all_ended_is_finalized():
     row = finalize_parents()
     assert (fresh(stuck).status, fresh(stuck).finalized_at) == ("completed", NOW)
     assert fresh(open_one).finalized_at is None
-    assert (row.phase, row.seen, row.finalized, row.errors) == ("parents", 1, 1, [])
-    reaping = Reaping.objects.get()
+    assert (row.phase, row.scanned, row.finalized, row.errors) == ("parents", 1, 1, [])
+    reaping = LedgerEntry.objects.get()
     assert (reaping.kind, reaping.run_id, reaping.action, reaping.reason, reaping.actor) == (
         "source_result.parent",
         str(stuck.pk),
@@ -285,7 +285,7 @@ def test_a_parent_whose_children_have_all_ended_is_finalized():
         "",
     )
     assert finalize_parents().finalized == 0
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
 
 
 def test_a_parent_without_children_is_given_time_to_get_some(settings):
@@ -307,9 +307,9 @@ def test_a_parent_that_somebody_else_has_just_finalized_leaves_nothing_but_the_i
     parent("completed")
     with freeze_time(NOW):
         row = sweeps.finalize_parents(Late())
-    assert (row.seen, row.finalized, row.idle) == (1, 0, True)
+    assert (row.scanned, row.finalized, row.idle) == (1, 0, True)
     assert Sweep.objects.get() == row
-    assert Reaping.objects.count() == 0
+    assert LedgerEntry.objects.count() == 0
 
 
 def test_one_parent_that_cannot_be_finalized_does_not_stop_the_others():
@@ -333,8 +333,8 @@ def test_one_parent_that_cannot_be_finalized_does_not_stop_the_others():
 def test_the_ledger_tells_what_was_decided_and_on_what():
     stuck = lost_job(LOST)
     row = sweep_queued()
-    reaping = Reaping.objects.get()
-    assert (reaping.sweep, reaping.at, reaping.kind, reaping.phase) == (row, NOW, "crawl_job", "queued")
+    reaping = LedgerEntry.objects.get()
+    assert (reaping.sweep, reaping.created_at, reaping.kind, reaping.phase) == (row, NOW, "crawl_job", "queued")
     assert (reaping.action, reaping.reason, reaping.actor) == ("requeue", "lost", "")
     assert (reaping.exhausted, reaping.terminate) == (False, False)
     assert (reaping.task_id, reaping.new_task_id) == (stuck.task_id, fresh(stuck).task_id)
@@ -343,11 +343,14 @@ def test_the_ledger_tells_what_was_decided_and_on_what():
     assert reaping.facts["queued_at"] == (NOW - LOST).isoformat()
     assert ledger.facts_of(reaping.facts).history.redispatches == 0
     assert "history" not in reaping.facts
-    known = {name: reaping.evidence[name] for name in ("presence", "witness", "first_look", "queue", "waiting")}
+    known = {
+        name: reaping.evidence[name]
+        for name in ("message_location", "witness", "first_sighting_at", "queue", "waiting")
+    }
     assert known == {
-        "presence": "absent",
+        "message_location": "absent",
         "witness": "celery@crawl-witness/abc",
-        "first_look": (NOW - 10 * SECOND).isoformat(),
+        "first_sighting_at": (NOW - 10 * SECOND).isoformat(),
         "queue": "crawl",
         "waiting": 0,
     }
@@ -363,12 +366,12 @@ def refuse_ledger_rows(of=""):
                 f" $$ BEGIN IF {named} THEN RAISE EXCEPTION 'no ledger'; END IF; RETURN NEW; END $$"
             )
             cursor.execute(
-                "CREATE TRIGGER refuse_reaping BEFORE INSERT ON reaper_reaping"
+                "CREATE TRIGGER refuse_reaping BEFORE INSERT ON reaper_ledgerentry"
                 " FOR EACH ROW EXECUTE FUNCTION refuse_reaping()"
             )
         else:
             cursor.execute(
-                f"CREATE TRIGGER refuse_reaping BEFORE INSERT ON reaper_reaping WHEN {named}"
+                f"CREATE TRIGGER refuse_reaping BEFORE INSERT ON reaper_ledgerentry WHEN {named}"
                 " BEGIN SELECT RAISE(ABORT, 'no ledger'); END"
             )
 
@@ -380,7 +383,7 @@ def test_without_its_ledger_row_a_run_is_not_changed(broker, phase):
     refuse_ledger_rows()
     row = sweep(phase=phase)
     assert CrawlJob.objects.values().get() == before
-    assert Reaping.objects.count() == 0
+    assert LedgerEntry.objects.count() == 0
     assert (row.acted, row.idle, len(row.errors)) == (0, False, 1)
     assert str(stuck.pk) in row.errors[0]
     assert "no ledger" in row.errors[0]
@@ -438,21 +441,21 @@ def test_one_run_that_is_slow_to_write_does_not_stop_the_others(impatient):
     assert (row.acted, row.deferred, len(row.errors)) == (4, 0, 1)
     assert f"{jobs[0].pk} could not be written" in row.errors[0]
     assert "statement timeout" in row.errors[0]
-    assert Reaping.objects.count() == 4
+    assert LedgerEntry.objects.count() == 4
     assert sweep(at=NOW + SECOND).acted == 1
 
 
 @on_postgresql
 def test_a_database_too_slow_for_anything_holds_a_sweep_only_so_long(impatient):
-    jobs = [running_job(2 * HOUR) for _ in range(3 * sweeps.REFUSALS)]
+    jobs = [running_job(2 * HOUR) for _ in range(3 * sweeps.MAX_DB_ERRORS)]
     with slow_writes(), within(5):
         row = sweep()
     assert {fresh(job).status for job in jobs} == {"running"}
     # The first refusal is of the batch as a whole.
-    alone = sweeps.REFUSALS - 1
+    alone = sweeps.MAX_DB_ERRORS - 1
     assert (row.acted, len(row.errors), row.deferred) == (0, alone + 1, len(jobs) - alone)
     assert row.errors[-1] == "the database refused too often: the rest waits for the next sweep"
-    assert Reaping.objects.count() == 0
+    assert LedgerEntry.objects.count() == 0
     assert sweep(at=NOW + SECOND).acted == len(jobs)
 
 
@@ -463,7 +466,7 @@ def test_what_was_done_before_the_database_became_slow_is_kept(impatient, monkey
     with slow_writes(of=jobs[2:]):
         row = sweep()
     assert [fresh(job).status for job in jobs] == [*["failed"] * 2, *["running"] * 4]
-    assert row.acted == Reaping.objects.count() == 2
+    assert row.acted == LedgerEntry.objects.count() == 2
     assert (row.deferred, len(row.errors)) == (1, 4)
     assert [revoke.ids for revoke in broker.revokes()] == [[job.task_id for job in jobs[:2]]]
     assert sweep(at=NOW + SECOND).acted == 4
@@ -480,11 +483,11 @@ def test_runs_that_cannot_be_written_do_not_hide_those_behind_them(monkeypatch, 
             return super().apply([change for change in changes if change.run.pk not in locked], now)
 
     if limit == "brake":
-        monkeypatch.setattr(brake, "RUNS", 2)
+        monkeypatch.setattr(brake, "HELD_LIMIT", 2)
     else:
         limits(MAX_ACTIONS=2)
     row = sweep(Locked())
-    assert (row.acted, row.moved_on) == (2, 3)
+    assert (row.acted, row.conflicts) == (2, 3)
     assert [fresh(job).status for job in jobs] == [*["running"] * 3, *["failed"] * 2, "running"]
     assert sweep(Locked(), at=NOW + SECOND).acted == 1
 
@@ -495,7 +498,7 @@ def test_what_lies_behind_the_last_run_that_may_be_acted_on_is_not_even_read(mon
     for _ in range(7):
         running_job(2 * HOUR)
     rows = [sweep(at=NOW + number * SECOND) for number in range(3)]
-    assert [(row.seen, row.acted, row.deferred) for row in rows] == [(4, 3, 1), (4, 3, 1), (1, 1, 0)]
+    assert [(row.scanned, row.acted, row.deferred) for row in rows] == [(4, 3, 1), (4, 3, 1), (1, 1, 0)]
 
 
 def test_no_more_are_read_for_the_room_that_one_leaves_than_it_takes(monkeypatch, limits):
@@ -508,7 +511,7 @@ def test_no_more_are_read_for_the_room_that_one_leaves_than_it_takes(monkeypatch
             return super().apply([change for change in changes if change.run.pk != str(first.pk)], now)
 
     row = sweep(Locked())
-    assert (row.seen, row.acted, row.moved_on, row.deferred) == (6, 4, 1, 1)
+    assert (row.scanned, row.acted, row.conflicts, row.deferred) == (6, 4, 1, 1)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -525,9 +528,9 @@ def test_a_row_that_is_locked_for_long_is_left_alone_until_it_is_free(broker):
         other.rollback()
     finally:
         other.close()
-    assert [(row.acted, row.moved_on, row.errors) for row in rows] == [(2, 1, []), (0, 1, []), (0, 1, [])]
+    assert [(row.acted, row.conflicts, row.errors) for row in rows] == [(2, 1, []), (0, 1, []), (0, 1, [])]
     assert sweep(at=NOW + 4 * MINUTE).acted == 1
-    assert Reaping.objects.count() == 3
+    assert LedgerEntry.objects.count() == 3
 
 
 @pytest.mark.django_db(transaction=True)
@@ -540,7 +543,7 @@ def test_an_old_snapshot_that_is_open_hides_nothing(broker):
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SELECT status FROM crawl_jobs")
             assert sweep().acted == 1
-            assert sweep(at=NOW + SECOND).seen == 0
+            assert sweep(at=NOW + SECOND).scanned == 0
             cursor.execute("SELECT status FROM crawl_jobs")
             assert cursor.fetchall() == [("running",)]
     finally:
@@ -567,7 +570,7 @@ def test_a_run_that_is_lost_again_and_again_is_poison(limits):
     assert (job.status, job.error_code, job.completed_at) == ("failed", "poison", at)
     assert "rule timed_out" in job.error_message
     assert "Given up after 3 requeues." in job.error_message
-    assert Reaping.objects.latest("id").exhausted is True
+    assert LedgerEntry.objects.latest("id").exhausted is True
     assert requeues(job) == 3
 
 
@@ -624,7 +627,7 @@ def test_a_kind_without_a_time_of_dispatch_is_not_poison_within_minutes(parcels,
     sent = fresh(parcel).job
     lose(broker, parcel, at=NOW + 6 * SECOND, queue="parcels")
     for seconds in (6, 20, 30):
-        assert sweep_queued("parcel", at=NOW + seconds * SECOND).counts == {"young": 1}
+        assert sweep_queued("parcel", at=NOW + seconds * SECOND).counts == {"within_grace": 1}
         assert fresh(parcel).job == sent
     assert sweep_queued("parcel", at=NOW + LOST).acted == 1
 
@@ -636,7 +639,7 @@ def test_no_more_runs_are_acted_on_than_allowed_and_the_rest_waits(limits, broke
     assert [(row.acted, row.deferred) for row in rows] == [(2, 3), (2, 1), (1, 0)]
     assert all(not row.idle for row in rows)
     assert sorted(broker.ids()) == sorted(fresh(job).task_id for job in jobs)
-    assert Reaping.objects.count() == 5
+    assert LedgerEntry.objects.count() == 5
 
 
 def test_what_is_published_late_counts_as_an_act_too(limits, broker, monkeypatch, tmp_path):
@@ -662,7 +665,7 @@ def test_a_sweep_of_many_batches_and_pages_reaches_all_of_them_once(monkeypatch,
     monkeypatch.setattr(sweeps, "BATCH", 2)
     jobs = [lost_job(LOST + number * SECOND) for number in range(8)]
     row = sweep_queued()
-    assert (row.seen, row.acted, row.moved_on, row.counts) == (8, 8, 0, {"lost": 8})
+    assert (row.scanned, row.acted, row.conflicts, row.counts) == (8, 8, 0, {"lost": 8})
     assert sorted(broker.ids()) == sorted(fresh(job).task_id for job in jobs)
     assert sorted(task_id for revoke in broker.revokes() for task_id in revoke.ids) == sorted(j.task_id for j in jobs)
 
@@ -685,8 +688,8 @@ def test_a_run_that_moves_on_while_it_is_judged_is_left_alone(what, broker):
             return super().apply(changes, now)
 
     row = sweep(Slow())
-    assert (row.acted, row.moved_on, row.errors, row.idle) == (1, 1, [], False)
-    assert Reaping.objects.get().run_id == str(stuck.pk)
+    assert (row.acted, row.conflicts, row.errors, row.idle) == (1, 1, [], False)
+    assert LedgerEntry.objects.get().run_id == str(stuck.pk)
     assert broker.revokes() == [killed([stuck.task_id], "celery@w1")]
     if what == "completed":
         assert (fresh(job).status, fresh(job).error_message) == ("completed", "")
@@ -702,16 +705,18 @@ def test_a_batch_of_which_one_moves_on_is_undone_and_done_without_it(broker):
 
     jobs = [running_job(ago) for ago in (4 * HOUR, 3 * HOUR, 2 * HOUR)]
     row = sweep(losing := Losing())
-    assert (row.acted, row.moved_on, row.errors, losing.batches) == (2, 1, [], 2)
+    assert (row.acted, row.conflicts, row.errors, losing.batches) == (2, 1, [], 2)
     assert [fresh(job).status for job in jobs] == ["running", "failed", "failed"]
-    assert list(Reaping.objects.order_by("id").values_list("run_id", flat=True)) == [str(job.pk) for job in jobs[1:]]
+    assert list(LedgerEntry.objects.order_by("id").values_list("run_id", flat=True)) == [
+        str(job.pk) for job in jobs[1:]
+    ]
 
 
 @on_postgresql
 @pytest.mark.django_db(transaction=True)
 def test_sweeps_that_overlap_act_on_every_run_once(broker):
     jobs = [lost_job(LOST) for _ in range(30)]
-    switches.switch(CrawlJobs(), "ada", NOW, released_until=NOW + HOUR)
+    switches.set_controls(CrawlJobs(), "ada", NOW, released_until=NOW + HOUR)
     barrier, found = threading.Barrier(3), []
 
     class Together(CrawlJobs):
@@ -736,8 +741,8 @@ def test_sweeps_that_overlap_act_on_every_run_once(broker):
             thread.join(30)
     assert [row.errors for row in found] == [[], [], []]
     assert sum(row.acted for row in found) == 30
-    assert sum(row.moved_on for row in found) == 60
-    assert Reaping.objects.count() == 30
+    assert sum(row.conflicts for row in found) == 60
+    assert LedgerEntry.objects.count() == 30
     assert sorted(broker.ids()) == sorted(fresh(job).task_id for job in jobs)
 
 
@@ -748,7 +753,7 @@ def test_a_sweep_inside_an_open_transaction_is_refused(broker):
     with transaction.atomic():
         row = sweep_queued()
     assert "RuntimeError" in row.errors[0]
-    assert (row.acted, fresh(job).task_id, Reaping.objects.count()) == (0, job.task_id, 0)
+    assert (row.acted, fresh(job).task_id, LedgerEntry.objects.count()) == (0, job.task_id, 0)
     assert (broker.ids(), broker.revokes()) == ([], [])
 
 
@@ -769,8 +774,8 @@ def test_a_receiver_that_raises_stops_nothing(caplog):
 
 def test_a_hook_that_raises_in_the_middle_is_told_and_what_was_done_stays():
     class Fragile(CrawlJobs):
-        def unfinished(self, phase):
-            yield from super().unfinished(phase)
+        def iter_unfinished(self, phase):
+            yield from super().iter_unfinished(phase)
             raise OSError("boom")
 
     job = running_job(2 * HOUR)
@@ -815,7 +820,7 @@ def test_messages_of_runs_that_nobody_asked_for_are_not_sent(broker):
     row = sweep_queued(Generous())
     assert broker.ids() == [fresh(job).task_id]
     assert row.acted == 1
-    assert Reaping.objects.get().published_at == NOW
+    assert LedgerEntry.objects.get().published_at == NOW
 
 
 @pytest.mark.parametrize(
@@ -840,7 +845,7 @@ def test_a_row_with_odd_facts_raises_nothing_and_stops_nothing(parcels, broker, 
     witness("parcels")
     phase = Phase.RUNNING if stage == "underway" else Phase.QUEUED
     row = sweep("parcel", phase)
-    assert (row.seen, row.errors, sum(row.counts.values())) == (2, [], 2)
+    assert (row.scanned, row.errors, sum(row.counts.values())) == (2, [], 2)
     assert fresh(plain).stage == ("lost" if phase is Phase.RUNNING else "again")
     for revoke in broker.revokes():
         assert set(revoke.ids) <= {"odd", "plain", "same"}
@@ -852,7 +857,7 @@ def test_runs_without_any_usable_clock_are_left_and_counted(parcels):
         parcels.create(stage=stage, job=f"{stage} 2", made=NOW + 9 * HOUR)
     for phase in (Phase.RUNNING, Phase.QUEUED):
         row = sweep("parcel", phase)
-        assert (row.seen, row.acted, row.counts) == (2, 0, {"no_clock": 2})
+        assert (row.scanned, row.acted, row.counts) == (2, 0, {"no_timestamp": 2})
 
 
 def test_a_run_in_an_unknown_status_is_never_touched(parcels):
@@ -861,7 +866,7 @@ def test_a_run_in_an_unknown_status_is_never_touched(parcels):
     before = list(parcels.order_by("pk").values())
     assert sweep("parcel", Phase.RUNNING).acted == 0
     row = sweep("parcel", Phase.QUEUED)
-    assert (row.seen, row.acted, row.counts) == (2, 0, {"unknown_status": 2})
+    assert (row.scanned, row.acted, row.counts) == (2, 0, {"unknown_status": 2})
     assert list(parcels.order_by("pk").values()) == before
     verdict = sweeps.verdict(Parcels(), str(before[0]["id"]), NOW)
     assert str(verdict.decision.reason) == "unknown_status"
@@ -878,10 +883,10 @@ def test_a_timestamp_that_python_cannot_hold_spoils_nothing(stamp):
         cursor.execute("UPDATE crawl_jobs SET queued_at = %s WHERE id = %s", [stamp, waits.pk])
     row = sweep()
     # What can be read of the others decides: each was made two hours ago.
-    assert (row.seen, row.acted, row.errors, row.counts) == (3, 3, [], {"timed_out": 3})
+    assert (row.scanned, row.acted, row.errors, row.counts) == (3, 3, [], {"timed_out": 3})
     assert CrawlJob.objects.filter(pk__in=[odd.pk, odd_progress.pk, stuck.pk], status="failed").count() == 3
     row = sweep_queued()
-    assert (row.seen, row.acted, row.errors) == (1, 1, [])
+    assert (row.scanned, row.acted, row.errors) == (1, 1, [])
 
 
 def test_an_earlier_message_is_kept():
@@ -950,14 +955,14 @@ def test_a_sweep_that_dies_between_commit_and_publish_is_made_good_by_the_next_o
     cut_off, requeued = Sweep.objects.get(), fresh(job)
     assert (cut_off.finished_at, cut_off.idle) == (None, False)
     assert requeued.task_id != job.task_id
-    assert (broker.ids(), Reaping.objects.get().published_at) == ([], None)
+    assert (broker.ids(), LedgerEntry.objects.get().published_at) == ([], None)
     assert sweep_queued(at=NOW + PUBLISH_GRACE).acted == 0
     assert broker.ids() == []
     later = NOW + PUBLISH_GRACE + SECOND
     row = sweep_queued(at=later)
     assert broker.ids() == [requeued.task_id]
     assert (row.acted, row.counts, row.errors) == (1, {"unpublished": 1}, [])
-    assert Reaping.objects.get().published_at == later
+    assert LedgerEntry.objects.get().published_at == later
     assert (requeues(job), fresh(job).task_id) == (1, requeued.task_id)
     assert sweep_queued(at=later + SECOND).acted == 0
 
@@ -973,7 +978,7 @@ def test_a_sweep_that_dies_between_commit_and_revoke_is_made_good_by_the_next_on
         patch.setattr(Broker, "revoke", dies)
         with pytest.raises(SystemExit):
             sweep()
-    cut_off = Reaping.objects.get().sweep
+    cut_off = LedgerEntry.objects.get().sweep
     assert (fresh(job).status, cut_off.revoked_at) == ("failed", None)
     sweep(at=NOW + SECOND)
     assert broker.revokes() == [killed([job.task_id], "celery@w1")]
@@ -991,7 +996,7 @@ def test_a_sweep_that_fails_between_commit_and_revoke_is_made_good_by_the_next_o
         raise DatabaseError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(CrawlJobs, "carried", fails)
+        patch.setattr(CrawlJobs, "task_ids_in_use", fails)
         row = sweep()
     assert (fresh(job).status, row.revoked_at, broker.revokes()) == ("failed", None, [])
     assert "gone" in row.errors[0]
@@ -1020,7 +1025,7 @@ def test_a_run_that_was_requeued_and_sent_by_hand_meanwhile_is_not_sent_again(br
     with pytest.raises(SystemExit):
         sweep_queued(Dying())
     with freeze_time(NOW):
-        runs.stamp(CrawlJob, job.pk, by_hand=True)
+        runs.assign_task_id(CrawlJob, job.pk, by_hand=True)
     assert sweep_queued().acted == 0
     assert broker.ids() == []
 
@@ -1045,15 +1050,15 @@ def test_a_refusing_broker_loses_nothing_and_spends_nothing(broker, monkeypatch,
     assert broker.revokes() == ([killed([job.task_id], "celery@w1")] if phase is Phase.RUNNING else [])
     assert broker.ids() == ([fresh(job).task_id] if phase is Phase.QUEUED else [])
     assert requeues(job) == (phase is Phase.QUEUED)
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
 
 
 def test_while_the_broker_is_down_no_message_is_taken_for_lost(broker, refusing_broker, monkeypatch, redis_server):
     jobs = [lost_job(ago) for ago in (LOST, HOUR, 24 * HOUR)]
     unsent = unsent_job()
     row = sweep_queued()
-    assert (row.acted, row.deferred, row.counts) == (0, 1, {"unknown": 3, "never_sent": 1})
-    assert not Reaping.objects.exists()
+    assert (row.acted, row.deferred, row.counts) == (0, 1, {"inconclusive": 3, "never_sent": 1})
+    assert not LedgerEntry.objects.exists()
     assert [fresh(job).task_id for job in (*jobs, unsent)] == [*(job.task_id for job in jobs), ""]
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", redis_server.url)
     row = sweep_queued(at=NOW + SECOND)
@@ -1113,7 +1118,7 @@ def test_a_broker_that_goes_in_mid_sweep_does_not_hold_it(hanging_broker, monkey
     assert "the broker did not take a message" in row.errors[0]
     assert row.acted + row.deferred == 3
     assert row.revoked_at is None
-    assert Reaping.objects.count() == row.acted
+    assert LedgerEntry.objects.count() == row.acted
     assert all(requeues(job) <= 1 for job in jobs)
 
 
@@ -1126,7 +1131,7 @@ def test_sweeps_that_do_nothing_leave_one_row_whose_times_move_on():
     second = sweep(at=NOW + SECOND)
     assert Sweep.objects.get() == first == second
     assert (second.idle, second.started_at, second.finished_at) == (True, NOW + SECOND, NOW + SECOND)
-    assert (second.seen, second.counts) == (1, {"young": 1})
+    assert (second.scanned, second.counts) == (1, {"within_grace": 1})
     sweep_queued()
     sweep("source_result")
     finalize_parents()
@@ -1149,7 +1154,7 @@ def test_a_sweep_is_said_in_one_line_and_only_when_something_happened(caplog):
     assert caplog.messages == []
     running_job(2 * HOUR)
     sweep()
-    assert caplog.messages == ["swept crawl_job running: 2 seen, 1 acted on (timed_out 1, young 1)"]
+    assert caplog.messages == ["swept crawl_job running: 2 seen, 1 acted on (timed_out 1, within_grace 1)"]
 
 
 def test_signals_tell_what_was_done():
@@ -1170,7 +1175,16 @@ def test_signals_tell_what_was_done():
 
 
 def everything():
-    models = (Source, CrawlJob, CrawlJobSourceResult, Sweep, Reaping, RefusedWrite, FirstLook, WorkerReport)
+    models = (
+        Source,
+        CrawlJob,
+        CrawlJobSourceResult,
+        Sweep,
+        LedgerEntry,
+        RefusedWrite,
+        MessageSighting,
+        WorkerHeartbeat,
+    )
     return [serializers.serialize("json", model.objects.order_by("pk")) for model in models]
 
 
@@ -1178,7 +1192,7 @@ def plan(kind, phase):
     """What a sweep would do now, in pages."""
     adapter = conf.adapters()[kind]
     with freeze_time(NOW), Broker() as link:
-        return list(sweeps.plan(adapter, phase, Sources(adapter, link, conf.policy(adapter), NOW)))
+        return list(sweeps.plan(adapter, phase, EvidenceCollector(adapter, link, conf.policy(adapter), NOW)))
 
 
 def test_planning_writes_nothing_and_sends_nothing(broker):
@@ -1196,7 +1210,7 @@ def test_planning_writes_nothing_and_sends_nothing(broker):
         for phase in (Phase.RUNNING, Phase.QUEUED):
             for page in plan(kind, phase):
                 reasons |= {str(verdict.decision.reason) for verdict in page}
-    assert reasons == {"timed_out", "orphaned", "lost", "never_sent", "parent_ended", "unknown"}
+    assert reasons == {"timed_out", "orphaned", "lost", "never_sent", "parent_ended", "inconclusive"}
     assert everything() == before
     assert (broker.ids(), broker.revokes()) == ([], [])
 
@@ -1220,17 +1234,17 @@ def by_hand(kind, row, action, actor="ada"):
     adapter = conf.adapters()[kind]
     run = adapter.get(str(row.pk))
     with freeze_time(NOW):
-        return hand.act(adapter, run, action, actor)
+        return hand.act_on_run(adapter, run, action, actor)
 
 
 def test_a_run_is_failed_by_hand_through_the_same_ledger(broker):
     job = held_job(MINUTE)
     done, row = by_hand("crawl_job", job, Action.FAIL)
     assert done is True
-    assert (fresh(job).status, fresh(job).error_code) == ("failed", "by_hand")
-    assert fresh(job).error_message == "Failed by ada (rule by_hand). It had been running for 1 min."
-    reaping = Reaping.objects.get()
-    assert (reaping.actor, reaping.reason, reaping.sweep) == ("ada", "by_hand", row)
+    assert (fresh(job).status, fresh(job).error_code) == ("failed", "manual")
+    assert fresh(job).error_message == "Failed by ada (rule manual). It had been running for 1 min."
+    reaping = LedgerEntry.objects.get()
+    assert (reaping.actor, reaping.reason, reaping.sweep) == ("ada", "manual", row)
     assert broker.revokes() == [killed([job.task_id], "celery@w1")]
 
 
@@ -1252,10 +1266,10 @@ def test_what_has_moved_on_is_not_acted_on_by_hand(broker):
     run = conf.adapters()["crawl_job"].get(str(job.pk))
     CrawlJob.objects.filter(pk=job.pk).update(status="completed")
     for _ in range(2):
-        done, row = hand.act(conf.adapters()["crawl_job"], run, Action.FAIL, "ada")
-        assert (done, row.moved_on, row.idle) == (False, 1, False)
+        done, row = hand.act_on_run(conf.adapters()["crawl_job"], run, Action.FAIL, "ada")
+        assert (done, row.conflicts, row.idle) == (False, 1, False)
     assert fresh(job).status == "completed"
-    assert (Reaping.objects.count(), broker.revokes()) == (0, [])
+    assert (LedgerEntry.objects.count(), broker.revokes()) == (0, [])
 
 
 def test_a_run_requeued_by_hand_while_the_broker_is_down_is_told_and_sent_later(broker, monkeypatch, tmp_path):
@@ -1275,15 +1289,15 @@ def test_a_parent_is_finalized_by_hand_once():
         rows = [hand.finalize(conf.adapters()["source_result"], str(job.pk), "ada") for _ in range(2)]
     assert [(done, row.finalized, row.idle) for done, row in rows] == [(True, 1, False), (False, 0, False)]
     assert (fresh(job).status, fresh(job).error_message) == ("failed", "All 1 sources failed")
-    reaping = Reaping.objects.get()
-    assert (reaping.actor, reaping.reason, reaping.action) == ("ada", "by_hand", "finalize")
+    reaping = LedgerEntry.objects.get()
+    assert (reaping.actor, reaping.reason, reaping.action) == ("ada", "manual", "finalize")
 
 
 def test_what_is_done_by_hand_is_no_sweep_of_a_phase():
     """Otherwise a person's act would hide that the sweeps have stopped."""
     by_hand("crawl_job", running_job(), Action.FAIL)
     hand.finalize(conf.adapters()["source_result"], "7", "ada")
-    assert set(Sweep.objects.values_list("phase", flat=True)) == {"by_hand"}
+    assert set(Sweep.objects.values_list("phase", flat=True)) == {"manual"}
 
 
 def test_a_child_failed_by_hand_ends_its_parent_too():
@@ -1318,9 +1332,9 @@ def test_the_rows_are_guarded_by_the_database_not_by_the_plan(broker):
     """Two plans made from the same reading: only the first is carried out."""
     job = running_job(2 * HOUR)
     run = conf.adapters()["crawl_job"].get(str(job.pk))
-    outcomes = [hand.act(conf.adapters()["crawl_job"], run, action, "ada")[0] for action in (Action.FAIL,) * 2]
+    outcomes = [hand.act_on_run(conf.adapters()["crawl_job"], run, action, "ada")[0] for action in (Action.FAIL,) * 2]
     assert outcomes == [True, False]
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
     with pytest.raises(DatabaseError), connection.cursor() as cursor:
         cursor.execute("SELECT no_such_column FROM crawl_jobs")
 
@@ -1337,5 +1351,5 @@ def test_a_parcel_is_carried_as_well(parcels, broker):
         "lost",
         "Failed by the reaper because it was running for longer than its"[:60],
     )
-    assert {each.kind for each in Reaping.objects.all()} == {"parcel"}
+    assert {each.kind for each in LedgerEntry.objects.all()} == {"parcel"}
     assert Parcel.objects.count() == 2

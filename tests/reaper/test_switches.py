@@ -13,7 +13,7 @@ from reaper.controls import modes as switches
 from reaper.core import brake
 from reaper.core.decisions import Action, Mode
 from reaper.core.facts import Phase
-from reaper.models import Exemption, FirstLook, Observation, Reaping, Sweep, Switch
+from reaper.models import Exemption, KindControl, LedgerEntry, MessageSighting, Observation, Sweep
 from reaper.signals import reaped
 from reaper.sweeps import manual as by_hand
 from reaper.sweeps import sweep as sweeps
@@ -47,11 +47,11 @@ def adapter(kind="crawl_job"):
 
 
 def switched(kind="crawl_job", at=NOW, **changes):
-    return switches.switch(adapter(kind), ADA, at, **changes)
+    return switches.set_controls(adapter(kind), ADA, at, **changes)
 
 
 def state(at=NOW, kind="crawl_job"):
-    return switches.state(adapter(kind), at)
+    return switches.state_of(adapter(kind), at)
 
 
 def host():
@@ -64,22 +64,22 @@ def host():
 
 def test_a_kind_acts_unless_somebody_says_otherwise(limits):
     assert state()[:3] == (Mode.ACT, None, False)
-    limits(MODE="observe", KINDS={"source_result": {"MODE": "off"}})
-    assert [state(kind=kind).mode for kind in ("crawl_job", "source_result")] == [Mode.OBSERVE, Mode.OFF]
+    limits(MODE="dry_run", KINDS={"source_result": {"MODE": "off"}})
+    assert [state(kind=kind).mode for kind in ("crawl_job", "source_result")] == [Mode.DRY_RUN, Mode.OFF]
     switched(mode=Mode.ACT)
     assert [state(kind=kind).mode for kind in ("crawl_job", "source_result")] == [Mode.ACT, Mode.OFF]
     switched(mode="")
-    assert state().mode == Mode.OBSERVE
+    assert state().mode == Mode.DRY_RUN
 
 
 def test_what_one_switches_leaves_the_rest_as_it_was_and_all_is_kept_with_the_names():
-    switched(mode=Mode.OBSERVE)
-    switches.switch(adapter(), "bob", NOW, released_until=NOW + HOUR)
-    assert state()[:3] == (Mode.OBSERVE, None, True)
-    assert (state().by, state().named, state(kind="source_result").by) == ("bob", True, "")
-    assert [(row.by, row.words) for row in Switch.objects.order_by("id")] == [
-        ("ada", "mode observe"),
-        ("bob", "mode observe, brake released until 2026-03-01 13:00:00 UTC"),
+    switched(mode=Mode.DRY_RUN)
+    switches.set_controls(adapter(), "bob", NOW, released_until=NOW + HOUR)
+    assert state()[:3] == (Mode.DRY_RUN, None, True)
+    assert (state().actor, state().named, state(kind="source_result").actor) == ("bob", True, "")
+    assert [(row.actor, row.summary) for row in KindControl.objects.order_by("id")] == [
+        ("ada", "mode dry_run"),
+        ("bob", "mode dry_run, brake released until 2026-03-01 13:00:00 UTC"),
     ]
 
 
@@ -90,15 +90,15 @@ def test_of_two_who_switch_at_the_same_time_neither_undoes_what_the_other_did():
 
     def many(by, changes):
         for change in changes:
-            switches.switch(adapter(), by, NOW, **change)
+            switches.set_controls(adapter(), by, NOW, **change)
 
-    modes = [{"mode": (Mode.ACT, Mode.OBSERVE)[number % 2]} for number in range(30)]
+    modes = [{"mode": (Mode.ACT, Mode.DRY_RUN)[number % 2]} for number in range(30)]
     pauses = [{"paused_until": NOW + number * HOUR} for number in range(30)]
     at_once(partial(many, "bob", modes), partial(many, "eve", pauses))
-    rows = list(Switch.objects.order_by("id"))
+    rows = list(KindControl.objects.order_by("id"))
     assert len(rows) == 61
     for before, after in pairwise(rows):
-        kept = "paused_until" if after.by == "bob" else "mode"
+        kept = "paused_until" if after.actor == "bob" else "mode"
         assert getattr(after, kept) == getattr(before, kept)
 
 
@@ -114,9 +114,9 @@ def test_a_release_ends_by_itself():
 
 
 def test_a_word_of_another_version_is_none(limits):
-    limits(MODE="observe")
-    Switch.objects.create(kind="crawl_job", at=NOW, by=ADA, mode="dream")
-    assert state().mode == Mode.OBSERVE
+    limits(MODE="dry_run")
+    KindControl.objects.create(kind="crawl_job", created_at=NOW, actor=ADA, mode="dream")
+    assert state().mode == Mode.DRY_RUN
 
 
 # --- modes --------------------------------------------------------------------------------------------------------
@@ -140,40 +140,40 @@ def test_what_is_off_is_not_even_read(changes, broker, django_assert_max_num_que
         switched(kind, **changes)
     before = host()
     rows = [*sweep_everything(), finalize_parents()]
-    assert [(row.seen, row.idle, row.mode, row.errors) for row in rows] == [(0, True, "off", [])] * 5
+    assert [(row.scanned, row.idle, row.mode, row.errors) for row in rows] == [(0, True, "off", [])] * 5
     assert (host(), fresh(stuck).finalized_at, broker.revokes(), broker.ids()) == (before, None, [], [])
-    assert not any(model.objects.exists() for model in (Reaping, Observation))
+    assert not any(model.objects.exists() for model in (LedgerEntry, Observation))
 
 
 def test_observing_decides_the_same_and_touches_nothing(broker):
     world()
     stuck = parent("completed", "failed")
     for kind in conf.adapters():
-        switched(kind, mode=Mode.OBSERVE)
-    before, looks = host(), FirstLook.objects.count()
+        switched(kind, mode=Mode.DRY_RUN)
+    before, looks = host(), MessageSighting.objects.count()
     watched = [*sweep_everything(), finalize_parents()]
-    assert (host(), broker.revokes(), broker.ids(), Reaping.objects.count()) == (before, [], [], 0)
+    assert (host(), broker.revokes(), broker.ids(), LedgerEntry.objects.count()) == (before, [], [], 0)
     assert [(row.acted, row.idle, row.errors) for row in watched] == [(0, True, [])] * 5
-    assert FirstLook.objects.count() >= looks
+    assert MessageSighting.objects.count() >= looks
     would = {(row.kind, row.run_id, row.action, row.reason) for row in Observation.objects.all()}
     for kind in conf.adapters():
         switched(kind, mode=Mode.ACT)
     acted = [*sweep_everything(), finalize_parents()]
     assert [row.counts for row in acted] == [row.counts for row in watched]
-    assert would == {(row.kind, row.run_id, row.action, row.reason) for row in Reaping.objects.all()}
+    assert would == {(row.kind, row.run_id, row.action, row.reason) for row in LedgerEntry.objects.all()}
     assert ("source_result.parent", str(stuck.pk), "finalize", "children_ended") in would
     assert len(would) == 6
 
 
 def test_what_would_have_been_done_is_told_once_per_task_and_reason():
     job = running_job(2 * HOUR)
-    switched(mode=Mode.OBSERVE)
+    switched(mode=Mode.DRY_RUN)
     for number in range(3):
         row = sweep(at=NOW + number * MINUTE)
     (seen,) = Observation.objects.all()
-    assert (seen.run_id, seen.task_id, seen.at, seen.phase) == (str(job.pk), job.task_id, NOW, "running")
+    assert (seen.run_id, seen.task_id, seen.created_at, seen.phase) == (str(job.pk), job.task_id, NOW, "running")
     assert "rule timed_out" in seen.message
-    assert row.summary == "observe: 1 seen (timed_out 1)"
+    assert row.summary == "dry_run: 1 seen (timed_out 1)"
     CrawlJob.objects.update(task_id="another")
     sweep(at=NOW + HOUR)
     assert Observation.objects.count() == 2
@@ -193,7 +193,7 @@ def test_the_switch_is_obeyed_within_one_batch(monkeypatch, broker):
     assert [fresh(job).status for job in jobs] == [*["failed"] * 4, *["running"] * 2]
     assert (row.acted, row.deferred) == (4, 2)
     assert row.errors == ["it was switched off meanwhile: the rest was left alone"]
-    assert Reaping.objects.count() == 4
+    assert LedgerEntry.objects.count() == 4
 
 
 def switch_off_once_all_are_judged(monkeypatch):
@@ -238,7 +238,7 @@ def test_a_person_may_act_on_a_kind_that_is_off(broker):
     job = running_job()
     switched(mode=Mode.OFF)
     with freeze_time(NOW):
-        done, row = by_hand.act(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
+        done, row = by_hand.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
     assert (done, fresh(job).status, row.mode) == (True, "failed", "act")
 
 
@@ -247,7 +247,7 @@ def test_a_revoke_that_is_still_owed_waits_while_only_observing(broker, monkeypa
     with monkeypatch.context() as patch:
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         sweep()
-    switched(mode=Mode.OBSERVE)
+    switched(mode=Mode.DRY_RUN)
     sweep(at=NOW + SECOND)
     assert broker.revokes() == []
     switched(mode=Mode.ACT)
@@ -257,13 +257,13 @@ def test_a_revoke_that_is_still_owed_waits_while_only_observing(broker, monkeypa
 
 # --- the brake ----------------------------------------------------------------------------------------------------
 
-MANY = brake.RUNS + 1
+MANY = brake.HELD_LIMIT + 1
 
 
 def test_most_of_many_at_once_is_held_and_goes_on_slowly():
     jobs = [running_job((100 - number) * HOUR) for number in range(MANY + 4)]
     row = sweep()
-    assert (row.acted, row.deferred) == (brake.RUNS, 5)
+    assert (row.acted, row.deferred) == (brake.HELD_LIMIT, 5)
     (said,) = row.errors
     assert said == (
         "held: 25 of 25 running runs would be acted on at once, so only 20 are;"
@@ -279,7 +279,7 @@ def test_rows_of_an_unknown_status_do_not_count(broker):
     for _ in range(MANY):
         unsent_job()
         running_job(status="dreaming")
-    assert sweep_queued().acted == brake.RUNS
+    assert sweep_queued().acted == brake.HELD_LIMIT
 
 
 def test_as_many_that_are_not_most_are_not_held():
@@ -288,7 +288,7 @@ def test_as_many_that_are_not_most_are_not_held():
     for _ in range(MANY):
         held_job(MINUTE, worker="celery@w3/abc")
     row = sweep()
-    assert (row.seen, row.acted, row.errors) == (2 * MANY, MANY, [])
+    assert (row.scanned, row.acted, row.errors) == (2 * MANY, MANY, [])
 
 
 def test_a_release_lets_all_go_while_it_lasts():
@@ -298,14 +298,14 @@ def test_a_release_lets_all_go_while_it_lasts():
     assert sweep().acted == MANY
     for _ in range(MANY):
         running_job(2 * HOUR)
-    assert sweep(at=NOW + SECOND).acted == brake.RUNS
+    assert sweep(at=NOW + SECOND).acted == brake.HELD_LIMIT
 
 
 def test_messages_that_are_all_lost_are_sent_slowly(broker):
     jobs = [lost_job(MINUTE) for _ in range(MANY)]
     row = sweep_queued()
-    assert (row.acted, row.deferred, len(broker.ids())) == (brake.RUNS, 1, brake.RUNS)
-    assert sum(fresh(job).task_id != job.task_id for job in jobs) == brake.RUNS
+    assert (row.acted, row.deferred, len(broker.ids())) == (brake.HELD_LIMIT, 1, brake.HELD_LIMIT)
+    assert sum(fresh(job).task_id != job.task_id for job in jobs) == brake.HELD_LIMIT
 
 
 def test_children_of_ended_parents_are_closed_however_many_they_are():
@@ -345,7 +345,7 @@ def test_when_most_workers_fall_silent_together_nothing_is_taken_from_them(limit
     with freeze_time(NOW):
         row = sweeps.sweep(adapter(), Phase.RUNNING)
     assert {fresh(job).status for job in jobs} == {"running"}
-    assert row.counts == {"unknown": 3, "timed_out": 1}
+    assert row.counts == {"inconclusive": 3, "timed_out": 1}
     # What needs no evidence goes on.
     assert fresh(late).status == "failed"
     assert row.errors == [
@@ -380,7 +380,7 @@ def test_another_queue_is_not_concerned():
 
 def test_an_exempted_run_is_left_alone_until_its_time_is_over():
     mine, other = running_job(2 * HOUR), running_job(2 * HOUR)
-    switches.exempt(adapter(), str(mine.pk), ADA, NOW, NOW + HOUR)
+    switches.exempt_run(adapter(), str(mine.pk), ADA, NOW, NOW + HOUR)
     row = sweep()
     assert (fresh(mine).status, fresh(other).status) == ("running", "failed")
     assert row.counts == {"exempt": 1, "timed_out": 1}
@@ -390,27 +390,27 @@ def test_an_exempted_run_is_left_alone_until_its_time_is_over():
 
 def test_a_run_that_is_exempted_for_good_is_looked_after_again_once_that_is_ended(broker):
     job = lost_job()
-    switches.exempt(adapter(), str(job.pk), ADA, NOW, None)
+    switches.exempt_run(adapter(), str(job.pk), ADA, NOW, None)
     assert sweep_queued(at=NOW + 100 * HOUR).counts == {"exempt": 1}
-    assert [switches.readmit(adapter(), str(job.pk)) for _ in range(2)] == [True, False]
+    assert [switches.remove_exemption(adapter(), str(job.pk)) for _ in range(2)] == [True, False]
     assert sweep_queued().acted == 1
 
 
 def test_an_exemption_is_of_one_kind_and_may_be_renewed():
     job = sent_child()
-    switches.exempt(adapter(), str(job.pk), ADA, NOW, None)
-    assert switches.exempted(adapter("source_result"), [str(job.pk)], NOW) == set()
-    switches.exempt(adapter(), str(job.pk), "bob", NOW, NOW + HOUR)
+    switches.exempt_run(adapter(), str(job.pk), ADA, NOW, None)
+    assert switches.exempt_ids(adapter("source_result"), [str(job.pk)], NOW) == set()
+    switches.exempt_run(adapter(), str(job.pk), "bob", NOW, NOW + HOUR)
     (row,) = Exemption.objects.all()
-    assert (row.by, row.until) == ("bob", NOW + HOUR)
-    assert switches.exempted(adapter(), [str(job.pk), "other"], NOW + SECOND) == {str(job.pk)}
+    assert (row.actor, row.until) == ("bob", NOW + HOUR)
+    assert switches.exempt_ids(adapter(), [str(job.pk), "other"], NOW + SECOND) == {str(job.pk)}
 
 
 def test_a_person_may_act_on_a_run_that_is_exempted(broker):
     job = running_job()
-    switches.exempt(adapter(), str(job.pk), ADA, NOW, None)
+    switches.exempt_run(adapter(), str(job.pk), ADA, NOW, None)
     with freeze_time(NOW):
-        done, _ = by_hand.act(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
+        done, _ = by_hand.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
     assert (done, fresh(job).status) == (True, "failed")
 
 
@@ -421,7 +421,7 @@ def test_a_sweep_asks_for_the_switches_a_bounded_number_of_times():
     asked = []
 
     def note(execute, sql, *rest):
-        asked.append(sql) if "reaper_switch" in sql else None
+        asked.append(sql) if "reaper_kindcontrol" in sql else None
         return execute(sql, *rest)
 
     with connection.execute_wrapper(note):

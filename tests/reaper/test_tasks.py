@@ -8,7 +8,7 @@ from freezegun import freeze_time
 
 from reaper import tasks
 from reaper.conf import settings as conf
-from reaper.models import Reaping, RefusedWrite, Sweep, WorkerReport
+from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from tests.plugin.adapter import Parcels
 from tests.worlds import HOUR, NOW, SECOND, child, fresh, lost_job, parent, running_job
 
@@ -27,7 +27,7 @@ class Unreachable(Parcels):
     def using(self):
         raise OSError("boom")
 
-    def unfinished(self, phase):
+    def iter_unfinished(self, phase):
         raise OSError("boom")
 
 
@@ -50,7 +50,7 @@ def test_one_bad_kind_does_not_stop_the_others(bad_first, caplog):
 
 
 def test_every_kind_answers_for_itself(bad_first):
-    answers = tasks.each_kind(lambda adapter: adapter.using)
+    answers = tasks.for_each_kind(lambda adapter: adapter.using)
     assert answers == {"unreachable": "OSError: boom", "crawl_job": "default", "source_result": "default"}
 
 
@@ -75,7 +75,7 @@ def test_the_tasks_are_registered_under_the_names_that_the_schedules_use():
         "sweep_pending",
         "finalize_parents",
         "raise_alerts",
-        "tell_alerts",
+        "send_notifications",
         "prune_history",
     }
 
@@ -90,22 +90,22 @@ def sweep_row(ago, kind="crawl_job", phase="running", **fields):
 
 def reaping(ago, **fields):
     values = {"kind": "crawl_job", "run_id": "7", "phase": "running", "action": "fail", "reason": "timed_out"}
-    return Reaping.objects.create(at=NOW - ago, **{**values, **fields})
+    return LedgerEntry.objects.create(created_at=NOW - ago, **{**values, **fields})
 
 
 @freeze_time(NOW)
 def test_old_history_is_pruned_and_young_history_is_kept():
     reaping(90 * DAY + SECOND)
-    RefusedWrite.objects.create(at=NOW - 91 * DAY, kind="crawl_job", run_id="7", write="claim")
+    RefusedWrite.objects.create(created_at=NOW - 91 * DAY, kind="crawl_job", run_id="7", write="claim")
     sweep_row(91 * DAY)
     young = [
         reaping(90 * DAY),
-        RefusedWrite.objects.create(at=NOW - 90 * DAY, kind="crawl_job", run_id="7", write="claim"),
+        RefusedWrite.objects.create(created_at=NOW - 90 * DAY, kind="crawl_job", run_id="7", write="claim"),
         sweep_row(90 * DAY),
     ]
     job = running_job(400 * DAY)
     tasks.prune_history()
-    assert [Reaping.objects.get(), RefusedWrite.objects.get(), Sweep.objects.get()] == young
+    assert [LedgerEntry.objects.get(), RefusedWrite.objects.get(), Sweep.objects.get()] == young
     assert fresh(job).status == "running"
 
 
@@ -115,7 +115,7 @@ def test_how_long_history_is_kept_is_a_setting(limits):
     reaping(DAY + SECOND)
     kept = reaping(DAY)
     tasks.prune_history()
-    assert Reaping.objects.get() == kept
+    assert LedgerEntry.objects.get() == kept
 
 
 @freeze_time(NOW)
@@ -147,28 +147,28 @@ def test_a_reaping_outlives_its_sweep():
     sweep_row(DAY)
     kept = reaping(89 * DAY, sweep=old)
     tasks.prune_history()
-    assert Reaping.objects.get() == kept
-    assert Reaping.objects.get().sweep is None
+    assert LedgerEntry.objects.get() == kept
+    assert LedgerEntry.objects.get().sweep is None
 
 
 @freeze_time(NOW)
 def test_the_report_of_a_worker_that_is_long_gone_is_kept_while_a_running_run_names_it(parcels):
     gone = {"hostname": "celery@w1", "listed_at": NOW, "since": NOW, "seen_at": NOW - DAY - SECOND}
     for name in ("forgotten", "of a job", "of a child", "of a job that has ended"):
-        WorkerReport.objects.create(incarnation=name, **gone)
+        WorkerHeartbeat.objects.create(incarnation=name, **gone)
     running_job(worker="celery@w1/of a job")
     child(parent(), "running", worker="celery@w1/of a child")
     running_job(worker="celery@w1/of a job that has ended", status="failed")
     tasks.prune_history()
-    assert set(WorkerReport.objects.values_list("incarnation", flat=True)) == {"of a job", "of a child"}
+    assert set(WorkerHeartbeat.objects.values_list("incarnation", flat=True)) == {"of a job", "of a child"}
 
 
 @freeze_time(NOW)
 def test_no_report_is_deleted_while_a_kind_cannot_say_whom_its_runs_name(bad_first):
-    old = WorkerReport.objects.create(hostname="celery@w1", listed_at=NOW, since=NOW, seen_at=NOW - 2 * DAY)
+    old = WorkerHeartbeat.objects.create(hostname="celery@w1", listed_at=NOW, since=NOW, seen_at=NOW - 2 * DAY)
     with pytest.raises(OSError, match="boom"):
         tasks.prune_reports()
-    assert WorkerReport.objects.get() == old
+    assert WorkerHeartbeat.objects.get() == old
 
 
 @freeze_time(NOW)
@@ -177,8 +177,8 @@ def test_history_is_pruned_in_batches(monkeypatch, django_assert_num_queries):
     for _ in range(5):
         reaping(91 * DAY)
     with django_assert_num_queries(7):  # three batches to be found and deleted, and the look that finds none
-        tasks.prune(Reaping.objects.all())
-    assert Reaping.objects.count() == 0
+        tasks.prune(LedgerEntry.objects.all())
+    assert LedgerEntry.objects.count() == 0
 
 
 def test_the_policy_of_a_broken_kind_is_still_readable(bad_first):

@@ -8,7 +8,7 @@ from freezegun import freeze_time
 
 from reaper import tasks
 from reaper.ledger import totals
-from reaper.models import Reaping, RefusedWrite, Total
+from reaper.models import CounterTotal, LedgerEntry, RefusedWrite
 from tests.worlds import COMMITTED, NOW, SECOND, at_once
 
 DAY = timedelta(days=1)
@@ -18,15 +18,15 @@ pytestmark = pytest.mark.django_db
 
 def reaping(ago=timedelta(0), seconds=7.5, **fields):
     values = {"kind": "crawl_job", "run_id": "7", "phase": "running", "action": "fail", "reason": "orphaned"}
-    return Reaping.objects.create(at=NOW - ago, unattended_s=seconds, **{**values, **fields})
+    return LedgerEntry.objects.create(created_at=NOW - ago, unattended_seconds=seconds, **{**values, **fields})
 
 
 def refusal(ago=timedelta(0), write="claim"):
-    return RefusedWrite.objects.create(at=NOW - ago, kind="crawl_job", run_id="7", write=write)
+    return RefusedWrite.objects.create(created_at=NOW - ago, kind="crawl_job", run_id="7", write=write)
 
 
 def counts():
-    return {tuple(key): tuple(value) for key, value in totals.since_the_beginning("default").items()}
+    return {tuple(key): tuple(value) for key, value in totals.all_time_counts("default").items()}
 
 
 def test_without_any_rows_nothing_is_counted():
@@ -58,7 +58,7 @@ def test_a_time_is_counted_under_its_bound(seconds, bound):
 
 def test_what_a_person_did_is_no_recovery_and_a_dispatch_by_hand_is_no_act():
     reaping(actor="ada")
-    reaping(action="dispatch", reason="by_hand", actor="by hand")
+    reaping(action="dispatch", reason="manual", actor="by hand")
     assert counts() == {("reapings", "crawl_job", "fail orphaned"): (1, 0)}
 
 
@@ -72,7 +72,7 @@ def test_pruning_takes_nothing_from_the_counts(monkeypatch):
     for _ in range(2):
         tasks.prune_history()
         assert counts() == before
-    assert (Reaping.objects.count(), RefusedWrite.objects.count()) == (2, 2)
+    assert (LedgerEntry.objects.count(), RefusedWrite.objects.count()) == (2, 2)
     reaping(seconds=100)
     assert counts()["recovery", "crawl_job", "120"] == (6, 600)
 
@@ -88,7 +88,7 @@ def test_a_prune_that_fails_has_counted_nothing(monkeypatch):
     monkeypatch.setattr(totals, "add", fail)
     with pytest.raises(OSError, match="boom"):
         tasks.prune_history()
-    assert (counts(), Reaping.objects.count(), Total.objects.count()) == (before, 1, 0)
+    assert (counts(), LedgerEntry.objects.count(), CounterTotal.objects.count()) == (before, 1, 0)
 
 
 @COMMITTED
@@ -99,8 +99,8 @@ def test_two_that_prune_at_once_count_each_row_once():
     before = counts()
 
     def prune():
-        while totals.prune(Reaping.objects.filter(at__lt=NOW - 90 * DAY), 10):
+        while totals.prune(LedgerEntry.objects.filter(created_at__lt=NOW - 90 * DAY), 10):
             pass
 
     at_once(*[prune] * 4)
-    assert (counts(), Reaping.objects.count()) == (before, 0)
+    assert (counts(), LedgerEntry.objects.count()) == (before, 0)

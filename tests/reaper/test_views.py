@@ -119,7 +119,7 @@ def test_a_database_that_is_away_is_told_without_its_address(page, monkeypatch):
     def away(*arguments):
         raise OperationalError('connection to server at "10.1.2.3", user "crawler" failed')
 
-    monkeypatch.setattr(metrics.totals, "since_the_beginning", away)
+    monkeypatch.setattr(metrics.totals, "all_time_counts", away)
     monkeypatch.setattr("reaper.monitoring.views.health_of", away)
     response = answer(page)
     assert (response.status_code, response.content) == (503, b"The database cannot be asked.\n")

@@ -8,7 +8,7 @@ from hypothesis import given
 
 from reaper.core.decisions import Action, Decision, Reason, decide
 from reaper.core.explain import describe, duration, evidence_in_words
-from reaper.core.facts import NOTHING, Evidence, Presence, Vital
+from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation
 from tests.reaper.test_decisions import (
     DAY,
     HOUR,
@@ -80,21 +80,21 @@ from tests.worlds import NOW, SECOND
         ),
         (
             running(MINUTE),
-            Decision(Action.FAIL, Reason.BY_HAND),
+            Decision(Action.FAIL, Reason.MANUAL),
             "ada",
-            "Failed by ada (rule by_hand). It had been running for 1 min.",
+            "Failed by ada (rule manual). It had been running for 1 min.",
         ),
         (
             running(MINUTE, status=""),
-            Decision(Action.REQUEUE, Reason.BY_HAND),
+            Decision(Action.REQUEUE, Reason.MANUAL),
             "ada",
-            "Requeued by ada (rule by_hand). It had been running for 1 min.",
+            "Requeued by ada (rule manual). It had been running for 1 min.",
         ),
-        (timeless(running()), Decision(Action.FAIL, Reason.BY_HAND), "ada", "Failed by ada (rule by_hand)."),
+        (timeless(running()), Decision(Action.FAIL, Reason.MANUAL), "ada", "Failed by ada (rule manual)."),
     ],
 )
 def test_the_sentence_says_what_happened_how_long_it_was_stuck_and_by_which_rule(run, decision, by, sentence):
-    assert describe(run, decision, NOW, by=by) == sentence
+    assert describe(run, decision, NOW, actor=by) == sentence
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_a_duration_as_a_person_says_it(value, said):
 
 
 GONE = Evidence(absent=True, witness=W2, queue="crawl", waiting=0)
-DEAD = replace(GONE, claimant=Vital.DEAD, claimant_seen_at=NOW - 48 * SECOND)
-ABSENT = replace(GONE, presence=Presence.ABSENT)
-LOOKED = replace(ABSENT, first_look=NOW - 31 * SECOND, heard_since=True)
+DEAD = replace(GONE, claimant_liveness=Liveness.DEAD, claimant_seen_at=NOW - 48 * SECOND)
+ABSENT = replace(GONE, message_location=MessageLocation.ABSENT)
+LOOKED = replace(ABSENT, first_sighting_at=NOW - 31 * SECOND, all_reported_since=True)
 CLAIMED = "claimed by celery@w1, which is dead, last heard of 48 s ago; "
 NOBODY = "no live worker holds the task"
 UNSURE = "no live worker says that it holds the task, but none has been reporting for long enough to be sure"
@@ -133,24 +133,24 @@ UNKNOWN = "whether a live worker holds the task is not known"
         (running(), DEAD, CLAIMED + NOBODY),
         (
             running(),
-            replace(DEAD, announced=True),
+            replace(DEAD, shutdown_announced=True),
             "claimed by celery@w1, which had announced its end and is dead, last heard of 48 s ago; " + NOBODY,
         ),
         (
             running(),
-            replace(DEAD, claimant=Vital.ALIVE, claimant_seen_at=NOW - 2 * SECOND),
+            replace(DEAD, claimant_liveness=Liveness.ALIVE, claimant_seen_at=NOW - 2 * SECOND),
             "claimed by celery@w1, which is alive, last heard of 2 s ago; " + NOBODY,
         ),
         (
             running(),
-            replace(DEAD, claimant=Vital.ALIVE, claimant_seen_at=NOW + SECOND),
+            replace(DEAD, claimant_liveness=Liveness.ALIVE, claimant_seen_at=NOW + SECOND),
             "claimed by celery@w1, which is alive, last heard of just now; " + NOBODY,
         ),
         (running(), GONE, "claimed by celery@w1, which left no report; " + NOBODY),
         (running(worker=""), GONE, "its row names no worker; " + NOBODY),
         (
             running(worker=""),
-            replace(GONE, watched_since=NOW - HOUR),
+            replace(GONE, fleet_watched_since=NOW - HOUR),
             "its row names no worker; no live worker holds the task; all live workers have been reporting for 1 h",
         ),
         (
@@ -161,7 +161,7 @@ UNKNOWN = "whether a live worker holds the task is not known"
         ),
         (
             running(worker=""),
-            replace(GONE, last_holder=W1, announced=True),
+            replace(GONE, last_holder=W1, shutdown_announced=True),
             "its row names no worker; no live worker holds the task;"
             " celery@w1, which had announced its end and is dead, had the task when it last reported",
         ),
@@ -178,29 +178,29 @@ UNKNOWN = "whether a live worker holds the task is not known"
         (running(), replace(DEAD, absent=False), CLAIMED + UNKNOWN),
         (
             running(),
-            replace(DEAD, absent=False, doubts=("celery@w3 answers but does not report",)),
+            replace(DEAD, absent=False, uncertainties=("celery@w3 answers but does not report",)),
             CLAIMED + UNKNOWN + "; celery@w3 answers but does not report",
         ),
         (running(task_id=None), replace(DEAD, absent=False), CLAIMED + "it has no task"),
-        (queued(task_id=""), NOTHING, "it has no task"),
+        (queued(task_id=""), NO_EVIDENCE, "it has no task"),
         # where its message is
-        (running(), replace(DEAD, returns=True), CLAIMED + NOBODY + "; its own retry is waiting in queue crawl"),
+        (running(), replace(DEAD, retry_waiting=True), CLAIMED + NOBODY + "; its own retry is waiting in queue crawl"),
         (queued(), ABSENT, NOBODY + "; its message is not in queue crawl (0 waiting)"),
         (queued(), replace(ABSENT, waiting=None), NOBODY + "; its message is not in queue crawl"),
         (queued(), replace(ABSENT, queue="", waiting=None), NOBODY + "; its message is not in its queue"),
         (
             queued(),
-            replace(GONE, presence=Presence.WAITING, waiting=12),
+            replace(GONE, message_location=MessageLocation.WAITING, waiting=12),
             NOBODY + "; its message is waiting in queue crawl (12 waiting)",
         ),
         (
             queued(),
-            replace(GONE, presence=Presence.DELIVERED),
+            replace(GONE, message_location=MessageLocation.DELIVERED),
             NOBODY + "; its message was taken from queue crawl (0 waiting) and is not acknowledged",
         ),
         (
             queued(),
-            replace(GONE, presence=Presence.DELIVERED, last_holder=W1),
+            replace(GONE, message_location=MessageLocation.DELIVERED, last_holder=W1),
             NOBODY + "; celery@w1, which is dead, had the task when it last reported"
             "; its message was taken from queue crawl (0 waiting) and is not acknowledged",
         ),
@@ -218,7 +218,7 @@ UNKNOWN = "whether a live worker holds the task is not known"
         ),
         (
             queued(),
-            replace(LOOKED, heard_since=False),
+            replace(LOOKED, all_reported_since=False),
             NOBODY + "; its message is not in queue crawl (0 waiting)"
             "; the same was seen 31 s ago, and not every live worker has reported since",
         ),

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 from django.db.models import JSONField, Value
 
-from reaper.models import WorkerReport
+from reaper.models import WorkerHeartbeat
 from reaper.workers import registry as workers
 from reaper.workers.registry import is_alive
 from tests.worlds import NOW, SECOND
@@ -31,7 +31,7 @@ ROW = {
 
 
 def report(ago=timedelta(0), **fields):
-    return WorkerReport.objects.create(**{**ROW, "seen_at": NOW - ago, **fields})
+    return WorkerHeartbeat.objects.create(**{**ROW, "seen_at": NOW - ago, **fields})
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_who_lives(silent, session, ended, alive):
 
 def test_a_report_is_read_whole():
     report()
-    (worker,) = workers.census("default", NOW)
+    (worker,) = workers.load_workers("default", NOW)
     assert worker == workers.Worker(
         hostname="celery@w1",
         incarnation="abc",
@@ -77,7 +77,7 @@ def test_a_report_is_read_whole():
 def test_two_workers_of_one_hostname_are_two():
     report(13 * SECOND)
     report(incarnation="def")
-    assert {worker.name: worker.alive for worker in workers.census("default", NOW)} == {
+    assert {worker.name: worker.alive for worker in workers.load_workers("default", NOW)} == {
         "celery@w1/abc": False,
         "celery@w1/def": True,
     }
@@ -104,18 +104,18 @@ def test_two_workers_of_one_hostname_are_two():
     ],
 )
 def test_of_a_report_that_is_wrong_the_rest_is_read_and_it_is_incomplete(garbage, active, held, queues):
-    worker = workers.worker_of({**ROW, **garbage}, {}, NOW)
+    worker = workers.parse_worker({**ROW, **garbage}, {}, NOW)
     assert (worker.active, worker.held, worker.queues) == (active, held, queues)
     assert (worker.complete, worker.alive) == (False, True)
 
 
 def test_a_worker_that_was_never_seen_is_dead():
-    worker = workers.worker_of({**ROW, "seen_at": None, "listed_at": None}, {}, NOW)
+    worker = workers.parse_worker({**ROW, "seen_at": None, "listed_at": None}, {}, NOW)
     assert (worker.alive, worker.complete, worker.skew) == (False, False, timedelta(0))
 
 
 def test_a_report_written_while_now_was_read_is_believed():
-    assert workers.worker_of({**ROW, "seen_at": NOW + 12 * SECOND}, {}, NOW).complete
+    assert workers.parse_worker({**ROW, "seen_at": NOW + 12 * SECOND}, {}, NOW).complete
 
 
 def test_json_null_and_unreadable_json_in_the_table_raise_nothing():
@@ -124,9 +124,9 @@ def test_json_null_and_unreadable_json_in_the_table_raise_nothing():
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA ignore_check_constraints = ON")
-            cursor.execute("UPDATE reaper_workerreport SET active = '{\"a\": ', held = 'b'")
+            cursor.execute("UPDATE reaper_workerheartbeat SET active = '{\"a\": ', held = 'b'")
             cursor.execute("PRAGMA ignore_check_constraints = OFF")
-    (worker,) = workers.census("default", NOW)
+    (worker,) = workers.load_workers("default", NOW)
     assert (worker.held, worker.complete, worker.alive) == (frozenset(), False, True)
 
 
@@ -166,18 +166,18 @@ def test_a_session_that_is_there_keeps_a_worker_alive_and_one_that_is_gone_does_
     report(9 * SECOND, incarnation="gone", backend_pid=pid, backend_start=start - SECOND)
     report(8 * SECOND, incarnation="late", backend_pid=pid, backend_start=start - SECOND)
     report(9 * SECOND, incarnation="pooled")
-    alive = {worker.incarnation: worker.alive for worker in workers.census("default", NOW)}
+    alive = {worker.incarnation: worker.alive for worker in workers.load_workers("default", NOW)}
     assert alive == {"abc": True, "gone": False, "late": True, "pooled": True}
 
 
 @postgresql
 def test_a_census_asks_twice_however_many_workers_there_are(django_assert_num_queries):
-    WorkerReport.objects.bulk_create(
-        WorkerReport(**{**ROW, "incarnation": str(number), "backend_pid": 10**9 + number, "backend_start": NOW})
+    WorkerHeartbeat.objects.bulk_create(
+        WorkerHeartbeat(**{**ROW, "incarnation": str(number), "backend_pid": 10**9 + number, "backend_start": NOW})
         for number in range(300)
     )
     with django_assert_num_queries(2):
-        assert len(workers.census("default", NOW)) == 300
+        assert len(workers.load_workers("default", NOW)) == 300
 
 
 # --- pruning ------------------------------------------------------------------------------------------------------
@@ -186,8 +186,8 @@ def test_a_census_asks_twice_however_many_workers_there_are(django_assert_num_qu
 def test_reports_of_the_long_silent_are_deleted_unless_a_run_names_them():
     day = timedelta(days=1)
     report(day + SECOND, incarnation="gone")
-    report(day, incarnation="young")
+    report(day, incarnation="within_grace")
     report(day + SECOND, incarnation="named")
     report(day + SECOND, hostname="odd/host@x", incarnation="named too")
     workers.prune("default", NOW, {"celery@w1/named", "odd/host@x/named too"})
-    assert set(WorkerReport.objects.values_list("incarnation", flat=True)) == {"young", "named", "named too"}
+    assert set(WorkerHeartbeat.objects.values_list("incarnation", flat=True)) == {"within_grace", "named", "named too"}

@@ -19,7 +19,7 @@ def identity() -> str:
     """The name of the worker that this runs in. The app is made before Django is set up, which the reaper needs."""
     from reaper.workers import heartbeat as reporter
 
-    return reporter.identity()
+    return reporter.worker_name()
 
 
 @worker_init.connect
@@ -32,10 +32,10 @@ def hurry(**_) -> None:
 
 def is_reported() -> bool:
     """Whether this worker has a report already."""
-    from reaper.models import WorkerReport
+    from reaper.models import WorkerHeartbeat
 
     hostname, _, incarnation = identity().rpartition("/")
-    return WorkerReport.objects.filter(hostname=hostname, incarnation=incarnation).exists()
+    return WorkerHeartbeat.objects.filter(hostname=hostname, incarnation=incarnation).exists()
 
 
 def note(name: str, text: str = "") -> None:

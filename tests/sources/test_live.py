@@ -9,7 +9,7 @@ from apps.sources import runs
 from apps.sources.models import CrawlJob, Source
 from reaper.conf import settings as conf
 from reaper.core.decisions import Phase
-from reaper.models import Reaping, WorkerReport
+from reaper.models import LedgerEntry, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
 from tests import processes
 from tests.processes import wait_until
@@ -77,7 +77,7 @@ def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once
     slow.go.set()
     left = fresh(job)
     assert (left.status, left.task_id, left.worker.startswith("victim@test/")) == ("running", task_id, True)
-    assert left.worker == str(WorkerReport.objects.get()), "the run names the worker whose reports vouch for it"
+    assert left.worker == str(WorkerHeartbeat.objects.get()), "the run names the worker whose reports vouch for it"
     assert broker.ids() == []
     assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
     assert fresh(job).status == "running"
@@ -87,7 +87,7 @@ def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once
     after = fresh(job)
     assert (after.status, after.error_code, after.pages_crawled) == ("failed", "timed_out", 1)
     assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
     assert broker.ids() == []
 
 
@@ -112,7 +112,7 @@ def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, b
             wait_until(has_status(job, "completed"), what="the successor completes the run")
     assert [fresh(job).pages_crawled for job in (lost, never_sent)] == [2, 2]
     assert fresh(lost).worker.startswith("successor@test/")
-    assert Reaping.objects.count() == 2
+    assert LedgerEntry.objects.count() == 2
 
 
 def test_a_crawl_beyond_its_soft_time_limit_ends_itself_and_the_worker_goes_on(start, slow, broker):

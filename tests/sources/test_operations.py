@@ -6,7 +6,7 @@ from django.db import connection, migrations, models
 from django.db.migrations.state import ProjectState
 
 from apps.sources.models import Source
-from apps.sources.operations import AddIndexOnline, FillTo, SetStatistics
+from apps.sources.operations import AddIndexOnline, SetFillFactor, SetStatistics
 from tests.worlds import COMMITTED
 
 pytestmark = [COMMITTED]
@@ -41,8 +41,8 @@ def migrate(transactional_db):
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="elsewhere no build can be interrupted")
 def test_what_an_interrupted_build_left_is_built_anew(migrate):
-    Source.objects.create(name="twice", url="http://site/")
-    Source.objects.create(name="twice", url="http://site/")
+    Source.objects.create(name="is_confirmed", url="http://site/")
+    Source.objects.create(name="is_confirmed", url="http://site/")
     with connection.cursor() as cursor, pytest.raises(Exception, match="sources_by_name") as interrupted:
         cursor.execute("CREATE UNIQUE INDEX CONCURRENTLY sources_by_name ON sources (name)")
     assert isinstance(interrupted.value.__cause__, psycopg2.errors.UniqueViolation)
@@ -82,14 +82,14 @@ def test_the_statistics_of_the_status_are_those_of_a_rare_value(migrate):
 def test_pages_keep_room_for_the_next_versions_of_their_rows(migrate):
     for table in ("crawl_jobs", "crawl_job_source_results"):
         assert asked(OPTIONS, table) == (["fillfactor=80"],)
-    migrate(FillTo("sources", 90))
+    migrate(SetFillFactor("sources", 90))
     assert asked(OPTIONS, "sources") == (["fillfactor=90"],)
-    migrate(FillTo("sources", 90), back=True)
+    migrate(SetFillFactor("sources", 90), back=True)
     assert asked(OPTIONS, "sources") == (None,)
 
 
 @pytest.mark.parametrize(
-    "operation", [AddIndexOnline("source", INDEX), SetStatistics("sources", "status", 10), FillTo("sources", 90)]
+    "operation", [AddIndexOnline("source", INDEX), SetStatistics("sources", "status", 10), SetFillFactor("sources", 90)]
 )
 def test_an_operation_can_be_written_into_a_migration(operation):
     name, args, kwargs = operation.deconstruct()

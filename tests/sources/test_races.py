@@ -13,7 +13,7 @@ from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.conf import settings as conf
 from reaper.core.decisions import Phase
-from reaper.models import Reaping, RefusedWrite
+from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import sweep as sweeps
 from tests.processes import Race, broker_at, redis_server, wait_until
 from tests.worlds import COMMITTED, child, fresh, keep_reporting, lost_job, parent, queued_job, running_job, sent_child
@@ -59,7 +59,7 @@ def lost():
 
 
 def hold_of(row):
-    return runs.Hold(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w1/abc")
+    return runs.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w1/abc")
 
 
 def refused(what):
@@ -68,7 +68,7 @@ def refused(what):
     def attempt():
         try:
             what()
-        except runs.Refused:
+        except runs.ClaimLost:
             return True
         return False
 
@@ -100,10 +100,10 @@ def adapter_that(first=None, before=None, after=None, committed=None, kind="craw
     base = type(conf.adapters()[kind])
 
     class Adapter(base):
-        def unfinished(self, phase):
+        def iter_unfinished(self, phase):
             if first and phase is not Phase.UNKNOWN:
                 first()
-            return super().unfinished(phase)
+            return super().iter_unfinished(phase)
 
         def apply(self, changes, now):
             if before:
@@ -132,14 +132,14 @@ def test_a_run_that_waited_for_long_and_is_claimed_as_the_sweep_begins_is_left(b
     waiting = lost()
     row = sweep(adapter_that(first=lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
     assert fresh(waiting).status == "running"
-    assert (row.seen, row.acted) == (1, 0)
+    assert (row.scanned, row.acted) == (1, 0)
 
 
 def test_an_old_run_that_is_dispatched_by_hand_as_the_sweep_begins_is_left(broker):
     waiting = lost()
     row = sweep(adapter_that(first=lambda: runs.dispatch(CrawlJob, waiting.pk, by_hand=True)), Phase.QUEUED)
     assert broker.ids() == [fresh(waiting).task_id]
-    assert (row.seen, row.acted) == (1, 0)
+    assert (row.scanned, row.acted) == (1, 0)
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -154,8 +154,8 @@ def test_a_run_that_ends_between_the_sweeps_look_and_its_write_keeps_its_end(bro
     after = fresh(stuck)
     assert (after.status, after.pages_crawled) == (end, TOTALS["pages"] if end == "completed" else 0)
     assert after.error_code == ("" if end == "completed" else "error")
-    assert (row.acted, row.moved_on) == (0, 1)
-    assert not Reaping.objects.exists()
+    assert (row.acted, row.conflicts) == (0, 1)
+    assert not LedgerEntry.objects.exists()
 
 
 def test_a_run_that_makes_progress_between_the_sweeps_look_and_its_write_is_left(broker, race):
@@ -167,7 +167,7 @@ def test_a_run_that_makes_progress_between_the_sweeps_look_and_its_write_is_left
 
     row = sweep(adapter_that(before=progresses))
     assert fresh(stuck).status == "running"
-    assert (row.acted, row.moved_on) == (0, 1)
+    assert (row.acted, row.conflicts) == (0, 1)
 
 
 def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(broker, race):
@@ -180,7 +180,7 @@ def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(bro
     row = sweep(adapter_that(before=is_claimed), Phase.QUEUED)
     after = fresh(waiting)
     assert (after.status, after.task_id) == ("running", waiting.task_id)
-    assert (row.acted, row.moved_on) == (0, 1)
+    assert (row.acted, row.conflicts) == (0, 1)
     assert broker.ids() == []
 
 
@@ -193,9 +193,9 @@ def test_a_run_that_is_dispatched_anew_between_the_sweeps_look_and_its_write_is_
         race.join()
 
     row = sweep(adapter_that(before=is_dispatched), Phase.QUEUED)
-    assert row.moved_on == 1
+    assert row.conflicts == 1
     assert broker.ids() == race.answers == [fresh(waiting).task_id]
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -245,7 +245,7 @@ def test_a_dispatch_by_hand_that_waits_for_the_reapers_fail_is_told(broker, race
     after = fresh(waiting)
     assert (after.status, after.error_code, after.task_id) == ("failed", "poison", waiting.task_id)
     assert broker.ids() == []
-    assert not Reaping.objects.filter(action=Reaping.DISPATCH).exists()
+    assert not LedgerEntry.objects.filter(action=LedgerEntry.DISPATCH).exists()
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -253,7 +253,7 @@ def test_a_late_end_of_a_run_that_the_reaper_failed_is_refused_and_shown(broker,
     stuck = running_job(LONG)
     hold = hold_of(stuck)
     sweep()
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         ENDS[end](hold)
     assert fresh(stuck).error_code == "timed_out"
     write = {"completed": "complete", "failed": "fail"}[end]
@@ -284,7 +284,7 @@ def test_a_locked_row_is_skipped_and_the_others_are_done_at_once(broker, race):
         (row,) = race.join(10)
         assert [fresh(each).status for each in others] == ["failed", "failed"]
     assert fresh(held).status == "running"
-    assert (row.acted, row.moved_on, row.errors) == (2, 1, [])
+    assert (row.acted, row.conflicts, row.errors) == (2, 1, [])
     assert sweep().acted == 1
 
 
@@ -314,17 +314,17 @@ def test_two_sweeps_at_once_fail_a_run_once(broker, race):
     stuck = running_job(LONG)
     rows = both_at_once(race, "crawl_job", Phase.RUNNING)
     assert fresh(stuck).error_message.count("Failed by the reaper") == 1
-    assert Reaping.objects.count() == 1
-    assert sorted((row.acted, row.moved_on) for row in rows) == [(0, 1), (1, 0)]
+    assert LedgerEntry.objects.count() == 1
+    assert sorted((row.acted, row.conflicts) for row in rows) == [(0, 1), (1, 0)]
 
 
 def test_two_sweeps_at_once_requeue_a_run_once(broker, race):
     waiting = [lost() for _ in range(5)]
     rows = both_at_once(race, "crawl_job", Phase.QUEUED)
     ids = sorted(fresh(each).task_id for each in waiting)
-    assert sorted(Reaping.objects.values_list("new_task_id", flat=True)) == ids
+    assert sorted(LedgerEntry.objects.values_list("new_task_id", flat=True)) == ids
     assert sorted(broker.ids()) == ids
-    assert sum(row.moved_on for row in rows) == 5
+    assert sum(row.conflicts for row in rows) == 5
     assert [row.errors for row in rows] == [[], []]
 
 
@@ -337,7 +337,7 @@ def test_a_sweep_between_anothers_commit_and_its_publish_leaves_the_publish_to_i
 
     sweep(adapter_that(committed=second_sweep), Phase.QUEUED)
     assert broker.ids() == [fresh(waiting).task_id]
-    assert Reaping.objects.filter(action="requeue").count() == 1
+    assert LedgerEntry.objects.filter(action="requeue").count() == 1
 
 
 def test_what_a_sweep_that_died_never_published_is_published_by_a_later_one(broker):
@@ -354,7 +354,7 @@ def test_what_a_sweep_that_died_never_published_is_published_by_a_later_one(brok
     with freeze_time(later):
         sweep(phase=Phase.QUEUED)
     assert broker.ids() == [fresh(waiting).task_id]
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
 
 
 def test_two_sweeps_at_once_that_fail_the_last_children_finalize_their_parent_once(broker, race):
@@ -364,7 +364,7 @@ def test_two_sweeps_at_once_that_fail_the_last_children_finalize_their_parent_on
     both_at_once(race, "source_result", Phase.RUNNING)
     assert fresh(job).status == "completed"
     assert fresh(job).error_message == "2 sources failed"
-    assert Reaping.objects.filter(action=Reaping.FINALIZE).count() == 1
+    assert LedgerEntry.objects.filter(action=LedgerEntry.FINALIZE).count() == 1
 
 
 # --- parents ------------------------------------------------------------------------------------------------------

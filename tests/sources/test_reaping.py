@@ -9,7 +9,7 @@ from apps.sources.reaping import CrawlJobs, SourceResults, adapter_of
 from reaper.adapters import Message
 from reaper.conf import settings as conf
 from reaper.core.decisions import Phase
-from reaper.models import Reaping, RefusedWrite
+from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import sweep as sweeps
 from tests.processes import broker_at, redis_server
 from tests.worlds import COMMITTED, NOW, SECOND, child, fresh, parent, queued_job, running_job, sent_child, source
@@ -33,7 +33,7 @@ def broker(server):
 
 
 def seen(adapter, phase):
-    return {run.pk for page in adapter.unfinished(phase) for run in page}
+    return {run.pk for page in adapter.iter_unfinished(phase) for run in page}
 
 
 def keys(*rows):
@@ -112,14 +112,14 @@ def test_what_has_ended_or_is_paused_is_not_looked_at(status):
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 def test_a_child_knows_that_its_parent_has_ended(status):
     job = parent("running", status=status)
-    (run,) = next(SourceResults().unfinished(Phase.RUNNING))
+    (run,) = next(SourceResults().iter_unfinished(Phase.RUNNING))
     assert (run.parent, run.parent_ended) == (str(job.pk), True)
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "paused"])
 def test_a_child_knows_that_its_parent_has_not_ended(status):
     parent("running", status=status)
-    (run,) = next(SourceResults().unfinished(Phase.RUNNING))
+    (run,) = next(SourceResults().iter_unfinished(Phase.RUNNING))
     assert run.parent_ended is False
 
 
@@ -191,7 +191,7 @@ def worlds_of_parents():
 
 def test_the_stuck_parents_are_those_whose_children_have_all_ended():
     stuck, _ = worlds_of_parents()
-    found = list(SourceResults().stuck_parents())
+    found = list(SourceResults().iter_finalizable_parents())
     assert sorted(found) == sorted(keys(*stuck))
 
 
@@ -204,7 +204,7 @@ def test_every_parent_that_can_be_finalized_is_found_and_no_other_is_touched():
         *("completed", "failed", "completed", "cancelled", "paused", "pending", "running"),
     ]
     assert [type(row).objects.filter(pk=row.pk).values().get() for row in left] == before
-    assert set(Reaping.objects.values_list("run_id", flat=True)) == keys(*stuck[:5])
+    assert set(LedgerEntry.objects.values_list("run_id", flat=True)) == keys(*stuck[:5])
     assert finalize_parents(NOW + SECOND).finalized == 0
 
 
@@ -270,11 +270,11 @@ def test_what_the_host_announces_is_kept_under_the_runs_kind(broker, make, kind)
     row = make()
     with freeze_time(NOW):
         runs.dispatch(type(row), row.pk, by_hand=True)
-        with pytest.raises(runs.Refused):
+        with pytest.raises(runs.ClaimLost):
             runs.claim(type(row), row.pk, row.task_id, "celery@w9/xyz")
-    (reaping,) = Reaping.objects.all()
-    assert (reaping.kind, reaping.run_id, reaping.action, reaping.at) == (kind, str(row.pk), "dispatch", NOW)
-    assert (reaping.reason, reaping.actor, reaping.new_task_id) == ("by_hand", "by hand", fresh(row).task_id)
+    (reaping,) = LedgerEntry.objects.all()
+    assert (reaping.kind, reaping.run_id, reaping.action, reaping.created_at) == (kind, str(row.pk), "dispatch", NOW)
+    assert (reaping.reason, reaping.actor, reaping.new_task_id) == ("manual", "by hand", fresh(row).task_id)
     (refused,) = RefusedWrite.objects.all()
-    assert (refused.kind, refused.run_id, refused.at, refused.write) == (kind, str(row.pk), NOW, "claim")
+    assert (refused.kind, refused.run_id, refused.created_at, refused.write) == (kind, str(row.pk), NOW, "claim")
     assert (refused.task_id, refused.worker) == (row.task_id, "celery@w9/xyz")

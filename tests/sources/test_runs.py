@@ -14,7 +14,7 @@ from freezegun import freeze_time
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper.models import Reaping, RefusedWrite
+from reaper.models import LedgerEntry, RefusedWrite
 from tests.processes import broker_at, free_port, redis_server
 from tests.worlds import (
     COMMITTED,
@@ -90,7 +90,7 @@ def change(row, **values):
 def hold_of(row, task_id=None):
     """The hold of a task that believes that the run is its own."""
     task_id = row.task_id if task_id is None else task_id
-    return runs.Hold(model=type(row), pk=row.pk, task_id=task_id, worker="celery@w1/abc")
+    return runs.Claim(model=type(row), pk=row.pk, task_id=task_id, worker="celery@w1/abc")
 
 
 def claimed(make, **fields):
@@ -175,7 +175,7 @@ def test_a_run_that_is_not_pending_is_not_dispatched(broker, status):
         runs.dispatch(CrawlJob, job.pk, by_hand=True)
     assert as_stored(job) == before
     assert broker.ids() == []
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -235,17 +235,17 @@ def test_a_run_that_is_gone_has_no_message(broker):
 def test_a_dispatch_by_hand_is_recorded_with_the_stamp_or_not_at_all(broker):
     job = queued_job()
     task_id = runs.dispatch(CrawlJob, job.pk, by_hand=True)
-    (row,) = Reaping.objects.all()
+    (row,) = LedgerEntry.objects.all()
     assert (row.kind, row.run_id, row.action, row.new_task_id) == ("crawl_job", str(job.pk), "dispatch", task_id)
     with transaction.atomic():
         runs.dispatch(CrawlJob, job.pk, by_hand=True)
         transaction.set_rollback(True)
-    assert Reaping.objects.count() == 1
+    assert LedgerEntry.objects.count() == 1
 
 
 def test_a_dispatch_by_the_code_is_not_recorded_as_one_by_hand(broker):
     runs.dispatch(CrawlJob, queued_job().pk)
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 # --- children -----------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_a_task_claims_the_run_that_names_it(make):
     assert (after.status, after.started_at, after.worker) == ("running", NOW + SECOND, "celery@w2/def")
     assert (after.heartbeat_at, after.completed_at, totals_of(after)) == (None, None, NO_TOTALS)
     assert (after.task_id, after.queued_at) == (row.task_id, row.queued_at)
-    assert hold == runs.Hold(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w2/def")
+    assert hold == runs.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w2/def")
 
 
 @EVERY_KIND
@@ -390,20 +390,20 @@ def test_no_other_task_claims_it_and_no_second_copy(make, fields):
     row = make()
     change(row, **fields)
     before = as_stored(row)
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         runs.claim(type(row), row.pk, row.task_id, "celery@w2/def")
     assert as_stored(row) == before
 
 
 @pytest.mark.parametrize("model", KINDS, ids=KINDS.values())
 def test_a_run_that_is_gone_is_not_claimed(model):
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         runs.claim(model, uuid4(), "some-id", "w")
 
 
 def test_an_empty_id_claims_nothing_that_was_dispatched():
     row = queued_job()
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         runs.claim(CrawlJob, row.pk, "", "w")
 
 
@@ -468,7 +468,7 @@ def test_a_released_run_waits_again_under_a_new_id_that_is_sent_with_its_retries
     assert (after.status, after.queued_at, after.started_at, after.worker) == ("pending", NOW + SECOND, None, "")
     assert after.task_id not in ("", row.task_id)
     assert [(sent.id, sent.retries) for sent in broker.waiting()] == [(after.task_id, 2)]
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         runs.claim(type(row), row.pk, row.task_id, "w")
     assert runs.claim(type(row), row.pk, after.task_id, "w")
 
@@ -521,7 +521,7 @@ def test_a_task_that_has_lost_its_run_changes_nothing(broker, make, fields, writ
     row, hold = claimed(make)
     change(row, **fields)
     before = as_stored(row)
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         WRITES[write](hold)
     assert as_stored(row) == before
     assert broker.ids() == []
@@ -532,7 +532,7 @@ def test_a_task_that_has_lost_its_run_changes_nothing(broker, make, fields, writ
 def test_a_write_to_a_run_that_was_deleted_is_refused(broker, make, write):
     row, hold = claimed(make)
     row.delete()
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         WRITES[write](hold)
 
 
@@ -541,16 +541,16 @@ def test_a_write_to_a_run_that_was_deleted_is_refused(broker, make, write):
 def test_a_refused_write_is_shown_to_the_operator(broker, make, write):
     row, hold = claimed(make)
     change(row, status="failed")
-    with pytest.raises(runs.Refused), freeze_time(NOW):
+    with pytest.raises(runs.ClaimLost), freeze_time(NOW):
         WRITES[write](hold)
-    seen = RefusedWrite.objects.values_list("kind", "run_id", "task_id", "worker", "write", "at")
+    seen = RefusedWrite.objects.values_list("kind", "run_id", "task_id", "worker", "write", "created_at")
     assert list(seen) == [(KINDS[type(row)], str(row.pk), hold.task_id, "celery@w1/abc", write, NOW)]
 
 
 @EVERY_KIND
 def test_a_refused_claim_is_shown_to_the_operator(make):
     row = make()
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         runs.claim(type(row), row.pk, "an-older-id", "celery@w2/def")
     seen = RefusedWrite.objects.values_list("kind", "run_id", "task_id", "worker", "write")
     assert list(seen) == [(KINDS[type(row)], str(row.pk), "an-older-id", "celery@w2/def", "claim")]
@@ -561,7 +561,7 @@ def test_a_refused_write_is_announced_and_logged(monkeypatch, caplog):
     signal.connect(lambda **said: heard.append(said), weak=False)
     monkeypatch.setattr(runs, "write_refused", signal)
     hold = hold_of(running_job(), "an-older-id")
-    with caplog.at_level(logging.WARNING, "apps.sources.runs"), pytest.raises(runs.Refused):
+    with caplog.at_level(logging.WARNING, "apps.sources.runs"), pytest.raises(runs.ClaimLost):
         hold.progress(TOTALS)
     assert heard == [{"signal": signal, "sender": CrawlJob, "hold": hold, "write": "progress"}]
     assert f"progress of CrawlJob {hold.pk} refused" in caplog.text
@@ -682,7 +682,7 @@ def test_a_child_that_was_cancelled_in_mid_crawl_is_refused_and_its_parent_stays
     assert fresh(row.crawl_job).status == "running"
     runs.cancel(row.crawl_job_id)
     before = as_stored(row), as_stored(row.crawl_job)
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         WRITES[write](hold)
     assert (as_stored(row), as_stored(row.crawl_job)) == before
     assert before[1]["status"] == "cancelled"
@@ -692,7 +692,7 @@ def test_a_child_that_was_cancelled_in_mid_crawl_is_refused_and_its_parent_stays
 def test_a_job_that_was_cancelled_in_mid_crawl_stays_cancelled(broker, write):
     row, hold = claimed(queued_job)
     runs.cancel(row.pk)
-    with pytest.raises(runs.Refused):
+    with pytest.raises(runs.ClaimLost):
         WRITES[write](hold)
     assert fresh(row).status == "cancelled"
     assert broker.ids() == []

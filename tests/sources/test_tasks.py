@@ -14,7 +14,7 @@ from apps.sources.models import CrawlJob, Source
 from apps.sources.tasks import crawl_all_active_sources, crawl_source
 from reaper.conf import settings as conf
 from reaper.core.decisions import Phase
-from reaper.models import Reaping, RefusedWrite
+from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import sweep as sweeps
 from tests.processes import Sent, broker_at, free_port, redis_server, site
 from tests.worlds import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
@@ -377,7 +377,7 @@ def test_a_delay_with_neither_id_makes_and_sends_a_job_and_is_no_second_look(bro
     assert (job.status, job.task_id, job.source_id) == ("pending", result.id, of_site.pk)
     (sent,) = broker.waiting()
     assert (sent.id, sent.kwargs) == (result.id, {"crawl_job_id": str(job.pk)})
-    assert not Reaping.objects.exists()
+    assert not LedgerEntry.objects.exists()
 
 
 def test_overrides_given_by_hand_are_kept_for_later_attempts(broker, of_site):
@@ -424,7 +424,7 @@ def test_a_delay_by_hand_gives_a_run_all_its_requeues_anew(broker, of_site, sett
     assert sweep(NOW + beyond) == "pending"
     with freeze_time(NOW + beyond):
         crawl_source.delay(str(of_site.pk), crawl_job_id=str(job.pk))
-    ledger = Reaping.objects.order_by("id").values_list("action", "actor", "new_task_id")
+    ledger = LedgerEntry.objects.order_by("id").values_list("action", "actor", "new_task_id")
     assert ledger.last() == ("dispatch", "by hand", fresh(job).task_id)
     assert sweep(NOW + 2 * beyond) == "pending"
     assert sweep(NOW + 3 * beyond) == "failed"

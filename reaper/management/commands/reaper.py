@@ -23,8 +23,8 @@ from reaper.core.decisions import Action, Mode
 from reaper.core.explain import PAST
 from reaper.core.facts import Phase, RunFacts
 from reaper.management import scheduler_loop as loop
-from reaper.management.console import Page, Said
-from reaper.management.control_commands import SETTINGS, Switching, actor, length
+from reaper.management.console import BufferedConsole, Console
+from reaper.management.control_commands import SETTINGS, Switching, actor, parse_length
 from reaper.management.policy_command import Thresholds
 from reaper.models import Sweep
 from reaper.monitoring import health
@@ -76,7 +76,7 @@ class Command(Switching, Thresholds, BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the subcommands."""
-        common = always()
+        common = django_options()
         subs = parser.add_subparsers(dest="do", required=True, metavar="WHAT", parser_class=OneLineParser)
 
         def sub(name: str, text: str, *parents: OneLineParser) -> None:
@@ -99,7 +99,7 @@ class Command(Switching, Thresholds, BaseCommand):
         sub("schedules", "List the schedules by which Beat starts the sweeps.", gone, as_json)
         sub("finalize", "Give a parent whose children have all ended its outcome.", parent, user, as_json)
         modes = option("mode", choices=[*Mode, SETTINGS], help="what its sweeps do; settings: what those say")
-        long, hour = {"metavar": "DURATION", "type": length}, timedelta(hours=1)
+        long, hour = {"metavar": "DURATION", "type": parse_length}, timedelta(hours=1)
         pause = option("duration", help="for how long, such as 2h; 0 ends it", **long)
         release = option("duration", nargs="?", default=hour, help="for how long (default: 1h); 0 ends it", **long)
         exempt = option("duration", nargs="?", help="for how long (default: for good); 0 ends it", **long)
@@ -121,8 +121,8 @@ class Command(Switching, Thresholds, BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do what the subcommand says. Exits with 1 when something is stuck, overdue or was not done."""
-        self.page = Page(self.stdout, no_color=options["no_color"])
-        said = Said() if options.get("json") and options["do"] in SAYING else None
+        self.page = Console(self.stdout, no_color=options["no_color"])
+        said = BufferedConsole() if options.get("json") and options["do"] in SAYING else None
         self.page = said or self.page
         try:
             with quiet(unless=options["verbosity"] > 1 or options["do"] == "run"):
@@ -135,20 +135,20 @@ class Command(Switching, Thresholds, BaseCommand):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = NOT_WELL
         if said:
-            self.stdout.write(json.dumps({"schema": SCHEMA, "well": code == WELL, "says": said.lines}, indent=2))
+            self.stdout.write(json.dumps({"schema": SCHEMA, "well": code == WELL, "message": said.lines}, indent=2))
         if code:
             sys.exit(code)
 
     def do_sweep(self, kind: str | None, dry_run: bool, json: bool, **_: Any) -> int:
         """Sweep, or only print what a sweep would do."""
-        lines: list[reports.Line] = []
+        lines: list[reports.RunLine] = []
         swept: list[Sweep] = []
         if dry_run and not json:
             self.page.title("Dry run: nothing is written.")
-        act = reports.rehearse if dry_run else reports.perform
+        act = reports.dry_run if dry_run else reports.sweep_and_list
         with self.working("Judging" if dry_run else "Sweeping", self.chosen(kind), json) as done:
             for adapter in self.chosen(kind):
-                for phase in health.phases(adapter):
+                for phase in health.sweep_scopes(adapter):
                     swept.append(act(adapter, phase, lines.extend if json else self.page.runs, done))
         if json:
             counts = sum((Counter(row.counts) for row in swept), Counter[str]())
@@ -191,9 +191,9 @@ class Command(Switching, Thresholds, BaseCommand):
             raise CommandError(f"{run} was deleted a moment ago.", returncode=NOT_WELL)
         events = reports.history(adapter, facts.pk)
         if json:
-            self.print_json({verdict.decision.reason: 1}, [reports.of_verdict(verdict, now)], history=events)
+            self.print_json({verdict.decision.reason: 1}, [reports.line_of_verdict(verdict, now)], history=events)
         else:
-            self.page.explanation(*verdict, policies.effective(adapter), now)
+            self.page.explanation(*verdict, policies.effective_policy(adapter), now)
             self.page.history(events)
         return WELL
 
@@ -221,7 +221,7 @@ class Command(Switching, Thresholds, BaseCommand):
         if parent.partition(":")[0] in conf.adapters():
             raise CommandError(f"{parent!r} names a run: give the parent's id alone, without a kind.", returncode=USAGE)
         for adapter in conf.adapters().values():
-            if sweeps.PARENTS not in health.phases(adapter):
+            if sweeps.PARENTS not in health.sweep_scopes(adapter):
                 continue
             done, row = by_hand.finalize(adapter, parent, actor(user))
             if done:
@@ -260,7 +260,7 @@ class Command(Switching, Thresholds, BaseCommand):
         if run.phase not in (Phase.QUEUED, Phase.RUNNING):
             why = "has ended" if run.phase is Phase.FINISHED else "is neither waiting nor running"
             raise CommandError(f"{target} {why}: its status is {run.status}. Nothing was done.", returncode=NOT_WELL)
-        done, row = by_hand.act(adapter, run, action, actor(user))
+        done, row = by_hand.act_on_run(adapter, run, action, actor(user))
         self.complain(row)
         if not done:
             if not row.errors:
@@ -275,7 +275,7 @@ class Command(Switching, Thresholds, BaseCommand):
     def working(self, what: str, adapters: list[RunAdapter], json: bool) -> Any:
         """Show how far long work with the unfinished runs has come, where somebody looks on."""
         if json or self.page.plain:
-            return nullcontext(reports.nothing)
+            return nullcontext(reports.ignore_progress)
         return self.page.working(what, sum(each.load(phase).number for each in adapters for phase in PHASES))
 
     def chosen(self, kind: str | None) -> list[RunAdapter]:
@@ -309,7 +309,7 @@ class Command(Switching, Thresholds, BaseCommand):
         for error in row.errors:
             self.stderr.write(f"{row.kind} {row.phase}: {error}")
 
-    def print_json(self, counts: Mapping[str, int], lines: list[reports.Line], **more: Any) -> None:
+    def print_json(self, counts: Mapping[str, int], lines: list[reports.RunLine], **more: Any) -> None:
         """Print the JSON that all subcommands share, with what this one adds."""
         shared = {"schema": SCHEMA, "sweep": dict(counts), "runs": [line.as_json() for line in lines]}
         self.stdout.write(json.dumps({**shared, **more}, indent=2, default=str))
@@ -322,7 +322,7 @@ def option(*names: str, **how: Any) -> OneLineParser:
     return parser
 
 
-def always() -> OneLineParser:
+def django_options() -> OneLineParser:
     """Return Django's own options once more: people write them behind the subcommand as well."""
     parser = OneLineParser(add_help=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("-v", "--verbosity", type=int, choices=[0, 1, 2, 3], help=argparse.SUPPRESS)
@@ -335,7 +335,7 @@ def always() -> OneLineParser:
 
 def as_json(row: Sweep) -> dict[str, Any]:
     """Return a sweep's figures for the JSON."""
-    names = ("kind", "phase", "seen", "acted", "moved_on", "deferred", "finalized", "counts", "errors")
+    names = ("kind", "phase", "scanned", "acted", "conflicts", "deferred", "finalized", "counts", "errors")
     return {name: getattr(row, name) for name in names}
 
 

@@ -8,9 +8,9 @@ from itertools import count
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from reaper.models import WorkerReport
-from reaper.workers.inspect import Inquiry
-from reaper.workers.registry import SILENCE
+from reaper.models import WorkerHeartbeat
+from reaper.workers.inspect import InspectionResult
+from reaper.workers.registry import DEAD_AFTER
 
 QUEUE = "crawl"
 NAMES = ("w1", "w2", "w3")
@@ -37,7 +37,7 @@ class Worker:
             "ended_at": None,
         }
         key = {"hostname": self.hostname, "incarnation": self.incarnation}
-        WorkerReport.objects.update_or_create(**key, defaults=fields)
+        WorkerHeartbeat.objects.update_or_create(**key, defaults=fields)
 
 
 class Fleet:
@@ -47,7 +47,7 @@ class Fleet:
         self.redis, self.now, self.incarnations = redis, now, count()
         # Messages that neither the broker nor a worker has.
         self.late = []
-        self.seen = Counter()
+        self.scanned = Counter()
         # What workers have ended, as (model, key): how often.
         self.ends = Counter()
         self.workers = [Worker(name, next(self.incarnations), now - timedelta(hours=1)) for name in NAMES]
@@ -73,13 +73,13 @@ class Fleet:
 
     def lose(self):
         """The oldest message is lost."""
-        self.seen["messages lost"] += bool(self.redis.rpop(QUEUE))
+        self.scanned["messages lost"] += bool(self.redis.rpop(QUEUE))
 
     def copy(self):
         """The oldest message is there twice."""
         if raw := self.redis.lindex(QUEUE, -1):
             self.redis.lpush(QUEUE, raw)
-            self.seen["messages copied"] += 1
+            self.scanned["messages copied"] += 1
 
     def delay(self):
         """The oldest message is nowhere for a while."""
@@ -90,7 +90,7 @@ class Fleet:
         """A message that was nowhere comes after all."""
         if self.late:
             self.redis.lpush(QUEUE, self.late.pop(0))
-            self.seen["messages late"] += 1
+            self.scanned["messages late"] += 1
 
     # --- work -------------------------------------------------------------------------------------------------
 
@@ -102,8 +102,8 @@ class Fleet:
         row = as_it_is(model, pk)
         try:
             hold = runs.claim(model, pk, task_id, worker.name)
-        except runs.Refused:
-            self.seen["stale messages"] += 1
+        except runs.ClaimLost:
+            self.scanned["stale messages"] += 1
         else:
             assert row == ("pending", task_id), f"{task_id} began with {pk}, which was {row}"
             worker.working[task_id] = (hold, self.now)
@@ -124,9 +124,9 @@ class Fleet:
         row = as_it_is(hold.model, hold.pk)
         try:
             getattr(hold, how)(*arguments[how])
-        except runs.Refused:
+        except runs.ClaimLost:
             worker.working.pop(task_id, None)
-            self.seen["writes refused"] += 1
+            self.scanned["writes refused"] += 1
         else:
             assert row == ("running", task_id), f"{how} by {task_id} of {hold.pk}, which was {row}"
             self.ends[hold.model, str(hold.pk)] += how in ("complete", "fail")
@@ -137,7 +137,7 @@ class Fleet:
         """A worker dies; what it held dies with it."""
         worker.alive = False
         worker.hand, worker.working = [], {}
-        self.seen["workers killed"] += 1
+        self.scanned["workers killed"] += 1
 
     def replace(self, worker):
         """Another worker comes in the place of a dead one."""
@@ -154,16 +154,16 @@ class Fleet:
             worker.heard, worker.since = True, self.now
 
     def inquire(self, broker, task_ids, expected, seconds):
-        """Answer in the place of `reaper.workers.inspect.inquire`: all who live and answer at all."""
+        """Answer in the place of `reaper.workers.inspect.inspect_workers`: all who live and answer at all."""
         asked = [each for each in self.workers if each.alive and each.answers]
         holding = {task_id: each.hostname for each in asked for task_id, *_ in each.hand}
         active = {task_id: each.hostname for each in asked for task_id in each.working}
         nodes = frozenset(each.hostname for each in asked)
-        return Inquiry({**holding, **active}, active, nodes, nodes)
+        return InspectionResult({**holding, **active}, active, nodes, nodes)
 
     def works_for(self, task_id, since):
         """Whether a worker works on the task that was alive and heard without a gap for a silence limit before then."""
-        there = [each for each in self.workers if each.alive and each.heard and each.since <= since - SILENCE]
+        there = [each for each in self.workers if each.alive and each.heard and each.since <= since - DEAD_AFTER]
         return any(task_id in each.working and each.working[task_id][1] <= since for each in there)
 
 

@@ -75,7 +75,7 @@ def stepping(monkeypatch, committed):
     No step holds a row's lock: a worker's write would wait for it, and nobody would let the sweep go on.
     `committed(sweep, changes)` is told what was written, whoever sweeps.
     """
-    attempt = sweeps.Sweeping.attempt
+    attempt = sweeps.SweepRun.attempt
 
     def attempting(self, changes):
         pause("before the write")
@@ -85,12 +85,12 @@ def stepping(monkeypatch, committed):
             pause("committed")
         return won
 
-    monkeypatch.setattr(sweeps.Sweeping, "attempt", attempting)
+    monkeypatch.setattr(sweeps.SweepRun, "attempt", attempting)
     for owner, name, step in (
         (Outbox, "publish", "revoked"),
         (ledger, "confirm", "published"),
-        (sweeps.Sweeping, "finalize", "before a parent"),
-        (sweeps, "remember", "judged"),
+        (sweeps.SweepRun, "finalize", "before a parent"),
+        (sweeps, "store_sightings", "judged"),
     ):
         monkeypatch.setattr(owner, name, stopping(getattr(owner, name), step))
 

@@ -25,10 +25,19 @@ from apps.sources.outcomes import outcome
 from reaper.broker.connection import Broker
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import BY_ABSENCE, Action, decide
+from reaper.core.decisions import ABSENCE_REASONS, Action, decide
 from reaper.core.facts import Phase
 from reaper.ledger import records as ledger
-from reaper.models import Exemption, FirstLook, Observation, Reaping, RefusedWrite, Sweep, Switch, WorkerReport
+from reaper.models import (
+    Exemption,
+    KindControl,
+    LedgerEntry,
+    MessageSighting,
+    Observation,
+    RefusedWrite,
+    Sweep,
+    WorkerHeartbeat,
+)
 from reaper.sweeps import manual as by_hand
 from reaper.sweeps import sweep as sweeps
 from reaper.sweeps.sweep import PARENTS
@@ -43,8 +52,18 @@ pytestmark = [
     pytest.mark.skipif(connection.vendor != "postgresql", reason="sweeps at once need connections that do not wait"),
 ]
 STORIES, MOVES = int(os.environ.get("MODEL_STORIES", 25)), 100
-TABLES = (CrawlJob, CrawlJobSourceResult, Source, Reaping, Sweep, FirstLook, Observation, RefusedWrite, Switch)
-TABLES += (Exemption, WorkerReport)
+TABLES = (
+    CrawlJob,
+    CrawlJobSourceResult,
+    Source,
+    LedgerEntry,
+    Sweep,
+    MessageSighting,
+    Observation,
+    RefusedWrite,
+    KindControl,
+)
+TABLES += (Exemption, WorkerHeartbeat)
 MODELS = {"crawl_job": CrawlJob, "source_result": CrawlJobSourceResult}
 ENDED = ("completed", "failed", "cancelled", "skipped")
 # Long enough to be over, whatever there is to wait for.
@@ -78,7 +97,7 @@ class Story(RuleBasedStateMachine):
 
     frozen: ClassVar = None
     redis: ClassVar = None
-    told: ClassVar[Counter] = Counter()
+    notified: ClassVar[Counter] = Counter()
     now_told: ClassVar["Story"] = None
     # The ledgers of all stories.
     written: ClassVar[list] = []
@@ -175,13 +194,13 @@ class Story(RuleBasedStateMachine):
                 kind = next(kind for kind, model in MODELS.items() if model is hold.model)
                 run = conf.adapters()[kind].get(str(hold.pk))
                 if run.task_id == task_id and self.given_to(heir, run, conf.adapters()[kind]):
-                    self.told["zombies"] += 1
+                    self.notified["zombies"] += 1
                     self.fleet.write(zombie, ("progress", "complete", "fail", "release")[choice % 4])
                     return
 
     def given_to(self, heir, run, adapter):
         """Requeue a run by hand, and have a worker begin with it before all else; True when it works on it then."""
-        by_hand.act(adapter, run, Action.REQUEUE, "ada")
+        by_hand.act_on_run(adapter, run, Action.REQUEUE, "ada")
         while self.redis.llen(QUEUE):
             self.fleet.receive(heir)
         heir.hand.reverse()
@@ -219,7 +238,7 @@ class Story(RuleBasedStateMachine):
             self.keep(sweep)
 
     def sweep_dies(self, choice):
-        self.told["sweeps killed"] += bool(self.under_way)
+        self.notified["sweeps killed"] += bool(self.under_way)
         self.sweep_goes_on(choice, "kill")
 
     def sweep_loses_the_database(self, choice):
@@ -229,10 +248,10 @@ class Story(RuleBasedStateMachine):
         kind, (phase, action) = self.kind(choice), (
             (Phase.RUNNING, Action.FAIL), (Phase.QUEUED, Action.REQUEUE), (Phase.RUNNING, Action.REQUEUE)
         )[choice % 3]  # fmt: skip
-        found = [run for page in conf.adapters()[kind].unfinished(phase) for run in page]
+        found = [run for page in conf.adapters()[kind].iter_unfinished(phase) for run in page]
         if found:
             run = found[choice % len(found)]
-            self.told["by hand"] += by_hand.act(conf.adapters()[kind], run, action, "ada")[0]
+            self.notified["by hand"] += by_hand.act_on_run(conf.adapters()[kind], run, action, "ada")[0]
 
     def person_cancels(self, choice):
         jobs = list(CrawlJob.objects.order_by("created_at").values_list("pk", flat=True))
@@ -240,7 +259,9 @@ class Story(RuleBasedStateMachine):
             runs.cancel(jobs[choice % len(jobs)])
 
     def person_switches(self, choice):
-        switches.switch(conf.adapters()[self.kind(choice)], "ada", self.now, mode=("", "off", "observe")[choice % 3])
+        switches.set_controls(
+            conf.adapters()[self.kind(choice)], "ada", self.now, mode=("", "off", "dry_run")[choice % 3]
+        )
 
     # --- what the moves need ----------------------------------------------------------------------------------
 
@@ -249,7 +270,7 @@ class Story(RuleBasedStateMachine):
         if not sweep.ended:
             self.under_way.append(sweep)
             acting = [each for each in self.under_way if each.kind == sweep.kind]
-            self.told["overlaps"] += len(acting) > 1
+            self.notified["overlaps"] += len(acting) > 1
 
     def kind(self, choice):
         return ("crawl_job", "source_result")[choice // 6 % 2]
@@ -271,14 +292,14 @@ class Story(RuleBasedStateMachine):
             self.acted[run.kind, run.pk, str(action)] += 1
             if action in (Action.FAIL, Action.CLOSE):
                 self.ends[key] += 1
-                self.told["fails"] += 1
+                self.notified["fails"] += 1
             if sweep.actor:
                 self.requeued[key] = 0
             elif action is Action.REQUEUE:
                 self.requeued[key] += run.phase is Phase.RUNNING
-                self.told["requeues"] += 1
+                self.notified["requeues"] += 1
                 assert self.requeued[key] <= POLICY["MAX_REQUEUES"], f"{run.pk} is over its budget"
-            if reason in BY_ABSENCE:
+            if reason in ABSENCE_REASONS:
                 assert not self.fleet.works_for(run.task_id, sweep.now), f"{run.pk} is worked on: {reason}"
 
     def check(self):
@@ -293,7 +314,9 @@ class Story(RuleBasedStateMachine):
                 before = self.finished.setdefault(key, values)
                 assert values == before, f"{key} had ended as {before} and is now {values}"
                 assert self.ends[key] + self.fleet.ends[key] <= 1, f"{key} was ended twice"
-        acts = Reaping.objects.filter(kind__in=MODELS).exclude(action__in=[Reaping.DISPATCH, Reaping.FINALIZE])
+        acts = LedgerEntry.objects.filter(kind__in=MODELS).exclude(
+            action__in=[LedgerEntry.DISPATCH, LedgerEntry.FINALIZE]
+        )
         by_the_ledger = Counter(acts.values_list("kind", "run_id", "action"))
         assert by_the_ledger == self.acted, "the ledger does not say what was done, or says more"
         for kind, pk in acts.filter(action="fail").values_list("kind", "run_id"):
@@ -319,7 +342,7 @@ class Story(RuleBasedStateMachine):
         """Everything works again; what was late by now is lost."""
         self.refusing = False
         for kind in MODELS:
-            switches.switch(
+            switches.set_controls(
                 conf.adapters()[kind], "ada", self.now, mode="", released_until=self.now + timedelta(days=9)
             )
         while self.under_way:
@@ -364,19 +387,19 @@ class Story(RuleBasedStateMachine):
                 assert (parent.status, parent.error_message) == outcome(children), f"{parent.pk}: {children}"
         for key in [(model, str(pk)) for model in MODELS.values() for pk in model.objects.values_list("pk", flat=True)]:
             assert self.ends[key] + self.fleet.ends[key] <= 1, f"{key} was ended twice"
-        self.told["parents finalized"] += Reaping.objects.filter(action=Reaping.FINALIZE).count()
+        self.notified["parents finalized"] += LedgerEntry.objects.filter(action=LedgerEntry.FINALIZE).count()
         again = self.sweep_all()
         assert [(row.acted, row.finalized, row.errors) for row in again] == [(0, 0, [])] * len(again)
-        self.written.extend(Reaping.objects.filter(kind__in=MODELS, actor=""))
-        self.told["moved on"] += sum(Sweep.objects.values_list("moved_on", flat=True))
-        self.told += self.fleet.seen
+        self.written.extend(LedgerEntry.objects.filter(kind__in=MODELS, actor=""))
+        self.notified["moved on"] += sum(Sweep.objects.values_list("conflicts", flat=True))
+        self.notified += self.fleet.scanned
 
 
 def replay(rows):
     """What was recorded leads to the same decision once more."""
     for row in rows:
         run, evidence = ledger.facts_of(row.facts), ledger.evidence_of(row.evidence)
-        decision = decide(run, evidence, conf.policy(conf.adapters()[row.kind]), row.at)
+        decision = decide(run, evidence, conf.policy(conf.adapters()[row.kind]), row.created_at)
         assert (decision.action, decision.reason) == (row.action, row.reason)
 
 
@@ -396,9 +419,9 @@ def world(broker, settings, monkeypatch):
 
     monkeypatch.setattr(Broker, "_connect", unless_refusing(connect))
     monkeypatch.setattr(runs, "send", unless_refusing(send))
-    monkeypatch.setattr("reaper.evidence.collector.inquire", lambda *args: Story.now_told.fleet.inquire(*args))
+    monkeypatch.setattr("reaper.evidence.collector.inspect_workers", lambda *args: Story.now_told.fleet.inquire(*args))
     stepping(monkeypatch, lambda sweep, changes: Story.now_told.committed(sweep, changes))
-    Story.redis, Story.told, Story.written = broker.client, Counter(), []
+    Story.redis, Story.notified, Story.written = broker.client, Counter(), []
 
 
 def test_whatever_happens_no_promise_is_broken(world):
@@ -415,5 +438,5 @@ def test_whatever_happens_no_promise_is_broken(world):
     with freeze_time(NOW) as Story.frozen:
         run_state_machine_as_test(Story, settings=profile)
     replay(Story.written)
-    too_few = {name: Story.told[name] for name, least in LEAST.items() if Story.told[name] < least}
+    too_few = {name: Story.notified[name] for name, least in LEAST.items() if Story.notified[name] < least}
     assert too_few == {}, f"too little happened: {too_few}"

@@ -1,0 +1,81 @@
+"""What people set at run time: modes, policies, and exempted runs."""
+
+from django.db import models
+
+
+class KindControl(models.Model):
+    """How a person switched one kind of runs: the newest row counts, the others are the history. Never changed."""
+
+    kind = models.CharField(max_length=100)
+    created_at = models.DateTimeField()
+    # Who did it.
+    actor = models.CharField(max_length=200)
+    # act, observe or off; '' is what the settings say.
+    mode = models.CharField(max_length=10, default="", blank=True)
+    # Off until then; the brake holds nothing until then.
+    paused_until = models.DateTimeField(null=True, blank=True)
+    released_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        verbose_name_plural = "kind controls"
+        # The one permission to change anything by the admin: kinds, policies, and runs.
+        permissions = [("reap", "Can switch the reaper, edit its policies, and act on runs")]
+        indexes = [models.Index(fields=["kind", "id"], name="reaper_control_latest")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.summary}"
+
+    @property
+    def summary(self) -> str:
+        """Return the state after it, in words."""
+        said = [f"mode {self.mode}" if self.mode else "the settings' mode"]
+        for name, until in (("paused", self.paused_until), ("brake released", self.released_until)):
+            if until and until > self.created_at:
+                said.append(f"{name} until {until:%Y-%m-%d %H:%M:%S %Z}")
+        return ", ".join(said)
+
+
+class PolicyOverride(models.Model):
+    """What people have set for one kind in place of the settings: the newest row counts, the others are the history.
+
+    Never changed.
+    """
+
+    kind = models.CharField(max_length=100)
+    created_at = models.DateTimeField()
+    actor = models.CharField(max_length=200)
+    # Lower-case name -> value: seconds, a list of seconds, a number, a word or null. What is not named is as set.
+    values = models.JSONField(default=dict, blank=True)
+    # What it changed, a sentence each: "run_timeout: 1h -> 2h".
+    changes = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [models.Index(fields=["kind", "id"], name="reaper_override_latest")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.summary}"
+
+    @property
+    def summary(self) -> str:
+        """Return what it changed, in one line."""
+        return "; ".join(self.changes) or "nothing changed"
+
+
+class Exemption(models.Model):
+    """One run that is to be left alone, whatever is known of it."""
+
+    kind = models.CharField(max_length=100)
+    run_id = models.CharField(max_length=255)
+    created_at = models.DateTimeField()
+    actor = models.CharField(max_length=200)
+    # NULL: for good.
+    until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        constraints = [models.UniqueConstraint(fields=["kind", "run_id"], name="reaper_one_exemption")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.run_id}"

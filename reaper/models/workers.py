@@ -1,0 +1,62 @@
+"""What the sweeps know of workers and messages: heartbeats and first sightings."""
+
+from django.db import models
+
+
+class WorkerHeartbeat(models.Model):
+    """What one worker last said of itself: it rewrites its row every 3 s for as long as it lives.
+
+    One row per hostname and incarnation: a draining worker and its successor share a hostname.
+    """
+
+    hostname = models.CharField(max_length=255)
+    incarnation = models.CharField(max_length=32)
+    # When it was written, by the database's clock; when the lists were taken, by the worker's own.
+    seen_at = models.DateTimeField()
+    listed_at = models.DateTimeField()
+    # By the database's clock: no report has been missing since.
+    since = models.DateTimeField()
+    # Task id -> when it began, in seconds since the epoch by the worker's clock.
+    active = models.JSONField(default=dict)
+    # The ids of all other tasks it holds: reserved, scheduled, rate-limited.
+    held = models.JSONField(default=list)
+    # The names of the queues it consumes; none while it drains.
+    queues = models.JSONField(default=list)
+    draining = models.BooleanField(default=False)
+    # False: it holds more than it could say, so what is not named may be held all the same.
+    complete = models.BooleanField(default=True)
+    # By the database's clock: its pool had ended then. NULL for a worker that never said goodbye.
+    ended_at = models.DateTimeField(null=True, blank=True)
+    # The PostgreSQL session that wrote it, where that is the worker's own: the session ends when the worker does.
+    backend_pid = models.IntegerField(null=True, blank=True)
+    backend_start = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        # No index on a column that every report changes: its updates then touch no index at all.
+        constraints = [models.UniqueConstraint(fields=["hostname", "incarnation"], name="reaper_one_heartbeat")]
+
+    def __str__(self) -> str:
+        return f"{self.hostname}/{self.incarnation}"
+
+
+class MessageSighting(models.Model):
+    """A queued run's message was found in no queue, or delivered and not acknowledged.
+
+    Nothing is done on one look: a message on its way is in neither place. A later sweep that finds the same decides.
+    """
+
+    kind = models.CharField(max_length=100)
+    run_id = models.CharField(max_length=255)
+    task_id = models.TextField()
+    # absent or delivered
+    message_location = models.CharField(max_length=20)
+    # By the database's clock, after the look.
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ("-created_at",)
+        constraints = [models.UniqueConstraint(fields=["kind", "run_id"], name="reaper_one_sighting")]
+
+    def __str__(self) -> str:
+        return f"{self.message_location}: {self.kind}:{self.run_id}"
