@@ -156,11 +156,11 @@ def _answers(url: str) -> bool:
 
 def _start_servers() -> bool:
     """Start what the environment does not name; True when this has started something."""
-    before = [server.url() for server in embedded.servers().values()]
+    before = [server.url() for server in embedded.servers_of().values()]
     for name, variable in embedded.VARIABLES.items():
         if not os.environ.get(variable):
             embedded.address(name)
-    return [server.url() for server in embedded.servers().values()] != before
+    return [server.url() for server in embedded.servers_of().values()] != before
 
 
 def _prepare() -> tuple[dict[str, str], str]:

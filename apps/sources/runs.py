@@ -100,6 +100,8 @@ class Claim:
 
     def _write(self, write: str, values: Mapping[str, Any], *, then: Callable[[], Any] | None = None) -> None:
         """Write if the run is still mine, and do `then` after the commit; otherwise refuse."""
+        # guard: writes: the status
+        # guard: writes: the task
         mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)
         with transaction.atomic():
             written = mine.update(**values)
@@ -133,6 +135,7 @@ def assign_task_id(model: Run, pk: Any, *, by_hand: bool, **values: Any) -> str:
     """Give a pending run a new task id, which makes every older message of it stale. Raises `NotPending`."""
     task_id = new_task_id()
     with transaction.atomic():
+        # guard: dispatch: the status
         pending = model._default_manager.filter(pk=pk, status=PENDING)
         if model is CrawlJob:
             # A parent has no task of its own.
@@ -189,6 +192,8 @@ def publish(model: Run, pk: Any, task_id: str, **options: Any) -> None:
 
 def clear_task_id(model: Run, pk: Any, task_id: str) -> None:
     """Take back the id of a message that did not go out, unless the run has been dispatched anew."""
+    # guard: a failed publish: the status
+    # guard: a failed publish: the task
     model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id).update(task_id="")
 
 
@@ -212,6 +217,8 @@ def send(message: Message, task_id: str, **options: Any) -> None:
 def claim(model: Run, pk: Any, task_id: str, worker: str) -> Claim:
     """Take a run for the task that its row names. Raises `Refused` for every other task, and for a second copy."""
     hold = Claim(model=model, pk=pk, task_id=task_id, worker=worker)
+    # guard: claim: the status
+    # guard: claim: the task
     waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id)
     reset = dict.fromkeys(TOTALS[model].values(), 0)
     now = timezone.now()
@@ -292,6 +299,7 @@ def finalize(parent_pk: Any) -> bool:
 
 def _unfinalized(parent_pk: Any) -> QuerySet[CrawlJob]:
     """A parent that somebody has completed or failed by hand has its outcome already."""
+    # guard: a parent is finalized once
     return CrawlJob.objects.filter(pk=parent_pk, finalized_at=None).exclude(status__in=["completed", "failed"])
 
 

@@ -245,6 +245,7 @@ class ModelRunAdapter(RunAdapter):
         unfinished = Q(**{f"{self.status_field}__in": [*self.queued_statuses, *self.running_statuses]})
         wanted = base.filter(unfinished, InValues("pk", [change.run.pk for change in changes]))
         # In one order everywhere, so that two reapers never wait for each other where locked rows cannot be skipped.
+        # guard: reap: locked rows are skipped
         locked = wanted.order_by("pk").select_for_update(skip_locked=skip_locked, of=("self",) if skip_locked else ())
         as_now = {str(row["pk"]): row for row in rows.fetch(locked, self._columns(self._compared))}
         won = [change for change in changes if self._as_seen(change.run, as_now.get(change.run.pk))]
@@ -265,7 +266,9 @@ class ModelRunAdapter(RunAdapter):
     def reopen(self, was: RunFacts) -> bool:
         """Give a run that was failed or closed the status that it had, and forget its end."""
         left = {
+            # guard: reopen: the status
             f"{self.status_field}__in": {self.status_after_fail, self.status_after_close},
+            # guard: reopen: the task
             self.task_id_field: was.task_id,
         }
         values = {self.status_field: was.status, self.finished_field: None, self.code_field: ""}
@@ -305,9 +308,11 @@ class ModelRunAdapter(RunAdapter):
         guard = Q(**{f"{self.status_field}__in": {change.run.status for change in group}})
         seen_ids = {change.run.task_id for change in group}
         of_task = Q(InValues(self.task_id_field, seen_ids - {None}))
+        # guard: reap: a task that is NULL
         if None in seen_ids:
             of_task |= Q(**{self.task_id_field: None})
         mine = base.filter(guard, of_task, InValues("pk", [change.run.pk for change in group]))
+        # guard: reap: changed rows undo the batch
         if mine.update(**self._values(action, group, now)) != len(group):
             raise RuntimeError(f"{self.kind}: rows changed while they were locked; nothing of this batch was written")
 
@@ -346,6 +351,11 @@ class ModelRunAdapter(RunAdapter):
             return False
         status, task_id, *stamps = self._compared
         now = [str(row[status]), row[task_id], *(as_aware(row, column) for column in stamps)]
+        # guard: reap: the dispatch as seen
+        # guard: reap: the progress as seen
+        # guard: reap: the start as seen
+        # guard: reap: the status as seen
+        # guard: reap: the task as seen
         return now == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]
 
     def _pages(self, found: QuerySet, by: str | None) -> Iterator[list[RunFacts]]:

@@ -57,9 +57,11 @@ def require_reap_permission(view: View) -> View:
 
     # What is done is committed before messages go out, also where a host has every request be one transaction.
     @transaction.non_atomic_requests
+    # guard: a button: POST only
     @require_POST
     @wraps(view)
     def guarded(request: HttpRequest) -> HttpResponseBase:
+        # guard: a button: the permission
         if not request.user.has_perm("reaper.reap"):
             raise PermissionDenied
         return view(request)
@@ -195,6 +197,7 @@ def act_on_run(request: HttpRequest) -> HttpResponseBase:
         tell(request, row, f"The run {kind}:{run.pk} was reopened." if done else "", kept)
     elif what not in (*ACTS, REVOKE):
         raise Http404("There is no such act.")
+    # guard: a button: the run as it was seen
     elif reports.state_token(run) != request.POST.get("seen"):
         messages.error(request, f"The run {kind}:{run.pk} changed since you looked. Nothing was done; look again.")
     elif run.phase not in (Phase.QUEUED, Phase.RUNNING):
@@ -242,7 +245,10 @@ def act_on_runs(request: HttpRequest) -> HttpResponseBase:
     now, by = clock.now(adapter.using), request.user.get_username()
     found = adapter.get_all(list(asked)[:MOST])
     same = [
-        run for run in found if reports.state_token(run) == asked[run.pk] and run.phase in (Phase.QUEUED, Phase.RUNNING)
+        # guard: many at once: as they were seen
+        run
+        for run in found
+        if reports.state_token(run) == asked[run.pk] and run.phase in (Phase.QUEUED, Phase.RUNNING)
     ]
     if what == EXEMPT:
         switches.exempt_runs(adapter, [run.pk for run in same], by, now)

@@ -54,6 +54,7 @@ def set_controls(adapter: RunAdapter, by: str, now: datetime, **changes: Any) ->
     """Change some of `mode` ('' is what the settings say), `paused_until` and `released_until`; return the new row."""
     with transaction.atomic(using=adapter.using):
         # Whoever switches at the same moment waits for the kind's first row, and then reads what the other has written.
+        # guard: two who switch at once
         list(KindControl.objects.using(adapter.using).filter(kind=adapter.kind).order_by("id").select_for_update()[:1])
         row = latest(adapter) or KindControl(kind=adapter.kind)
         for name, value in {"pk": None, "created_at": now, "actor": by, **changes}.items():

@@ -80,6 +80,7 @@ def set_overrides(adapter: RunAdapter, by: str, now: datetime, values: Mapping[s
     with transaction.atomic(using=adapter.using):
         # Whoever edits at the same moment waits for the kind's first row, and then tells what differs from the other's.
         list(
+            # guard: two who edit at once
             PolicyOverride.objects.using(adapter.using).filter(kind=adapter.kind).order_by("id").select_for_update()[:1]
         )
         before, after = effective_policy(adapter), Policy(**{**as_dict(conf.policy(adapter)), **values})

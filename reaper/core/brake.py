@@ -61,6 +61,7 @@ def was_reporting_at(worker: ReportingPeriod, moment: datetime) -> bool:
 
 def exceeds_limit(acting: int, seen: int) -> bool:
     """True when so many of the unfinished runs that were seen would be acted on that somebody should look first."""
+    # guard: the brake
     return acting > HELD_LIMIT and is_most(acting, seen)
 
 

@@ -172,21 +172,29 @@ def leave(reason: Reason) -> Decision:
 
 def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> Decision:
     """Return what is to be done with the run. Total: every run gets a decision, whatever its row holds."""
+    # guard: what is finished
     if run.phase is Phase.FINISHED:
         return leave(Reason.FINISHED)
+    # guard: a status that is not known
     if run.phase not in (Phase.QUEUED, Phase.RUNNING):
         return leave(Reason.UNKNOWN_STATUS)
+    # guard: exempted
     if run.exempt:
         return leave(Reason.EXEMPT)
+    # guard: the parent has ended
     if run.parent_ended:
         return Decision(Action.CLOSE, Reason.PARENT_ENDED)
+    # guard: unpublished
     if run.phase is Phase.QUEUED and run.task_id and run.history.unpublished_task_id == run.task_id:
+        # guard: about to be published
         if about_to_be_published(run.history, now):
             return leave(Reason.BACKOFF)
         return Decision(Action.REPUBLISH, Reason.UNPUBLISHED)
+    # guard: backoff
     if in_backoff(run.history, policy, now):
         return leave(Reason.BACKOFF)
     age = run.age(now)
+    # guard: no clock
     if age is None:
         return leave(Reason.NO_TIMESTAMP)
     rules = decide_running if run.phase is Phase.RUNNING else decide_queued
@@ -203,12 +211,16 @@ def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datet
     if evidence.holder:
         if policy.stall_timeout is not None and quiet > policy.stall_timeout:
             return fail_or_requeue(run, policy.on_timeout, policy, Reason.STALLED, terminate=executing)
+        # guard: held
         return leave(Reason.IN_PROGRESS)
     if evidence.retry_waiting:
         return leave(Reason.RETRY_SCHEDULED)
+    # guard: the grace of an orphan
     if quiet <= policy.orphan_grace:
         return leave(Reason.WITHIN_GRACE)
+    # guard: the worker let it go
     if evidence.is_surely_absent and claimant_released(run, evidence):
+        # guard: a running one that is not known
         return fail_or_requeue(run, policy.on_orphan, policy, Reason.ORPHANED, interrupted=evidence.shutdown_announced)
     return leave(Reason.INCONCLUSIVE)
 
@@ -239,10 +251,12 @@ def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: dateti
         return leave(Reason.RESERVED)
     if evidence.message_location is MessageLocation.WAITING:
         return leave(Reason.BACKLOG)
+    # guard: the grace of a lost one
     if age <= policy.lost_grace:
         return leave(Reason.WITHIN_GRACE)
     if not run.task_id:
         return requeue(run, policy, Reason.NEVER_SENT)
+    # guard: two looks
     if evidence.is_surely_absent and evidence.message_location is MessageLocation.ABSENT and evidence.is_confirmed:
         return requeue(run, policy, Reason.LOST)
     if (
@@ -252,6 +266,7 @@ def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: dateti
     ):
         return requeue(run, policy, Reason.STRANDED)
     if evidence.message_location is MessageLocation.UNKNOWN and age > policy.queue_timeout and evidence.overtaken:
+        # guard: a waiting one that is not known
         return requeue(run, policy, Reason.OVERTAKEN)
     return leave(Reason.INCONCLUSIVE)
 
@@ -281,10 +296,13 @@ def requeue(
     """Return the requeue, or the fail that takes its place when the run's budget is spent."""
     history = run.history
     if run.phase is not Phase.RUNNING:
+        # guard: the budget of redispatches
         spent = history.redispatches >= policy.max_redispatches
     elif interrupted:
+        # guard: the budget of interruptions
         spent = history.interruptions >= policy.max_interruptions
     else:
+        # guard: the budget of requeues
         spent = history.requeues >= policy.max_requeues
     return Decision(
         Action.FAIL if spent else Action.REQUEUE, reason, terminate, exhausted=spent, interrupted=interrupted

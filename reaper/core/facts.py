@@ -146,11 +146,14 @@ class Evidence:
     @property
     def is_surely_absent(self) -> bool:
         """True when no live worker has the task and somebody trustworthy was there to say so."""
+        # guard: gone: the absence
+        # guard: gone: the witness
         return self.absent and bool(self.witness) and not self.holder
 
     @property
     def is_confirmed(self) -> bool:
         """True when this look and an earlier one agree, and every live worker was heard in between."""
+        # guard: heard between the looks
         return self.first_sighting_at is not None and self.all_reported_since
 
 

@@ -89,13 +89,16 @@ class Fleet:
         nothing of the others: they may be about to. Nor does one that misses a report itself: when all fall silent
         together, the first of them is taken for dead some seconds before the last.
         """
+        # guard: a witness has been there for long
         able = (worker for worker in self.live if queue in worker.queues and self.now - worker.since >= DEAD_AFTER)
+        # guard: a witness is fresh
         return next((worker.name for worker in able if self.now - worker.seen_at <= MAX_REPORT_AGE), "")
 
     def silence(self, queue: str) -> str:
         """Return that many workers of a queue fell silent together, and nobody has come since; '' when none did."""
         if queue not in self.silence_by_queue:
             mine = [worker for worker in self.workers if queue in worker.queues]
+            # guard: mass silence
             silent = brake.detect_mass_silence(mine, DEAD_AFTER, self.now)
             self.silence_by_queue[queue] = "" if silent is None else MASS_SILENCE_TEXT.format(*silent, queue)
         return self.silence_by_queue[queue]
@@ -255,6 +258,7 @@ class EvidenceCollector:
             return MessageLocation.UNKNOWN, [seen.error] if seen.error else []
         for queue, consumers in seen.consumers.items():
             # One that does not report may have been handed the message.
+            # guard: more consumers than reports
             if consumers is not None and consumers > len(self.fleet.consumers(queue)):
                 return MessageLocation.UNKNOWN, [f"queue {queue} has {consumers} consumers, not all of which report"]
         return MessageLocation.ABSENT, []
@@ -274,6 +278,7 @@ class EvidenceCollector:
         return {
             "holder": holder.name if holder else "",
             "active_since": task_started_at(holder, task_id) if holder else None,
+            # guard: a report that is not whole
             "absent": bool(task_id) and holder is None and not crowd.uncertainties and not silence,
             "witness": crowd.witness(self.queue),
             "fleet_watched_since": crowd.fleet_watched_since,
@@ -291,6 +296,7 @@ class EvidenceCollector:
             silent = self.fleet.consumers(self.queue) - answer.responded_fully
             unread = (f"{node} did not answer, and may have been sent the message" for node in sorted(silent))
             doubts = [*doubts, *unread]
+        # guard: a doubt about the answer
         if not node and not doubts:
             return found
         return Finding(

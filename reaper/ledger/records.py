@@ -43,6 +43,7 @@ class RevokeRequest(NamedTuple):
     @property
     def node(self) -> str:
         """Return the node to kill it at; '' where it is only forbidden to start."""
+        # guard: a kill only where it executes
         return str(self.holder or "").partition("/")[0] if self.terminate else ""
 
 
@@ -61,6 +62,7 @@ def apply_row(history: History, row: dict[str, Any]) -> History:
     """Return the history with one more ledger row. What a person did starts the budgets anew."""
     unpublished = row["new_task_id"] if row["published_at"] is None else ""
     made = row["created_at"] if unpublished else None
+    # guard: budgets begin anew by hand only
     if row["actor"]:
         return History(unpublished_task_id=unpublished, unpublished_at=made)
     if row["action"] != Action.REQUEUE:
@@ -288,6 +290,7 @@ def record_manual_action(
 def find_undoable_end(adapter: RunAdapter, pk: str) -> LedgerEntry | None:
     """Return the row by which a run was ended, where nothing was done to it since; None otherwise."""
     row = entries_of_run(adapter, pk).first()
+    # guard: reopen: nothing done since
     return row if row and row.action in (Action.FAIL, Action.CLOSE) else None
 
 

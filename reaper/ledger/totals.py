@@ -45,6 +45,7 @@ def prune(rows: QuerySet, batch: int) -> int:
     skip = connections[rows.db].features.has_select_for_update_skip_locked
     with transaction.atomic(using=rows.db):
         # Locked: two that prune at the same time must not count a row twice.
+        # guard: two that prune at once
         oldest = rows.order_by("pk").select_for_update(skip_locked=skip, of=("self",) if skip else ())[:batch]
         pks = list(oldest.values_list("pk", flat=True))
         mine = rows.model._base_manager.using(rows.db).filter(pk__in=pks)

@@ -46,6 +46,7 @@ def for_machines(view: View) -> View:
 
 def is_local(request: HttpRequest) -> bool:
     """Return whether the request comes from this machine, and from nobody for whom it was passed on."""
+    # guard: metrics: no proxy
     if any(name in request.META for name in FORWARDED):
         return False
     try:
@@ -60,6 +61,7 @@ def has_token(request: HttpRequest) -> bool:
     token = conf.metrics_token().encode()
     scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
     same = hmac.compare_digest(sent.strip().encode(), token)
+    # guard: metrics: the token
     return bool(token) and scheme.lower() == "bearer" and same
 
 

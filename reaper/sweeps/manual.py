@@ -73,6 +73,7 @@ def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> tuple[bool, Sweep]
         with hand.notified():
             hand.open()
             ended = (
+                # guard: reopen: the parent
                 ledger.find_undoable_end(adapter, run.pk) if adapter.supports_reopen and not run.parent_ended else None
             )
             if ended:

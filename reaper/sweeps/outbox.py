@@ -40,6 +40,7 @@ class Outbox:
         shared = self.adapter.task_ids_in_use(ids) if ids else set()
         groups: dict[str, list[str]] = {}
         for each in doomed:
+            # guard: a shared task is not revoked
             if each.wanted or each.task_id not in shared:
                 groups.setdefault(each.node, []).append(each.task_id)
         taken = [self._revoked(group, node) for node, group in groups.items()]

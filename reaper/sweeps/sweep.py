@@ -92,6 +92,7 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
     """Sweep one kind and phase; return its `Sweep` row. Never raises for a run or the broker: it tells in the row."""
     with Broker() as broker:
         run = SweepRun(adapter, phase, broker)
+        # guard: off
         if run.mode is not Mode.OFF:
             with run.notified():
                 run.work(phase)
@@ -197,6 +198,7 @@ class SweepRun:
     def act_on_tallied(self) -> None:
         """Act on what was kept, as far as the brake lets; when only observing, note it down."""
         verdicts, self.acting = self.acting, []
+        # guard: observing
         if self.mode is Mode.DRY_RUN:
             would = [dry_run_note(each, self.now) for each in verdicts]
             return record_dry_run(self.adapter, would, self.now, self.adapter.kind)
@@ -211,7 +213,9 @@ class SweepRun:
     def act_on(self, verdicts: Sequence[Verdict]) -> None:
         """Act batch by batch while there is room; what could not be written takes none."""
         start = 0
+        # guard: the switch within one batch
         while start < len(verdicts) and self.room and not self.stopped():
+            # guard: the most that a sweep acts on
             batch = verdicts[start : start + min(BATCH, self.room)]
             self.act(batch)
             start += len(batch)
@@ -254,11 +258,13 @@ class SweepRun:
         """Write one batch, then send what follows from it."""
         # A broker that refuses spends no run's budget: what would have to be published waits for a later sweep. What a
         # person asks for is done, and published when the broker is back.
+        # guard: no requeue while the broker is down
         waits = bool(self.broker.error) and not self.actor
         doable = [each for each in batch if not (waits and each.decision.action is Action.REQUEUE)]
         changes = [self.change(each) for each in doable]
         self.row.deferred += len(batch) - len(changes)
         # Owed from the commit on, whatever goes wrong before the broker has taken it.
+        # guard: a revoke is owed from the commit on
         revoked, self.revoked = self.revoked, False
         won = self.write(changes)
         self.row.acted += len(won)
@@ -290,6 +296,7 @@ class SweepRun:
         batch as a whole fails, each run is tried by itself, so that one bad row does not stop the others.
         """
         while changes:
+            # guard: a slow database is given up
             if self.refusals >= MAX_DB_ERRORS:
                 self.tell("the database refused too often: the rest waits for the next sweep")
                 self.row.deferred += len(changes)
@@ -312,10 +319,12 @@ class SweepRun:
     def attempt(self, changes: Sequence[RunUpdate]) -> Sequence[RunUpdate]:
         """Write a batch; return those that could be. Unless that is all of them, nothing is."""
         self.open()
+        # guard: the ledger in the same transaction
         with short_transaction(self.adapter.using):
             # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
             ledger.record_updates(self.adapter, changes, self.now, self.row, self.actor)
             won = self.adapter.apply(changes, self.now)
+            # guard: no ledger of what was not written
             if len(won) < len(changes):
                 transaction.set_rollback(True, using=self.adapter.using)
         return won
@@ -341,6 +350,7 @@ class SweepRun:
         """Save what the sweep did, or, when it did nothing, move its kind's idle row on; say so once."""
         row, using = self.row, self.adapter.using
         row.counts, row.errors, row.finished_at = dict(self.counts), self.errors, clock.now(using)
+        # guard: an owed revoke
         row.revoked_at = row.finished_at if self.revoked else None
         if row.had_effect or self.actor:
             row.save(using=using)
@@ -379,6 +389,7 @@ def short_transaction(using: str) -> Iterator[None]:
 
     Durable: inside a caller's transaction the messages would go out before the commit, so that is a RuntimeError.
     """
+    # guard: no sweep inside a transaction
     with transaction.atomic(using=using, durable=True):
         connection = connections[using]
         if connection.vendor == "postgresql":

@@ -95,6 +95,7 @@ def parse_worker(row: Mapping[str, Any], sessions: Mapping[int, datetime | None]
 def is_alive(ended_at: datetime | None, seen_at: datetime, session: bool | None, now: datetime) -> bool:
     """Return whether a worker lives. `session`: whether its own is still there; None where that cannot be known."""
     silence = now - seen_at
+    # guard: a worker is dead only after its silence
     if ended_at is not None or silence > DEAD_AFTER:
         return False
     # A session may also have been ended by hand: the worker then reports again at once, over a new one.

@@ -71,7 +71,7 @@ GUARDS = [
         "reaper/adapters/model.py",
         ADAPTERS,
         *((f"reap: the {name} as seen", SEEN, seen_without(index)) for index, name in enumerate(PARTS)),
-        ("reap: held_lock rows are skipped", "select_for_update(skip_locked=skip_locked, of=", "select_for_update(of="),
+        ("reap: locked rows are skipped", "select_for_update(skip_locked=skip_locked, of=", "select_for_update(of="),
     ),
     *of(
         "reaper/adapters/model.py",
@@ -84,7 +84,7 @@ GUARDS = [
         SWEEPS,
         ("the ledger in the same transaction", RECORD, RECORD_APART),
         (
-            "no ledger of what was not format_duration",
+            "no ledger of what was not written",
             "if len(won) < len(changes):\n                t",
             "if False:\n                t",
         ),
@@ -120,7 +120,7 @@ GUARDS = [
         ("what is finished", "if run.phase is Phase.FINISHED:", "if False:"),
         ("a status that is not known", "if run.phase not in (Phase.QUEUED, Phase.RUNNING):", "if False:"),
         ("the parent has ended", "if run.parent_ended:", "if False:"),
-        ("unpublished_task_id", "and run.history.unpublished_task_id == run.task_id:", "and False:"),
+        ("unpublished", "and run.history.unpublished_task_id == run.task_id:", "and False:"),
         ("about to be published", "if about_to_be_published(run.history, now):", "if False:"),
         ("backoff", "if in_backoff(run.history, policy, now):", "if False:"),
         (
@@ -158,7 +158,7 @@ GUARDS = [
     *of(
         "reaper/core/decisions.py",
         SWITCHES,
-        ("exempt_ids", "if run.exempt:", "if False:"),
+        ("exempted", "if run.exempt:", "if False:"),
     ),
     *of(
         "reaper/core/facts.py",
@@ -184,7 +184,7 @@ GUARDS = [
         "reaper/workers/registry.py",
         ("tests/reaper/test_workers.py", *EVIDENCE),
         (
-            "a worker is describe_death only after its silence",
+            "a worker is dead only after its silence",
             "if ended_at is not None or silence > DEAD_AFTER:",
             "if ended_at is not None or silence > GAP:",
         ),
