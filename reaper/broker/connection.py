@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError, SerializationError, SerializerNot
 from kombu.pidbox import Mailbox
 
 from reaper.adapters import Message
+from reaper.exceptions import BrokerUnavailable
 
 # A connection of the sweep's own, because one from Celery's pool whose Redis has died blocks until Redis is back,
 # whatever its timeouts say. Seconds; one refused or hanging connection costs about 2 s, and a sweep pays it once.
@@ -34,10 +35,6 @@ Answer = TypeVar("Answer")
 def format_error(error: Exception) -> str:
     """Return an error as words; the time-outs of sockets have none of their own."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")
-
-
-class BrokerUnavailable(Exception):
-    """The broker did not answer. Said once per sweep: after the first failure it is not asked again."""
 
 
 class NonRetryingProducer(Producer):

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from kombu import Connection
 
-from reaper.broker.connection import Broker, BrokerUnavailable, format_error
+from reaper.broker.connection import Broker, format_error
+from reaper.exceptions import BrokerUnavailable, ScanIncomplete
 
 # Messages read at a time, at first and at most; fewer where they are large: Redis serves nobody else meanwhile.
 FIRST_PAGE, PAGE, PAGE_BYTES = 10, 1_000, 2_000_000
@@ -68,10 +69,6 @@ def scan_queues(broker: Broker, queues: Collection[str], seconds: float = 2.0) -
     except (BrokerUnavailable, ValueError) as error:
         sight.fault(str(error))
     return sight.result()
-
-
-class ScanIncomplete(Exception):
-    """Why a queue, or all that is left of a look, was not seen; its text is a sentence for a person."""
 
 
 class QueueScan:

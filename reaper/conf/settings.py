@@ -32,7 +32,6 @@ from django.utils.module_loading import import_string
 
 from reaper.adapters import RunAdapter
 from reaper.conf.validators import (
-    InvalidValue,
     parse_choice,
     parse_count,
     parse_dict,
@@ -41,6 +40,7 @@ from reaper.conf.validators import (
     parser_for,
 )
 from reaper.core.decisions import Policy
+from reaper.exceptions import InvalidValue
 
 CLOCKS = ("database", "host")
 HISTORY_RETENTION = timedelta(days=90)
@@ -326,7 +326,7 @@ def load_adapter(path: str) -> RunAdapter:
 
 def problem(place: str, wrong: InvalidValue) -> Problem:
     """Return the problem of a wrong value that was found at this place."""
-    return Problem(f"reaper.{wrong.number}", f"{place} {wrong.rest}.", wrong.hint)
+    return Problem(f"reaper.{wrong.number}", f"{place} {wrong.problem}.", wrong.hint)
 
 
 def quoted(key: Any) -> str:

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, get_args
 
 from reaper.core.decisions import Action, Mode
+from reaper.exceptions import InvalidValue
 
 # A date moved by this much is still a date, in Python and in every database.
 LONGEST = timedelta(days=36_525)
@@ -20,16 +21,8 @@ OFF = "off"
 MOST = 2**31 - 1
 
 
-class InvalidValue(Exception):
-    """A value that cannot be used: the number of its system check, the rest of the sentence, the hint."""
-
-    def __init__(self, number: str, rest: str, hint: str) -> None:
-        super().__init__(rest)
-        self.number, self.rest, self.hint = number, rest, hint
-
-
 def parse_duration(value: Any) -> timedelta:
-    """Return a timedelta above zero; numbers are seconds. Raises Wrong."""
+    """Return a timedelta above zero; numbers are seconds. Raises InvalidValue."""
     hint = "Give a timedelta above zero, or a number of seconds."
     if isinstance(value, bool) or not isinstance(value, timedelta | int | float):
         raise InvalidValue("E005", f"is {value!r}, which is no duration", hint)
@@ -47,7 +40,7 @@ def parse_duration(value: Any) -> timedelta:
 
 
 def parse_durations(value: Any) -> tuple[timedelta, ...]:
-    """Return a tuple of durations; it may be empty. Raises Wrong."""
+    """Return a tuple of durations; it may be empty. Raises InvalidValue."""
     if not isinstance(value, list | tuple):
         raise InvalidValue(
             "E005", f"is {value!r}, which is no list", "Give a list of timedeltas or of numbers of seconds."
@@ -55,11 +48,11 @@ def parse_durations(value: Any) -> tuple[timedelta, ...]:
     try:
         return tuple(parse_duration(each) for each in value)
     except InvalidValue as wrong:
-        raise InvalidValue(wrong.number, f"holds a value that {wrong.rest}", wrong.hint) from wrong
+        raise InvalidValue(wrong.number, f"holds a value that {wrong.problem}", wrong.hint) from wrong
 
 
 def parse_count(value: Any, least: int = 0) -> int:
-    """Return a whole number that is not below the least. Raises Wrong."""
+    """Return a whole number that is not below the least. Raises InvalidValue."""
     hint = f"Give a whole number, {least} or more."
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidValue("E007", f"is {value}, which is no finite number", hint)
@@ -73,7 +66,7 @@ def parse_count(value: Any, least: int = 0) -> int:
 
 
 def parse_choice(value: Any, choices: Sequence[str], number: str) -> str:
-    """Return the one of the choices that the value names. Raises Wrong."""
+    """Return the one of the choices that the value names. Raises InvalidValue."""
     if not (isinstance(value, str) and value in choices):
         named = " or ".join(f'"{each}"' for each in choices)
         raise InvalidValue(number, f"is {value!r}, which is none of its values", f"Use {named}.")
@@ -81,21 +74,21 @@ def parse_choice(value: Any, choices: Sequence[str], number: str) -> str:
 
 
 def parse_text(value: Any) -> str:
-    """Return a text that is not empty. Raises Wrong."""
+    """Return a text that is not empty. Raises InvalidValue."""
     if not (isinstance(value, str) and value):
         raise InvalidValue("E005", f"is {value!r}, which is no text", "Give a text that is not empty.")
     return value
 
 
 def parse_dict(value: Any) -> Mapping[str, Any]:
-    """Return a dict. Raises Wrong."""
+    """Return a dict. Raises InvalidValue."""
     if not isinstance(value, Mapping):
         raise InvalidValue("E003", f"is a {type(value).__name__} and no dict", "Make it a dict.")
     return value
 
 
 def parse_paths(value: Any) -> Sequence[str]:
-    """Return a list of texts that is not empty. Raises Wrong."""
+    """Return a list of texts that is not empty. Raises InvalidValue."""
     if not (isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)):
         raise InvalidValue("E012", "is no list of texts", 'Write ["shop.reaping.Orders"].')
     if not value:

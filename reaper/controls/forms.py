@@ -10,10 +10,11 @@ from reaper import checks
 from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from reaper.conf.validators import InvalidValue, format_value
+from reaper.conf.validators import format_value
 from reaper.controls import overrides as policies
 from reaper.controls.modes import LONGEST
 from reaper.core.decisions import Mode, Policy
+from reaper.exceptions import InvalidValue
 from reaper.models import Exemption, KindControl, PolicyOverride
 
 
@@ -110,7 +111,7 @@ class PolicyOverrideForm(forms.Form):
                 if text.strip():
                     self.values[name] = policies.parse_threshold(name, text)
             except InvalidValue as wrong:
-                self.add_error(name, f"{name} {wrong.rest}. {wrong.hint}")
+                self.add_error(name, f"{name} {wrong.problem}. {wrong.hint}")
         if not self.errors:
             self.policy = Policy(**{**policies.as_dict(conf.policy(self.adapter)), **self.values})
             for found in checks.check_policy(self.adapter, self.policy):

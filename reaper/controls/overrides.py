@@ -10,9 +10,10 @@ from django.db import transaction
 
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
-from reaper.conf.validators import InvalidValue, format_value, from_text
+from reaper.conf.validators import format_value, from_text
 from reaper.core.decisions import Policy
 from reaper.core.explain import one_line
+from reaper.exceptions import InvalidValue
 from reaper.ledger.records import to_plain
 from reaper.models import PolicyOverride
 
@@ -68,7 +69,7 @@ def override_values(adapter: RunAdapter, row: PolicyOverride | None) -> dict[str
             if name in NAMES:
                 found[name] = conf.ADAPTER_SCHEMA[name](value)
         except InvalidValue as wrong:
-            logger.warning("%s: the edited %s %s, and is left out", adapter.kind, name, one_line(wrong.rest))
+            logger.warning("%s: the edited %s %s, and is left out", adapter.kind, name, one_line(wrong.problem))
     return found
 
 

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from reaper.adapters import Message, RunAdapter, RunUpdate
-from reaper.broker.connection import Broker, BrokerUnavailable
+from reaper.broker.connection import Broker
 from reaper.core.explain import one_line
 from reaper.core.facts import RunFacts
 from reaper.evidence.collector import Fleet
+from reaper.exceptions import BrokerUnavailable
 from reaper.ledger import records as ledger
 from reaper.ledger.records import RevokeRequest
 from reaper.models import Sweep

@@ -8,7 +8,8 @@ from uuid import uuid4
 
 from kombu import Connection, Consumer
 
-from reaper.broker.connection import Broker, BrokerUnavailable
+from reaper.broker.connection import Broker
+from reaper.exceptions import BrokerUnavailable
 
 # Each knows something that the others do not: query_task also what is received and in none of the lists.
 COMMANDS = ("active", "reserved", "scheduled", "query_task")

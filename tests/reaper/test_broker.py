@@ -12,7 +12,8 @@ from celery import Celery
 from freezegun.api import real_monotonic
 
 from reaper.adapters import Message
-from reaper.broker.connection import Broker, BrokerUnavailable
+from reaper.broker.connection import Broker
+from reaper.exceptions import BrokerUnavailable
 from tests.servers import Revoke, eventually
 
 TASK = "apps.sources.tasks.crawl_source"

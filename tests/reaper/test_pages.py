@@ -14,11 +14,12 @@ from freezegun import freeze_time
 from apps.sources import runs
 from apps.sources.models import CrawlJob
 from reaper.admin import run_views as pages
-from reaper.broker.connection import Broker, BrokerUnavailable
+from reaper.broker.connection import Broker
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.core.decisions import Mode
+from reaper.exceptions import BrokerUnavailable
 from reaper.models import Exemption, KindControl, LedgerEntry, PolicyOverride
 from reaper.reports import diagnosis as reports
 from reaper.sweeps import sweep as sweeps

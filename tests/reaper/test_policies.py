@@ -15,6 +15,7 @@ from reaper.conf.validators import format_value, from_text
 from reaper.controls import overrides as policies
 from reaper.controls.forms import PolicyOverrideForm
 from reaper.core.decisions import Action, Policy
+from reaper.exceptions import InvalidValue
 from reaper.models import LedgerEntry, PolicyOverride
 from tests.reaper.command import reaper
 from tests.reaper.test_sweeps import sweep
@@ -237,8 +238,8 @@ def test_whatever_is_written_gets_a_sentence_or_a_policy(texts):
     for name, text in texts.items():
         try:
             value = policies.parse_threshold(name, text)
-        except policies.InvalidValue as wrong:
-            said = wrong.rest
+        except InvalidValue as wrong:
+            said = wrong.problem
         else:
             said = format_value(Policy(**{name: value}))
         assert said
