@@ -120,7 +120,7 @@ def broker(name: str, urls: str) -> str:
 
 
 def check_address(name: str, url: str, schemes: tuple[str, ...], right: str) -> None:
-    """Raise EnvironmentMistake for an address that cannot be taken apart or is of none of these schemes."""
+    """Raise InvalidEnvironment for an address that cannot be taken apart or is of none of these schemes."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises when it is no number

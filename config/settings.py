@@ -115,7 +115,7 @@ CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # for ever: after the default, 100,
 # A publish to a broker that hangs must end: seconds.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2}
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2}
-CELERY_BEAT_SCHEDULER = "config.beat:PatientScheduler"
+CELERY_BEAT_SCHEDULER = "config.beat:DatabaseWaitingScheduler"
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_ENABLE_UTC = True
 

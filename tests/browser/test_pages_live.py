@@ -113,7 +113,7 @@ def test_who_works_on_the_page_is_not_disturbed_and_live_can_be_switched_off(tab
 def test_a_kind_is_switched_from_observe_to_act(tab):
     kind = tab.get_by_role("form", name="Switch crawl_job")
     kind.get_by_role("button", name="Observe only").click()
-    expect(tab.get_by_text("Switched crawl_job: mode observe. This counts from now on.")).to_be_visible()
+    expect(tab.get_by_text("Switched crawl_job: mode dry_run. This counts from now on.")).to_be_visible()
     assert switches.state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.DRY_RUN
     kind.get_by_role("button", name="Act").click()
     expect(tab.get_by_text("Switched crawl_job: mode act. This counts from now on.")).to_be_visible()

@@ -60,7 +60,7 @@ def stuck():
 def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
     kind = tab.get_by_role("form", name="Switch crawl_job")
     kind.get_by_role("button", name="Observe only").click()
-    expect(tab.get_by_text("Switched crawl_job: mode observe.")).to_be_visible()
+    expect(tab.get_by_text("Switched crawl_job: mode dry_run.")).to_be_visible()
     first = stuck()
     # It appears by itself, and while the kind is only observed nothing happens to it.
     expect(tab.get_by_role("link", name=str(first.pk))).to_be_visible()
