@@ -1,5 +1,19 @@
-"""The seam to a host: subclass `ModelRunAdapter`, or `RunAdapter` where the runs are no rows of a model."""
+"""What a host imports to describe its runs to the reaper; docs/ADAPTERS.md is the guide.
 
-from reaper.adapters.model import Message, ModelRunAdapter, OwnerNotification, PhaseSummary, RunAdapter, RunUpdate
+Subclass `ModelRunAdapter`, or `RunAdapter` where the runs are not rows of a Django model.
+"""
 
-__all__ = ["Message", "ModelRunAdapter", "OwnerNotification", "PhaseSummary", "RunAdapter", "RunUpdate"]
+from reaper.adapters.base import Message, OwnerNotification, PhaseSummary, RunAdapter, RunUpdate
+from reaper.adapters.model import ModelRunAdapter
+from reaper.core.facts import Phase, RunFacts
+
+__all__ = [
+    "Message",
+    "ModelRunAdapter",
+    "OwnerNotification",
+    "Phase",
+    "PhaseSummary",
+    "RunAdapter",
+    "RunFacts",
+    "RunUpdate",
+]

@@ -179,7 +179,7 @@ class Console:
             self.indented(f"It cannot be read: {kind.error}")
         for phase, load in kind.loads.items():
             oldest = kind.oldest[phase]
-            self.indented(f"{phase}: {load.number:,}" + (f", the oldest for {duration(oldest)}" if oldest else ""))
+            self.indented(f"{phase}: {load.count:,}" + (f", the oldest for {duration(oldest)}" if oldest else ""))
         for each in kind.sweeps:
             for said in each.notes:
                 self.indented(f"{each.phase}: {said}")

@@ -87,10 +87,10 @@ def detect_late_runs(adapter: RunAdapter, now: datetime) -> Iterator[AlertCondit
 def detect_missing_consumer(adapter: RunAdapter, now: datetime, crowd: Fleet) -> Iterator[AlertCondition]:
     """Yield that runs wait and no live worker consumes their queue."""
     queue = queue_of(adapter)
-    waiting = adapter.load(Phase.QUEUED)
+    waiting = adapter.summarize(Phase.QUEUED)
     age = max((run.age(now) or timedelta(0) for run in waiting.oldest), default=timedelta(0))
     if queue and age > NO_CONSUMER_AFTER and not crowd.consumers(queue):
-        says = f"{waiting.number} {adapter.kind} runs wait, and no live worker consumes the queue {queue}"
+        says = f"{waiting.count} {adapter.kind} runs wait, and no live worker consumes the queue {queue}"
         yield AlertCondition(NO_CONSUMER, "", says)
 
 

@@ -81,9 +81,9 @@ class Scrape(Collector):
         """Read the runs of a kind."""
         now, kind = clock.now(adapter.using), adapter.kind
         for phase in PHASES:
-            number, oldest = adapter.load(phase)
-            age = max((run.age(now) or timedelta(0) for run in oldest), default=timedelta(0))
-            self.gauge("runs", "Unfinished runs.", number, kind=kind, phase=phase)
+            summary = adapter.summarize(phase)
+            age = max((run.age(now) or timedelta(0) for run in summary.oldest), default=timedelta(0))
+            self.gauge("runs", "Unfinished runs.", summary.count, kind=kind, phase=phase)
             text = "Age of the oldest unfinished run."
             self.gauge("oldest_run_seconds", text, age.total_seconds(), kind=kind, phase=phase)
 

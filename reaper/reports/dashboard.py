@@ -111,7 +111,7 @@ class Overview(NamedTuple):
                 "kind": each.kind,
                 "mode": str(each.state.mode),
                 "released": each.state.released,
-                "runs": {phase: load.number for phase, load in each.loads.items()},
+                "runs": {phase: load.count for phase, load in each.loads.items()},
                 "oldest_s": {phase: age and int(age.total_seconds()) for phase, age in each.oldest.items()},
                 "suspects": len(each.suspects),
                 "left": each.left,
@@ -172,7 +172,7 @@ def kind_now(adapter: RunAdapter, broker: Broker, crowd: Fleet) -> KindStatus:
     try:
         now = clock.now(adapter.using)
         state, policy = switches.state_of(adapter, now), policies.effective_policy(adapter)
-        loads: dict[str, PhaseSummary] = {phase: adapter.load(phase, JUDGE_LIMIT) for phase in PHASES}
+        loads: dict[str, PhaseSummary] = {phase: adapter.summarize(phase, JUDGE_LIMIT) for phase in PHASES}
         sources = EvidenceCollector(adapter, broker, policy, now, may_inspect=False)
         sources.fleet = crowd
         health = health_of(adapter, now, state)

@@ -26,7 +26,7 @@ PAGES = ("tests/reaper/test_pages.py",)
 CLAIM = "waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id)"
 WRITE = "mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)"
 EMPTY = "model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id).update"
-SEEN = "return now == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]"
+SEEN = "return current == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]"
 RECORD = """        with short_transaction(self.adapter.using):
             # First, for it takes longer: no worker's write waits for it, as no run is locked yet.
             ledger.record_updates(self.adapter, changes, self.now, self.row, self.actor)
@@ -41,8 +41,8 @@ PARTS = ("status", "task", "dispatch", "start", "progress")
 
 def seen_without(index: int) -> str:
     """The comparison of a row with what was seen, without one of its five parts."""
-    seen = SEEN.removeprefix("return now == ")
-    return f"return [*now[:{index}], *now[{index + 1}:]] == [*{seen}[:{index}], *{seen}[{index + 1}:]]"
+    seen = SEEN.removeprefix("return current == ")
+    return f"return [*current[:{index}], *current[{index + 1}:]] == [*{seen}[:{index}], *{seen}[{index + 1}:]]"
 
 
 def of(path: str, tests: tuple[str, ...], *guards: tuple[str, str, str]) -> list[Guard]:
@@ -68,15 +68,15 @@ GUARDS = [
         ("a parent is finalized once", "filter(pk=parent_pk, finalized_at=None)", "filter(pk=parent_pk)"),
     ),
     *of(
-        "reaper/adapters/model.py",
+        "reaper/adapters/model_writer.py",
         ADAPTERS,
         *((f"reap: the {name} as seen", SEEN, seen_without(index)) for index, name in enumerate(PARTS)),
         ("reap: locked rows are skipped", "select_for_update(skip_locked=skip_locked, of=", "select_for_update(of="),
     ),
     *of(
-        "reaper/adapters/model.py",
+        "reaper/adapters/model_writer.py",
         ADAPTERS + SWEEPS,
-        ("reap: a task that is NULL", "if None in seen_ids:", "if False:"),
+        ("reap: a task that is NULL", "if None in task_ids:", "if False:"),
         ("reap: changed rows undo the batch", "!= len(group):", "is None:"),
     ),
     *of(
@@ -223,9 +223,9 @@ GUARDS = [
         ("many at once: as they were seen", "reports.state_token(run) == asked[run.pk] and ", ""),
     ),
     *of(
-        "reaper/adapters/model.py",
+        "reaper/adapters/model_writer.py",
         PAGES,
-        ("reopen: the task", "            self.task_id_field: was.task_id,\n", ""),
+        ("reopen: the task", "            self.task_id_field: before.task_id,\n", ""),
         (
             "reopen: the status",
             '            f"{self.status_field}__in": {self.status_after_fail, self.status_after_close},\n',

@@ -594,14 +594,14 @@ def test_nothing_is_written_when_a_row_changes_though_it_is_locked(monkeypatch):
     row = running_job(HOUR)
     kind = KINDS["crawl_job"]
     mine = change(kind, row)
-    as_seen = kind.adapter._as_seen
+    is_unchanged = kind.adapter._is_unchanged
 
     def meanwhile(run, values):
-        answer = as_seen(run, values)
+        answer = is_unchanged(run, values)
         CrawlJob.objects.filter(pk=row.pk).update(task_id="another", pages_crawled=F("pages_crawled") + 1)
         return answer
 
-    monkeypatch.setattr(kind.adapter, "_as_seen", meanwhile)
+    monkeypatch.setattr(kind.adapter, "_is_unchanged", meanwhile)
     with pytest.raises(RuntimeError, match="changed while they were locked"):
         apply(kind, mine)
     assert fresh(row).status == "running"

@@ -118,7 +118,7 @@ def test_workers_are_counted_by_their_state_and_the_worst_clock_is_told():
 def test_a_kind_that_cannot_be_read_does_not_hide_the_others(monkeypatch):
     queued_job()
     broken = conf.adapters()["source_result"]
-    monkeypatch.setattr(type(broken), "load", lambda self, phase: 1 / 0)
+    monkeypatch.setattr(type(broken), "summarize", lambda self, phase: 1 / 0)
     assert value("scrape_failed", kind="source_result") == 1
     assert value("scrape_failed", kind="crawl_job") == 0
     assert value("runs", kind="crawl_job", phase="queued") == 1

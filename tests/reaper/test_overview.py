@@ -67,7 +67,7 @@ def test_runs_are_counted_and_the_oldest_tells_its_age():
     queued_job(MINUTE)
     held_job(10 * MINUTE)
     found = kind()
-    assert {phase: load.number for phase, load in found.loads.items()} == {"running": 1, "queued": 2}
+    assert {phase: load.count for phase, load in found.loads.items()} == {"running": 1, "queued": 2}
     assert found.oldest == {"running": 10 * MINUTE, "queued": MINUTE}
     assert kind("source_result").oldest == {"running": None, "queued": None}
 
@@ -170,9 +170,9 @@ def test_a_schedule_is_overdue_from_three_intervals_on(admin_client):
 
 def test_a_kind_that_cannot_be_read_says_so_and_hides_no_other(admin_client, monkeypatch):
     queued_job()
-    monkeypatch.setattr(type(conf.adapters()["source_result"]), "load", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(type(conf.adapters()["source_result"]), "summarize", lambda *arguments: 1 / 0)
     assert "It cannot be read: ZeroDivisionError" in shown(admin_client)
-    assert kind().loads["queued"].number == 1
+    assert kind().loads["queued"].count == 1
 
 
 def test_what_was_done_is_counted_by_hour_and_by_day():

@@ -65,7 +65,7 @@ def test_the_reaper_itself_its_workers_and_its_queues_are_told():
 
 
 def test_a_kind_that_cannot_be_read_is_told(monkeypatch):
-    monkeypatch.setattr(type(conf.adapters()["source_result"]), "load", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(type(conf.adapters()["source_result"]), "summarize", lambda *arguments: 1 / 0)
     code, out, _ = reaper("status")
     assert (code, "It cannot be read: ZeroDivisionError: division by zero" in out) == (1, True)
 

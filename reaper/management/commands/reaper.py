@@ -276,7 +276,7 @@ class Command(Switching, Thresholds, BaseCommand):
         """Show how far long work with the unfinished runs has come, where somebody looks on."""
         if json or self.page.plain:
             return nullcontext(reports.ignore_progress)
-        return self.page.working(what, sum(each.load(phase).number for each in adapters for phase in PHASES))
+        return self.page.working(what, sum(each.summarize(phase).count for each in adapters for phase in PHASES))
 
     def chosen(self, kind: str | None) -> list[RunAdapter]:
         """Return the adapter of one kind, or all."""
