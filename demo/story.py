@@ -15,7 +15,8 @@ from demo.terminal import Terminal
 from demo.trouble import Trouble
 from demo.watch import Watch
 from reaper.conf import settings as conf
-from reaper.core.decisions import Action, Reason
+from reaper.core.policy import Action
+from reaper.core.reasons import Reason
 from reaper.models import LedgerEntry
 from reaper.sweeps import manual as by_hand
 
@@ -215,7 +216,7 @@ class Story:
         name = self.names.get(row.run_id, row.run_id)
         if row.action != LedgerEntry.DISPATCH:
             self.reasons[row.run_id] = f"{row.action} ({row.reason})"
-            because = f"Finalized by the reaper because {Reason(row.reason).sentence} (rule {row.reason})."
+            because = f"Finalized by the reaper: {Reason(row.reason).sentence} (rule {row.reason})."
             self.terminal.tell("reaper", f"{name}: {row.message or because}")
 
     def _tell_wrong(self, wrong: WrongReap) -> None:

@@ -15,7 +15,7 @@ from django.core import checks
 
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
-from reaper.core.decisions import Policy
+from reaper.core.policy import Policy
 
 # Celery runs all system checks whenever it imports the task modules, which one of them asks it to do.
 importing: ContextVar[bool] = ContextVar("importing", default=False)

@@ -10,8 +10,8 @@ from django.db.models.functions import Concat, Left
 
 from reaper.adapters.base import RunUpdate
 from reaper.adapters.model_mapping import ModelMapping, as_aware, existing_columns
-from reaper.core.decisions import Action
 from reaper.core.facts import RunFacts
+from reaper.core.policy import Action
 from reaper.db import pagination
 from reaper.db.expressions import InValues, case_by_pk, text_value
 

@@ -14,10 +14,10 @@ from django.template.response import TemplateResponse
 from reaper.admin.mixins import KindFilter, OpenFilter, ReadOnlyAdmin, RunRecordAdmin, datetime_column
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from reaper.conf.validators import format_value
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.controls.forms import ExemptionForm, KindControlForm, PolicyOverrideForm
+from reaper.core.formatting import format_value
 from reaper.models import Alert, Exemption, KindControl, PolicyOverride
 from reaper.reports import diagnosis as reports
 

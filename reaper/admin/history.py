@@ -21,7 +21,7 @@ from reaper.admin.mixins import (
     in_full,
     sentence,
 )
-from reaper.core.explain import duration
+from reaper.core.formatting import format_duration
 from reaper.models import LedgerEntry, Observation, RefusedWrite, Sweep, WorkerHeartbeat
 
 
@@ -52,7 +52,7 @@ class SweepAdmin(ReadOnlyAdmin):
         if row.finished_at is None:
             return "has not ended"
         length = row.finished_at - row.started_at
-        return duration(length) if length.total_seconds() >= 1 else f"{length.total_seconds() * 1000:.0f} ms"
+        return format_duration(length) if length.total_seconds() >= 1 else f"{length.total_seconds() * 1000:.0f} ms"
 
     @admin.display(description="counts by reason")
     def counts_by_reason(self, row: Sweep) -> str:

@@ -15,10 +15,10 @@ from django.utils.html import format_html
 
 from reaper.adapters import ModelRunAdapter
 from reaper.conf import settings as conf
-from reaper.core.decisions import Action, Reason
 from reaper.core.facts import Phase
+from reaper.core.policy import Action, SweepScope
+from reaper.core.reasons import Reason
 from reaper.models import LedgerEntry
-from reaper.sweeps.sweep import PARENTS
 
 # What the ledger appends to a kind for the parents of its runs.
 OF_PARENT = ".parent"
@@ -100,7 +100,7 @@ class PhaseFilter(StaticChoicesFilter):
     """By what was swept."""
 
     title = parameter_name = "phase"
-    values = (Phase.RUNNING, Phase.QUEUED, PARENTS)
+    values = (Phase.RUNNING, Phase.QUEUED, SweepScope.PARENTS)
 
 
 class ActionFilter(StaticChoicesFilter):

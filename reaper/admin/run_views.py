@@ -22,9 +22,10 @@ from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Action, Mode
-from reaper.core.explain import PAST, evidence_in_words, facts_in_words, limits_in_words, one_line, verdict_in_words
+from reaper.core.explain import PAST, evidence_in_words, facts_in_words, limits_in_words, verdict_in_words
 from reaper.core.facts import Phase, RunFacts
+from reaper.core.formatting import one_line
+from reaper.core.policy import Action, Mode
 from reaper.ledger import records as ledger
 from reaper.models import Sweep
 from reaper.reports import diagnosis as reports

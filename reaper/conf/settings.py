@@ -39,7 +39,7 @@ from reaper.conf.validators import (
     parse_paths,
     parser_for,
 )
-from reaper.core.decisions import Policy
+from reaper.core.policy import Policy
 from reaper.exceptions import InvalidValue
 
 CLOCKS = ("database", "host")

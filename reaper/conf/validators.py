@@ -8,15 +8,12 @@ from functools import partial
 from types import UnionType
 from typing import Any, get_args
 
-from reaper.core.decisions import Action, Mode
+from reaper.core.formatting import OFF, parse_duration_text
+from reaper.core.policy import Action, Mode
 from reaper.exceptions import InvalidValue
 
 # A date moved by this much is still a date, in Python and in every database.
 LONGEST = timedelta(days=36_525)
-# How a person writes and reads durations.
-UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
-WRITTEN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(d|h|min|m|s|)", re.ASCII)
-OFF = "off"
 # What a database's integer holds.
 MOST = 2**31 - 1
 
@@ -126,45 +123,15 @@ def from_text(annotation: Any, text: str) -> Any:
             return None
         (annotation,) = (each for each in get_args(annotation) if each is not type(None))
     if annotation is timedelta:
-        return parse_duration_text(text)
+        return duration_or_text(text)
     if annotation == Sequence[timedelta]:
-        return [parse_duration_text(each) for each in text.split(",")] if text.lower() != OFF else []
+        return [duration_or_text(each) for each in text.split(",")] if text.lower() != OFF else []
     if annotation is int:
         return int(text) if re.fullmatch(r"-?[0-9]{1,15}", text) else text
     return text.lower()
 
 
-def parse_duration_text(text: str) -> timedelta | float | str:
-    """Return a duration as a person writes it; the text itself when it is none."""
-    text = text.strip().lower()
-    if re.fullmatch(r"-\d{1,9}(\.\d{1,6})?", text, re.ASCII):
-        return float(text)
-    parts = WRITTEN.findall(text)
-    # Each unit once and the largest first, or one number alone.
-    units = [unit[:1] for _, unit in parts]
-    in_order = units == [each for each in UNITS if each in units] or units == [""]
-    if not parts or not in_order or WRITTEN.sub("", text).strip():
-        return text
-    return timedelta(seconds=sum(float(number) * UNITS.get(unit[:1], 1) for number, unit in parts))
-
-
-def format_value(value: Any) -> str:
-    """Return a value as a person writes it, exactly."""
-    if value is None:
-        return OFF
-    if isinstance(value, timedelta):
-        return format_duration(value)
-    if isinstance(value, tuple | list):
-        return ", ".join(format_value(each) for each in value) or OFF
-    return str(value)
-
-
-def format_duration(value: timedelta) -> str:
-    """Return a duration in units: "1h 30m", "0.5s"."""
-    seconds, parts = value.total_seconds(), []
-    for unit, size in UNITS.items():
-        count = seconds // size if unit != "s" else round(seconds, 6)
-        if count:
-            parts.append(f"{count:g}{unit}" if count < 1e6 else f"{count:.0f}{unit}")
-        seconds -= count * size
-    return " ".join(parts) or "0s"
+def duration_or_text(text: str) -> timedelta | str:
+    """Return what a person wrote as a duration; as it is where it is none, for `parse_duration` to refuse."""
+    duration = parse_duration_text(text)
+    return text.strip() if duration is None else duration

@@ -10,10 +10,10 @@ from reaper import checks
 from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from reaper.conf.validators import format_value
 from reaper.controls import overrides as policies
 from reaper.controls.modes import LONGEST
-from reaper.core.decisions import Mode, Policy
+from reaper.core.formatting import format_value
+from reaper.core.policy import Mode, Policy
 from reaper.exceptions import InvalidValue
 from reaper.models import Exemption, KindControl, PolicyOverride
 

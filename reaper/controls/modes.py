@@ -9,8 +9,8 @@ from django.db import connections, transaction
 
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
-from reaper.core.decisions import Mode
-from reaper.core.explain import one_line
+from reaper.core.formatting import one_line
+from reaper.core.policy import Mode
 from reaper.db.expressions import InValues
 from reaper.models import Exemption, KindControl
 

@@ -10,9 +10,9 @@ from django.db import transaction
 
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
-from reaper.conf.validators import format_value, from_text
-from reaper.core.decisions import Policy
-from reaper.core.explain import one_line
+from reaper.conf.validators import from_text
+from reaper.core.formatting import format_value, one_line
+from reaper.core.policy import Policy
 from reaper.exceptions import InvalidValue
 from reaper.ledger.records import to_plain
 from reaper.models import PolicyOverride

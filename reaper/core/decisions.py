@@ -39,130 +39,37 @@ next moment is not. A requeue beyond its budget becomes a fail: a run that was s
 poison, one that never starts has no worker to run it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import NamedTuple
 
 from reaper.core.facts import MAX_CLOCK_AHEAD, Evidence, History, Liveness, MessageLocation, Phase, RunFacts, hostname
+from reaper.core.policy import Action, Policy
+from reaper.core.reasons import Reason
 
 # A sweep publishes right after its commit, and the broker's answer is bounded (broker.BOUNDS). Within this time it may
 # be about to publish, and another sweep would send a second copy.
 PUBLISH_GRACE = timedelta(seconds=10)
 
 
-class Action(StrEnum):
-    """What is to be done with a run. Leaving it alone is a decision too."""
-
-    LEAVE = "leave"
-    REQUEUE = "requeue"
-    REPUBLISH = "republish"
-    FAIL = "fail"
-    CLOSE = "close"
-
-
-class Mode(StrEnum):
-    """How a kind is swept."""
-
-    ACT = "act"
-    DRY_RUN = "dry_run"  # the same decisions, noted and not carried out
-    OFF = "off"
-
-
-class Reason(StrEnum):
-    """Why; `sentence` says it to a person."""
-
-    sentence: str
-
-    def __new__(cls, value: str, sentence: str) -> "Reason":
-        """Make a member that is equal to its value and carries its sentence."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
-
-    FINISHED = "finished", "it has ended"
-    UNKNOWN_STATUS = "unknown_status", "its status is none that the reaper knows"
-    EXEMPT = "exempt", "a person has exempted it"
-    PARENT_ENDED = "parent_ended", "its parent had ended"
-    UNPUBLISHED = "unpublished", "its last dispatch was never confirmed by the broker"
-    BACKOFF = "backoff", "it was acted on a short while ago"
-    NO_TIMESTAMP = "no_timestamp", "it has no timestamp that can be trusted"
-    TIMED_OUT = "timed_out", "it was running for longer than its run timeout"
-    NEVER_SENT = "never_sent", "no task was ever sent for it"
-    STALLED = "stalled", "its task made no progress for longer than its stall timeout"
-    IN_PROGRESS = "in_progress", "a live worker is working on it"
-    RETRY_SCHEDULED = "retry_scheduled", "its own retry is waiting in the queue"
-    ORPHANED = "orphaned", "no worker was working on it any more"
-    RESERVED = "reserved", "a live worker has its task and will start it"
-    BACKLOG = "backlog", "its message is waiting in the queue"
-    LOST = "lost", "its message was gone and no worker had its task"
-    STRANDED = "stranded", "its message had been delivered to a worker that did not have it any more"
-    OVERTAKEN = "overtaken", "runs that were sent much later had started"
-    WITHIN_GRACE = "within_grace", "it is within its limits"
-    INCONCLUSIVE = "inconclusive", "what is behind it cannot be known"
-    JUDGING_FAILED = "judging_failed", "the rules could not judge it (the log says why)"
-    CHILDREN_ENDED = "children_ended", "all its children have ended"
-    MANUAL = "manual", "a person asked for it"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
-    """The thresholds of one kind of run. Defaults are the runbook's where it names one."""
-
-    run_timeout: timedelta = timedelta(hours=1)
-    queue_timeout: timedelta = timedelta(minutes=15)
-    # A held run without any progress for this long has stalled; None where the kind records no progress.
-    stall_timeout: timedelta | None = None
-    # No start and no progress for this long: a claim and the report of it may cross.
-    orphan_grace: timedelta = timedelta(seconds=5)
-    # A run that was never sent may still be waiting for its dispatcher's batch; a message may be on its way.
-    lost_grace: timedelta = timedelta(seconds=30)
-    # A run that is running for longer than this is worth a warning.
-    alert_after: timedelta = timedelta(minutes=30)
-    # REQUEUE only for kinds whose work may be done twice.
-    on_timeout: Action = Action.FAIL
-    on_orphan: Action = Action.FAIL
-    # Requeues of a run that had been started; the next loss makes it poison.
-    max_requeues: int = 3
-    # Requeues of a run that had not been started: its messages get lost, which is not its fault.
-    max_redispatches: int = 5
-    # Requeues of a run that was cut off by its worker's announced end: a deploy or an eviction is no poison.
-    max_interruptions: int = 10
-    # Waiting time after the first, second and every further action on the same run.
-    backoff: Sequence[timedelta] = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=8))
-    # Runs acted on in one sweep; the rest waits for the next one.
-    max_actions: int = 5000
-    # Unless somebody has switched it otherwise.
-    mode: Mode = Mode.ACT
-
-
-class Decision(NamedTuple):
-    """What is to be done with one run, and why."""
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with one run, and why."""
 
     action: Action
+    """What to do; LEAVE is to do nothing."""
     reason: Reason
-    # Kill the task where it runs, instead of only forbidding it to start.
+    """The rule that decided."""
     terminate: bool = False
-    # The run would have been requeued, but its budget is spent.
+    """Kill the task where it runs, instead of only preventing its start."""
     exhausted: bool = False
-    # The run was cut off by its worker's announced end: it counts against another budget.
+    """The run would have been requeued, but its budget of requeues is spent."""
     interrupted: bool = False
+    """The run was cut off by its worker's announced shutdown: it counts against a budget of its own."""
 
     @property
     def code(self) -> str:
         """Return the word for the run's error code: `poison` when the budget is spent, else the reason."""
         return "poison" if self.exhausted else str(self.reason)
-
-
-# Verdicts by which a run is left alone because all is well with it; the others are suspects.
-HEALTHY_REASONS = (
-    *(Reason.FINISHED, Reason.EXEMPT, Reason.BACKOFF, Reason.IN_PROGRESS, Reason.RETRY_SCHEDULED),
-    *(Reason.RESERVED, Reason.BACKLOG, Reason.WITHIN_GRACE),
-)
-# Verdicts that rest on a task's absence from all workers: before them the workers are asked themselves.
-ABSENCE_REASONS = (Reason.ORPHANED, Reason.LOST, Reason.STRANDED)
 
 
 def leave(reason: Reason) -> Decision:

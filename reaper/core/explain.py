@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from reaper.core.decisions import Action, Decision, Policy
+from reaper.core.decisions import Decision
 from reaper.core.facts import Evidence, History, Liveness, MessageLocation, Phase, RunFacts, hostname
+from reaper.core.formatting import format_ago, format_duration
+from reaper.core.policy import Action, Policy
 
-# What is not of this project (names, ids, errors) is said at no greater length.
-LONGEST = 500
 VERBS = {
     Action.LEAVE: "Left alone",
     Action.REQUEUE: "Requeued",
@@ -23,17 +23,11 @@ PAST = {
 }
 
 
-def one_line(text: object, most: int = LONGEST) -> str:
-    """Return what came from elsewhere as one line that is no command to a terminal and no second line of a log."""
-    said = "".join(char if char.isprintable() else " " for char in str(text)[: most + 1])
-    return said if len(said) <= most else f"{said[:most]}…"
-
-
 def describe(run: RunFacts, decision: Decision, now: datetime, *, actor: str = "") -> str:
     """Return the sentence that is written into the run: what happened, how long it was stuck, by which rule."""
     age = run.age(now)
-    stuck = f" It had been {run.status or run.phase} for {duration(age)}." if age is not None else ""
-    who = f"by {actor}" if actor else f"by the reaper because {decision.reason.sentence}"
+    stuck = f" It had been {run.status or run.phase} for {format_duration(age)}." if age is not None else ""
+    who = f"by {actor}" if actor else f"by the reaper: {decision.reason.sentence}"
     spent = given_up(total_requeues(run.history)) if decision.exhausted else ""
     return f"{VERBS[decision.action]} {who} (rule {decision.reason}).{stuck}{spent}"
 
@@ -43,19 +37,6 @@ def given_up(requeues: int) -> str:
     if not requeues:
         return " Its kind allows no requeue."
     return f" Given up after {requeues} {'requeue' if requeues == 1 else 'requeues'}."
-
-
-def duration(value: timedelta) -> str:
-    """Return a duration as a person says it: its largest unit and the one below."""
-    seconds = max(0, int(value.total_seconds()))
-    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-    largest = next((index for index, (_, size) in enumerate(units) if seconds >= size), len(units) - 1)
-    parts: list[str] = []
-    for unit, size in units[largest : largest + 2]:
-        count, seconds = divmod(seconds, size)
-        if count or not parts:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts)
 
 
 def total_requeues(history: History) -> int:
@@ -83,7 +64,7 @@ def describe_claimant(run: RunFacts, evidence: Evidence, now: datetime) -> Itera
         Liveness.DEAD: describe_death(evidence),
         Liveness.UNKNOWN: "left no report",
     }[evidence.claimant_liveness]
-    heard = f", last heard of {ago(now, evidence.claimant_seen_at)}" if evidence.claimant_seen_at else ""
+    heard = f", last heard of {format_ago(evidence.claimant_seen_at, now)}" if evidence.claimant_seen_at else ""
     yield f"claimed by {hostname(run.worker)}, which {state}{heard}"
 
 
@@ -93,7 +74,7 @@ def describe_task(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[
     if not run.task_id:
         yield "it has no task"
     elif evidence.holder and evidence.active_since:
-        yield f"{holder} has been working on the task for {duration(now - evidence.active_since)}"
+        yield f"{holder} has been working on the task for {format_duration(now - evidence.active_since)}"
     elif evidence.holder:
         yield f"{holder} holds the task and is not working on it yet"
     elif not evidence.absent:
@@ -103,7 +84,7 @@ def describe_task(run: RunFacts, evidence: Evidence, now: datetime) -> Iterator[
     else:
         yield "no live worker holds the task"
         if not run.worker and run.phase is Phase.RUNNING and evidence.fleet_watched_since:
-            yield f"all live workers have been reporting for {duration(now - evidence.fleet_watched_since)}"
+            yield f"all live workers have been reporting for {format_duration(now - evidence.fleet_watched_since)}"
     if evidence.last_holder and not evidence.holder and evidence.last_holder != run.worker:
         yield f"{hostname(evidence.last_holder)}, which {describe_death(evidence)}, had the task when it last reported"
 
@@ -130,7 +111,7 @@ def describe_message(evidence: Evidence, now: datetime) -> Iterator[str]:
     }[evidence.message_location]
     if evidence.first_sighting_at:
         heard = "every live worker has" if evidence.all_reported_since else "not every live worker has"
-        yield f"the same was seen {ago(now, evidence.first_sighting_at)}, and {heard} reported since"
+        yield f"the same was seen {format_ago(evidence.first_sighting_at, now)}, and {heard} reported since"
     if evidence.overtaken:
         yield "runs that were sent much later have started"
 
@@ -138,11 +119,6 @@ def describe_message(evidence: Evidence, now: datetime) -> Iterator[str]:
 def queue_name(evidence: Evidence) -> str:
     """Return the queue's name, as part of a sentence."""
     return f"queue {evidence.queue}" if evidence.queue else "its queue"
-
-
-def ago(now: datetime, then: datetime) -> str:
-    """Return how long ago something was."""
-    return f"{duration(now - then)} ago" if now - then >= timedelta(seconds=1) else "just now"
 
 
 def facts_in_words(run: RunFacts, now: datetime) -> list[str]:
@@ -153,22 +129,15 @@ def facts_in_words(run: RunFacts, now: datetime) -> list[str]:
         return [f"It has ended: its status is {run.status}; {task}.{parent}"]
     age = run.age(now)
     since = (
-        f"has been {run.status} for {duration(age)}"
+        f"has been {run.status} for {format_duration(age)}"
         if age is not None
         else f"is {run.status}, nothing tells for how long"
     )
     said = [f"It {since}", task]
     if run.phase is Phase.RUNNING:
         said.insert(1, f"claimed by {run.worker}" if run.worker else "by no worker that is recorded")
-        said.insert(2, f"last progress {long_ago(run.progress_at, now)}")
+        said.insert(2, f"last progress {format_ago(run.progress_at, now) if run.progress_at else 'none'}")
     return [f"{', '.join(said)}.{parent}"]
-
-
-def long_ago(at: datetime | None, now: datetime) -> str:
-    """Return how long ago it was; a time in the future says so."""
-    if at is None:
-        return "none"
-    return f"{duration(now - at)} ago" if at <= now else f"in the future ({at:%Y-%m-%d %H:%M:%S %Z})"
 
 
 def verdict_in_words(run: RunFacts, decision: Decision) -> str:
@@ -188,4 +157,6 @@ def limits_in_words(run: RunFacts, policy: Policy) -> str:
         Phase.QUEUED: ("queue_timeout", "lost_grace"),
     }.get(run.phase, ())
     values: dict[str, timedelta] = {name: getattr(policy, name) for name in names if getattr(policy, name) is not None}
-    return "Limits: " + ", ".join(f"{name} {duration(value)}" for name, value in values.items()) if values else ""
+    return (
+        "Limits: " + ", ".join(f"{name} {format_duration(value)}" for name, value in values.items()) if values else ""
+    )

@@ -20,8 +20,10 @@ from reaper.broker.queues import QueueSnapshot, scan_queues
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.core import brake
-from reaper.core.decisions import ABSENCE_REASONS, Decision, Policy, decide
+from reaper.core.decisions import Decision, decide
 from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation, Phase, RunFacts
+from reaper.core.policy import Policy
+from reaper.core.reasons import ABSENCE_REASONS
 from reaper.models import MessageSighting, WorkerHeartbeat
 from reaper.workers.heartbeat import DEADLINE, INTERVAL
 from reaper.workers.inspect import InspectionResult, inspect_workers

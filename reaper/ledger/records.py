@@ -15,8 +15,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Field, JSONField, QuerySet
 
 from reaper.adapters import RunAdapter, RunUpdate
-from reaper.core.decisions import Action, Reason
 from reaper.core.facts import Evidence, History, Phase, RunFacts, unattended_for
+from reaper.core.policy import Action
+from reaper.core.reasons import Reason
 from reaper.db.expressions import InValues
 from reaper.models import LedgerEntry, RefusedWrite, Sweep
 
@@ -121,11 +122,21 @@ def insert_statement(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> 
 
 def row_values(change: RunUpdate, now: datetime) -> tuple[Any, ...]:
     """Return what a row says of its change alone, without the evidence, in the order of ROW."""
-    run, (action, reason, *rest) = change.run, change.decision
+    run, decision = change.run, change.decision
     words = (run.task_id or "", change.new_task_id, change.message, to_json(run))
     alone = unattended_for(run, change.evidence, now)
     seconds = None if alone is None else alone.total_seconds()
-    return (run.pk, str(run.phase), str(action), str(reason), *rest, *words, seconds)
+    return (
+        run.pk,
+        str(run.phase),
+        str(decision.action),
+        str(decision.reason),
+        decision.terminate,
+        decision.exhausted,
+        decision.interrupted,
+        *words,
+        seconds,
+    )
 
 
 def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:

@@ -12,22 +12,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from reaper.core.decisions import Action, Decision, Policy, Reason
-from reaper.core.explain import (
-    duration,
-    evidence_in_words,
-    facts_in_words,
-    limits_in_words,
-    long_ago,
-    one_line,
-    verdict_in_words,
-)
+from reaper.core.decisions import Decision
+from reaper.core.explain import evidence_in_words, facts_in_words, limits_in_words, verdict_in_words
 from reaper.core.facts import NO_EVIDENCE, Evidence, RunFacts
+from reaper.core.formatting import format_ago, format_duration, one_line
+from reaper.core.policy import Action, Policy, SweepScope
+from reaper.core.reasons import Reason
 from reaper.models import Sweep
 from reaper.monitoring.health import Health
 from reaper.reports.dashboard import KindStatus, Overview, worker_state
 from reaper.reports.diagnosis import Diagnosis, RunLine, describe_event
-from reaper.sweeps.sweep import PARENTS
 
 # Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
 UNWRAPPED = 10_000
@@ -154,7 +148,7 @@ class Console:
         table = grid(["WORKER", "STATE", "HEARD OF", "WORKS ON", "HOLDS", "QUEUES"])
         for each in found.workers[:WORKERS]:
             state = worker_state(each)
-            seen = long_ago(each.seen_at, found.now)
+            seen = format_ago(each.seen_at, found.now) if each.seen_at else "none"
             figures = (str(len(each.active)), str(len(each.held)), one_line(", ".join(sorted(each.queues))))
             table.add_row(one_line(each.hostname), state, seen, *figures, style="red" if state == "dead" else "")
         self.console.print(table) if found.workers else self.indented(
@@ -179,7 +173,9 @@ class Console:
             self.indented(f"It cannot be read: {kind.error}")
         for phase, load in kind.loads.items():
             oldest = kind.oldest[phase]
-            self.indented(f"{phase}: {load.count:,}" + (f", the oldest for {duration(oldest)}" if oldest else ""))
+            self.indented(
+                f"{phase}: {load.count:,}" + (f", the oldest for {format_duration(oldest)}" if oldest else "")
+            )
         for each in kind.sweeps:
             for said in each.notes:
                 self.indented(f"{each.phase}: {said}")
@@ -219,7 +215,7 @@ class Console:
         """Print how the sweeps of each kind and phase are doing."""
         table = grid(["KIND", "PHASE", "LAST GOOD ONE", ""])
         for each in sweeps:
-            ago = "never" if each.last_good is None else f"{duration(each.last_good)} ago"
+            ago = "never" if each.last_good is None else f"{format_duration(each.last_good)} ago"
             table.add_row(each.kind, each.phase, ago, "overdue" * each.overdue, style="red" if each.overdue else "")
         self.console.print(table)
         for each in sweeps:
@@ -272,10 +268,10 @@ def grid(names: Sequence[str], *, show_header: bool = True) -> Table:
 
 def cells(line: RunLine) -> tuple[str, str, str, str]:
     """Return a line as a table has it. A parent is named by its id alone, which is what `finalize` takes."""
-    run = line.id if line.phase == PARENTS else f"{line.kind}:{line.id}"
-    state = "parent" if line.phase == PARENTS else str(line.phase)
+    run = line.id if line.phase == SweepScope.PARENTS else f"{line.kind}:{line.id}"
+    state = "parent" if line.phase == SweepScope.PARENTS else str(line.phase)
     if line.age is not None:
-        state = f"{state} {duration(line.age)}"
+        state = f"{state} {format_duration(line.age)}"
     return one_line(run), state, str(line.action), str(line.alert if line.action == Action.LEAVE else line.reason)
 
 

@@ -11,8 +11,8 @@ from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.controls import modes as switches
 from reaper.controls.modes import LONGEST
-from reaper.core.decisions import Mode
 from reaper.core.facts import RunFacts
+from reaper.core.policy import Mode
 from reaper.models import KindControl
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

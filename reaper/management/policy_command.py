@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from reaper.adapters import RunAdapter
-from reaper.conf.validators import format_value
 from reaper.controls import overrides as policies
 from reaper.controls.forms import PolicyOverrideForm
+from reaper.core.formatting import format_value
 from reaper.ledger.records import to_plain
 from reaper.management.control_commands import actor
 from reaper.reports import diagnosis as reports

@@ -47,7 +47,7 @@ class PolicyOverride(models.Model):
     actor = models.CharField(max_length=200)
     # Lower-case name -> value: seconds, a list of seconds, a number, a word or null. What is not named is as set.
     values = models.JSONField(default=dict, blank=True)
-    # What it changed, a sentence each: "run_timeout: 1h -> 2h".
+    # What it changed, a sentence each: "run_timeout: 1 h -> 2 h".
     changes = models.JSONField(default=list, blank=True)
 
     class Meta:

@@ -19,9 +19,10 @@ from reaper.adapters import OwnerNotification, RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Action, alert_for
-from reaper.core.explain import duration, one_line
+from reaper.core.decisions import alert_for
 from reaper.core.facts import Phase, RunFacts
+from reaper.core.formatting import format_duration, one_line
+from reaper.core.policy import Action
 from reaper.evidence.collector import Fleet, queue_of
 from reaper.models import Alert, LedgerEntry, WorkerHeartbeat
 from reaper.monitoring.health import health_of
@@ -81,7 +82,9 @@ def detect_late_runs(adapter: RunAdapter, now: datetime) -> Iterator[AlertCondit
                     late.setdefault(name, []).append(run)
     for name, runs in late.items():
         oldest = max(age for run in runs if (age := run.age(now)) is not None)
-        yield AlertCondition(name, "", f"{len(runs)} {adapter.kind} runs, the oldest for {duration(oldest)}", runs)
+        yield AlertCondition(
+            name, "", f"{len(runs)} {adapter.kind} runs, the oldest for {format_duration(oldest)}", runs
+        )
 
 
 def detect_missing_consumer(adapter: RunAdapter, now: datetime, crowd: Fleet) -> Iterator[AlertCondition]:
@@ -101,7 +104,7 @@ def detect_poison(adapter: RunAdapter, now: datetime) -> Iterator[AlertCondition
     )
     if count := lately.aggregate(count=Count("pk"))["count"]:
         yield AlertCondition(
-            POISON, "", f"{count} {adapter.kind} runs were given up within the last {duration(POISON_WINDOW)}"
+            POISON, "", f"{count} {adapter.kind} runs were given up within the last {format_duration(POISON_WINDOW)}"
         )
 
 
@@ -111,7 +114,8 @@ def detect_clock_skew(crowd: Fleet) -> Iterator[AlertCondition]:
     if wrong:
         node, skew = max(wrong.items(), key=lambda each: abs(each[1]))
         way = "behind" if skew > timedelta(0) else "ahead"
-        says = f"the clocks of {len(wrong)} workers are off, {one_line(node, 100)}'s by {duration(abs(skew))} ({way})"
+        off_by = f"{one_line(node, 100)}'s by {format_duration(abs(skew))} ({way})"
+        says = f"the clocks of {len(wrong)} workers are off, {off_by}"
         yield AlertCondition(CLOCK_SKEW, "", says)
 
 
@@ -206,7 +210,7 @@ def message_text(rows: Sequence[Alert], now: datetime) -> str:
     lines = [
         f"{row.subject}: {row.message}"
         if row.state == "opened"
-        else f"{row.subject} is over after {duration(now - row.opened_at)}: {row.message}"
+        else f"{row.subject} is over after {format_duration(now - row.opened_at)}: {row.message}"
         for row in ordered[:MAX_LINES]
     ]
     return "\n".join([*lines, *([f"and {len(rows) - MAX_LINES} more"] if len(rows) > MAX_LINES else [])])

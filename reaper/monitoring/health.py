@@ -9,17 +9,16 @@ from django.apps import apps
 from reaper.adapters import RunAdapter
 from reaper.controls import modes as switches
 from reaper.core.brake import HELD
-from reaper.core.decisions import Mode
-from reaper.core.explain import duration
 from reaper.core.facts import Phase
+from reaper.core.formatting import format_duration
+from reaper.core.policy import Mode, SweepScope
 from reaper.models import Sweep
-from reaper.sweeps.sweep import PARENTS
 
 # The task that sweeps each phase, by which its schedule is found.
 TASKS = {
     Phase.RUNNING: "reaper.tasks.sweep_running",
     Phase.QUEUED: "reaper.tasks.sweep_pending",
-    PARENTS: "reaper.tasks.finalize_parents",
+    SweepScope.PARENTS: "reaper.tasks.finalize_parents",
 }
 # A sweep that missed one tick may have waited behind another; one that missed three is not running.
 MISSED_INTERVALS = 3
@@ -73,7 +72,7 @@ def health_of(adapter: RunAdapter, now: datetime, state: switches.State | None =
 def sweep_scopes(adapter: RunAdapter) -> list[str]:
     """Return what there is to sweep of a kind: its parents only when it has any."""
     has_parents = type(adapter).iter_finalizable_parents is not RunAdapter.iter_finalizable_parents
-    return [Phase.RUNNING, Phase.QUEUED, *([PARENTS] if has_parents else [])]
+    return [Phase.RUNNING, Phase.QUEUED, *([SweepScope.PARENTS] if has_parents else [])]
 
 
 def load_schedules() -> dict[str, Schedule]:
@@ -123,7 +122,7 @@ def overdue(ago: timedelta | None, limit: timedelta) -> list[str]:
     """Return that no sweep has ended for longer than the limit, well or not."""
     if ago is None:
         return ["it has never been swept"]
-    return [f"the last sweep ended {duration(ago)} ago"] if ago > limit else []
+    return [f"the last sweep ended {format_duration(ago)} ago"] if ago > limit else []
 
 
 def age_of(sweep: Sweep | None, now: datetime) -> timedelta | None:

@@ -19,9 +19,10 @@ from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import HEALTHY_REASONS, Mode
-from reaper.core.explain import one_line
 from reaper.core.facts import Phase
+from reaper.core.formatting import one_line
+from reaper.core.policy import Mode
+from reaper.core.reasons import HEALTHY_REASONS
 from reaper.ledger import totals
 from reaper.models import WorkerHeartbeat
 from reaper.monitoring.health import CONDITIONS, health_of

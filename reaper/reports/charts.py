@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from reaper.core.explain import duration
+from reaper.core.formatting import format_duration
 from reaper.reports.dashboard import DAY, TimeBucket
 
 WIDTH, HEIGHT, GAP = 720, 120, 2
@@ -138,4 +138,4 @@ def bucket_label(bars: Sequence[TimeBucket]) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Return seconds as a person says them."""
-    return duration(min(timedelta(seconds=seconds), 36_525 * DAY))
+    return format_duration(min(timedelta(seconds=seconds), 36_525 * DAY))

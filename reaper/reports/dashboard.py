@@ -21,9 +21,11 @@ from reaper.conf import settings as conf
 from reaper.conf.settings import QUEUE
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
-from reaper.core.decisions import HEALTHY_REASONS, Mode, Policy, alert_for
-from reaper.core.explain import one_line
+from reaper.core.decisions import alert_for
 from reaper.core.facts import Phase, RunFacts
+from reaper.core.formatting import one_line
+from reaper.core.policy import Mode, Policy
+from reaper.core.reasons import HEALTHY_REASONS
 from reaper.evidence.collector import EvidenceCollector, Fleet, queue_of
 from reaper.models import Alert, LedgerEntry, Sweep, WorkerHeartbeat
 from reaper.monitoring.health import Health, health_of

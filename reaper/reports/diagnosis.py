@@ -14,9 +14,11 @@ from reaper.adapters import RunAdapter
 from reaper.broker.connection import Broker
 from reaper.conf import clock
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Action, Policy, Reason, alert_for
+from reaper.core.decisions import alert_for
 from reaper.core.explain import evidence_in_words
 from reaper.core.facts import NO_EVIDENCE, Phase, RunFacts
+from reaper.core.policy import Action, Policy, SweepScope
+from reaper.core.reasons import Reason
 from reaper.db.pagination import PAGE
 from reaper.evidence.collector import EvidenceCollector
 from reaper.ledger import records as ledger
@@ -24,7 +26,7 @@ from reaper.models import LedgerEntry, RefusedWrite, Sweep
 from reaper.monitoring.health import Health, health_of
 from reaper.signals import reaped
 from reaper.sweeps import sweep as sweeps
-from reaper.sweeps.sweep import PARENTS, Verdict
+from reaper.sweeps.sweep import Verdict
 
 # What `explain` tells of a run's past.
 HISTORY = 100
@@ -79,13 +81,13 @@ def line_of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> RunLine
 
 def line_of_parent(adapter: RunAdapter, parent: str) -> RunLine:
     """Return the line of a parent that waits for its outcome. Parents are no runs: their kind says so."""
-    return RunLine(f"{adapter.kind}.parent", parent, PARENTS, LedgerEntry.FINALIZE, Reason.CHILDREN_ENDED)
+    return RunLine(f"{adapter.kind}.parent", parent, SweepScope.PARENTS, LedgerEntry.FINALIZE, Reason.CHILDREN_ENDED)
 
 
 def line_of_entry(row: LedgerEntry) -> RunLine:
     """Return the line of a run that was acted on, with the age that it had then."""
     if row.action == LedgerEntry.FINALIZE:
-        return RunLine(row.kind, row.run_id, PARENTS, row.action, row.reason)
+        return RunLine(row.kind, row.run_id, SweepScope.PARENTS, row.action, row.reason)
     stamps: dict[str, Any] = {name: datetime.fromisoformat(row.facts[name]) for name in STAMPS if row.facts.get(name)}
     run = RunFacts(kind=row.kind, pk=row.run_id, phase=Phase(row.phase), **stamps)
     evidence = ledger.as_json(ledger.evidence_of(row.evidence))
@@ -100,7 +102,7 @@ def sweep_and_list(adapter: RunAdapter, phase: str, show: Show, done: Done = ign
 
     reaped.connect(count, sender=type(adapter))
     try:
-        row = sweeps.finalize_parents(adapter) if phase == PARENTS else sweeps.sweep(adapter, Phase(phase))
+        row = sweeps.finalize_parents(adapter) if phase == SweepScope.PARENTS else sweeps.sweep(adapter, Phase(phase))
     finally:
         reaped.disconnect(count, sender=type(adapter))
     rows = LedgerEntry.objects.using(adapter.using).filter(sweep=row).order_by("id")
@@ -113,7 +115,7 @@ def dry_run(adapter: RunAdapter, phase: str, show: Show, done: Done = ignore_pro
     """Show what a sweep of one kind and phase would act on; return the sweep it would be. Writes nothing."""
     now = clock.now(adapter.using)
     row = Sweep(kind=adapter.kind, phase=phase, started_at=now, counts={})
-    if phase == PARENTS:
+    if phase == SweepScope.PARENTS:
         for page in paged(line_of_parent(adapter, parent) for parent in adapter.iter_finalizable_parents()):
             row.scanned = row.finalized = row.scanned + len(page)
             show(page)

@@ -9,11 +9,13 @@ from django.db import transaction
 
 from reaper.adapters import RunAdapter, RunUpdate
 from reaper.broker.connection import Broker
-from reaper.core.decisions import Action, Decision, Reason
+from reaper.core.decisions import Decision
 from reaper.core.facts import RunFacts
+from reaper.core.policy import Action, SweepScope
+from reaper.core.reasons import Reason
 from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, Sweep
-from reaper.sweeps.sweep import BATCH, BY_HAND, SweepRun, Verdict, short_transaction
+from reaper.sweeps.sweep import BATCH, SweepRun, Verdict, short_transaction
 
 
 def act_on_run(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) -> tuple[bool, Sweep]:
@@ -28,7 +30,7 @@ def act_on_runs(adapter: RunAdapter, runs: Sequence[RunFacts], action: Action, a
     Returns the `Sweep` row, which says how many were still as they were seen, and tells about the broker.
     """
     with Broker() as broker:
-        hand = SweepRun(adapter, BY_HAND, broker, actor=actor)
+        hand = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor)
         with hand.notified():
             for start in range(0, len(runs), BATCH):
                 found = hand.sources.gather(runs[start : start + BATCH])
@@ -47,7 +49,7 @@ def revoke(adapter: RunAdapter, run: RunFacts, actor: str) -> Sweep:
     It is in the ledger first: a revoke that the broker does not take is sent by the next sweep.
     """
     with Broker() as broker:
-        hand = SweepRun(adapter, BY_HAND, broker, actor=actor)
+        hand = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor)
         with hand.notified():
             hand.open()
             ((run, evidence, _),) = hand.sources.gather([run])
@@ -69,7 +71,7 @@ def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> tuple[bool, Sweep]
     Its task may write to it again. Where nobody works on it, the next sweep finds that out once more.
     """
     with Broker() as broker:
-        hand, done = SweepRun(adapter, BY_HAND, broker, actor=actor), False
+        hand, done = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor), False
         with hand.notified():
             hand.open()
             ended = (
@@ -89,7 +91,7 @@ def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> tuple[bool, Sweep]
 def finalize(adapter: RunAdapter, parent: str, actor: str) -> tuple[bool, Sweep]:
     """Finalize one parent because a person asked for it; return whether it was done, and the `Sweep` row."""
     with Broker() as broker:
-        hand = SweepRun(adapter, BY_HAND, broker, actor=actor)
+        hand = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor)
         with hand.notified():
             hand.finalize(parent)
         row = hand.close()

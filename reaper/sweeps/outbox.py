@@ -10,8 +10,8 @@ from functools import partial
 
 from reaper.adapters import Message, RunAdapter, RunUpdate
 from reaper.broker.connection import Broker
-from reaper.core.explain import one_line
 from reaper.core.facts import RunFacts
+from reaper.core.formatting import one_line
 from reaper.evidence.collector import Fleet
 from reaper.exceptions import BrokerUnavailable
 from reaper.ledger import records as ledger

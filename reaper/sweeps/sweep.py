@@ -23,9 +23,12 @@ from reaper.conf import clock
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.core import brake
-from reaper.core.decisions import Action, Decision, Mode, Policy, Reason, decide, leave
-from reaper.core.explain import describe, one_line
+from reaper.core.decisions import Decision, decide, leave
+from reaper.core.explain import describe
 from reaper.core.facts import NO_EVIDENCE, Evidence, Phase, RunFacts
+from reaper.core.formatting import one_line
+from reaper.core.policy import Action, Mode, Policy, SweepScope
+from reaper.core.reasons import Reason
 from reaper.evidence.collector import EvidenceCollector, Finding, store_sightings
 from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, Observation, Sweep
@@ -42,7 +45,6 @@ LOCK_TIMEOUT, STATEMENT_TIMEOUT = "250ms", "5s"
 # database that is too slow for everything holds a sweep for half a minute and no longer.
 MAX_DB_ERRORS = 5
 # What a Sweep row's phase is besides those of runs.
-PARENTS, BY_HAND = "parents", "manual"
 # What would be done with a parent.
 FINALIZED = {"phase": Phase.RUNNING, "action": LedgerEntry.FINALIZE, "reason": Reason.CHILDREN_ENDED}
 
@@ -107,7 +109,7 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
 def finalize_parents(adapter: RunAdapter) -> Sweep:
     """Finalize the parents whose children have all ended; return the `Sweep` row."""
     with Broker() as broker:
-        run = SweepRun(adapter, PARENTS, broker)
+        run = SweepRun(adapter, SweepScope.PARENTS, broker)
         with run.notified():
             for parent in adapter.iter_finalizable_parents() if run.mode is not Mode.OFF else ():
                 run.row.scanned += 1
@@ -369,10 +371,13 @@ class SweepRun:
 
 def dry_run_note(each: Verdict, now: datetime) -> Observation:
     """Return the note of what would have been done with one run."""
-    run, (action, reason, *_) = each.run, each.decision
-    said = describe(run, each.decision, now)
     return Observation(
-        run_id=run.pk, task_id=run.task_id or "", phase=run.phase, action=action, reason=reason, message=said
+        run_id=each.run.pk,
+        task_id=each.run.task_id or "",
+        phase=each.run.phase,
+        action=each.decision.action,
+        reason=each.decision.reason,
+        message=describe(each.run, each.decision, now),
     )
 
 

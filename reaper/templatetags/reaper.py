@@ -8,8 +8,8 @@ from django import template
 from django.apps import apps
 from django.utils import timezone
 
-from reaper.core.decisions import Reason
-from reaper.core.explain import duration, one_line
+from reaper.core.formatting import format_ago, format_duration, one_line
+from reaper.core.reasons import Reason
 from reaper.reports import charts
 from reaper.reports import dashboard as overview
 
@@ -53,7 +53,7 @@ def scheduled(row: Any, now: datetime) -> Scheduled:
     every = row.interval.schedule.run_every if row.interval else None
     due = row.last_run_at + every if row.enabled and every and row.last_run_at else None
     late = now - due if due and every and now - due > 2 * every else None
-    text = f"every {duration(every)}" if every else str(row.scheduler)
+    text = f"every {format_duration(every)}" if every else str(row.scheduler)
     return Scheduled(row.pk, row.name, row.task, row.enabled, text, row.last_run_at, due, late)
 
 
@@ -72,19 +72,13 @@ def recovery_chart(bars: Sequence[overview.TimeBucket]) -> charts.Chart:
 @register.filter(name="duration")
 def duration_of(value: timedelta | None) -> str:
     """Return a duration as a person says it; '' for none."""
-    return "" if value is None else duration(value)
+    return "" if value is None else format_duration(value)
 
 
 @register.filter
 def ago(moment: datetime | None, now: datetime) -> str:
     """Return how long before `now` a moment was; '-' for none."""
-    return (
-        "-"
-        if moment is None
-        else f"{duration(now - moment)} ago"
-        if now - moment >= timedelta(seconds=1)
-        else "just now"
-    )
+    return "-" if moment is None else format_ago(moment, now)
 
 
 @register.filter

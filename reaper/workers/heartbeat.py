@@ -22,7 +22,7 @@ from django.db.models import Case, F, When
 from django.db.models.functions import Now
 from django.db.utils import load_backend
 
-from reaper.core.explain import one_line
+from reaper.core.formatting import one_line
 from reaper.models import WorkerHeartbeat
 from reaper.workers.held_tasks import TaskSnapshot, copy_live, json_safe_ids, snapshot_tasks, truncate, union
 

@@ -11,7 +11,8 @@ from apps.sources.models import CrawlJob
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Mode, Phase
+from reaper.core.facts import Phase
+from reaper.core.policy import Mode
 from reaper.models import KindControl, LedgerEntry
 from reaper.sweeps import sweep as sweeps
 from tests.browser.conftest import log_in, opened, picture, serious
@@ -88,7 +89,7 @@ def test_a_stuck_run_appears_by_itself_and_is_explained(tab):
     tab.reload()
     picture(tab, "overview")
     tab.get_by_role("link", name=str(stuck.pk)).click()
-    expect(tab.get_by_text("It would be failed: no worker was working on it any more (rule orphaned).")).to_be_visible()
+    expect(tab.get_by_text("It would be failed: no live worker has its task any more (rule orphaned).")).to_be_visible()
     expect(tab.get_by_text("Claimed by celery@dead/abc.")).to_be_visible()
     picture(tab, "run")
 

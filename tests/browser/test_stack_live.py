@@ -67,7 +67,7 @@ def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
     later_sweep(WATCHED, last_sweep(WATCHED))
     assert (fresh(first).status, LedgerEntry.objects.count()) == ("running", 0)
     tab.get_by_role("link", name=str(first.pk)).click()
-    expect(tab.get_by_text("It would be failed: it was running for longer than its run timeout")).to_be_visible()
+    expect(tab.get_by_text("It would be failed: it was running longer than its run timeout")).to_be_visible()
     tab.get_by_role("button", name="Requeue").click()
     expect(tab.get_by_text(f"The run crawl_job:{first.pk} was requeued.")).to_be_visible()
     assert fresh(first).status == "pending"

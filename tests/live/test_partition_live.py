@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 
 from reaper.conf import clock
-from reaper.core.decisions import Reason
+from reaper.core.reasons import Reason
 from reaper.models import LedgerEntry, Sweep
 from reaper.workers.registry import load_workers
 from tests import processes

@@ -11,7 +11,10 @@ from django.db.models import F
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper.adapters import Message, ModelRunAdapter, RunAdapter, RunUpdate
-from reaper.core.decisions import Action, Decision, Phase, Reason, RunFacts
+from reaper.core.decisions import Decision
+from reaper.core.facts import Phase, RunFacts
+from reaper.core.policy import Action
+from reaper.core.reasons import Reason
 from reaper.db import pagination as reading
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel

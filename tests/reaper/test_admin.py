@@ -11,7 +11,8 @@ from freezegun import freeze_time
 
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import Mode, Phase
+from reaper.core.facts import Phase
+from reaper.core.policy import Mode
 from reaper.models import Exemption, KindControl, LedgerEntry, Observation, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps import manual as by_hand
 from reaper.sweeps import sweep as sweeps
@@ -76,7 +77,7 @@ def test_a_sweep_shows_its_reasons_its_errors_and_the_way_to_what_it_did(admin_c
     sweep = Sweep.objects.get(acted=1, phase="running")
     Sweep.objects.filter(pk=sweep.pk).update(errors=["no <broker>"])
     shown = text_of(admin_client, page(Sweep, "change", sweep.pk))
-    assert "timed_out: it was running for longer than its run timeout" in shown
+    assert "timed_out: it was running longer than its run timeout" in shown
     assert "no &lt;broker&gt;" in shown
     link = f"{page(LedgerEntry)}?sweep__id__exact={sweep.pk}"
     assert link in shown
@@ -90,7 +91,7 @@ def test_the_ledger_links_runs_and_parents_to_their_pages(admin_client, records)
     assert f'<a href="{failed}">crawl_job:{records[0].pk}</a>' in listed
     assert f'<a href="{requeued}">crawl_job:{records[1].pk}</a>' in listed
     assert f'<a href="{job}">source_result.parent:{records[2].pk}</a>' in listed
-    assert "timed_out: it was running for longer than its run timeout" in listed
+    assert "timed_out: it was running longer than its run timeout" in listed
 
 
 def test_a_reaping_shows_its_facts_readably(admin_client, records):
@@ -121,7 +122,7 @@ def test_a_worker_is_listed_with_what_it_consumes_and_shown_with_what_it_holds(a
 
 
 def test_what_was_observed_and_switched_is_listed_with_the_names(admin_client, records):
-    assert "timed_out: it was running for longer than its run timeout" in text_of(admin_client, page(Observation))
+    assert "timed_out: it was running longer than its run timeout" in text_of(admin_client, page(Observation))
     assert "mode dry_run, paused until 2026-03-01 13:00:00 UTC" in text_of(admin_client, page(KindControl))
     listed = text_of(admin_client, page(Exemption))
     assert f"crawl_job:{records[0].pk}" in listed

@@ -11,7 +11,7 @@ from django.test import override_settings
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
 from reaper.conf.validators import parser_for
-from reaper.core.decisions import Action, Policy
+from reaper.core.policy import Action, Policy
 
 HERE = "tests.reaper.test_conf"
 HOUR = timedelta(hours=1)

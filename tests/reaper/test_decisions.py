@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaper.core.decisions import ABSENCE_REASONS, PUBLISH_GRACE, Action, Decision, Policy, Reason, alert_for, decide
+from reaper.core.decisions import PUBLISH_GRACE, Decision, alert_for, decide
 from reaper.core.facts import NO_EVIDENCE, Evidence, History, Liveness, MessageLocation, Phase, RunFacts
+from reaper.core.policy import Action, Policy
+from reaper.core.reasons import ABSENCE_REASONS, Reason
 from tests.worlds import NOW, SECOND
 
 TICK = timedelta(microseconds=1)

@@ -15,8 +15,10 @@ from apps.sources.models import CrawlJob
 from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper.adapters import RunUpdate
 from reaper.conf import settings as conf
-from reaper.core.decisions import Action, Decision, Reason, decide
+from reaper.core.decisions import Decision, decide
 from reaper.core.facts import NO_EVIDENCE, Evidence, History, Liveness, Phase, RunFacts
+from reaper.core.policy import Action
+from reaper.core.reasons import Reason
 from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps

@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import HEALTHY_REASONS, Mode, Reason
+from reaper.core.policy import Mode
+from reaper.core.reasons import HEALTHY_REASONS, Reason
 from reaper.models import LedgerEntry, Sweep
 from reaper.monitoring import metrics
 from tests.reaper.test_sweeps import sweep

@@ -12,7 +12,7 @@ from freezegun import api, freeze_time
 
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import Mode
+from reaper.core.policy import Mode
 from reaper.models import LedgerEntry, Sweep
 from reaper.reports import dashboard as overview
 from tests.reaper.test_sweeps import sweep, sweep_queued

@@ -18,7 +18,7 @@ from reaper.broker.connection import Broker
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Mode
+from reaper.core.policy import Mode
 from reaper.exceptions import BrokerUnavailable
 from reaper.models import Exemption, KindControl, LedgerEntry, PolicyOverride
 from reaper.reports import diagnosis as reports
@@ -170,7 +170,7 @@ def test_a_run_is_explained_with_what_would_be_done_and_what_happened(ada):
     assert (
         f"It has been running for 2 h, claimed by celery@w1/abc, last progress none, its task is {job.task_id}." in page
     )
-    assert "It would be failed: it was running for longer than its run timeout (rule timed_out)." in page
+    assert "It would be failed: it was running longer than its run timeout (rule timed_out)." in page
     assert "Limits: run_timeout 1 h" in page
     assert "2026-03-01 10:00:00 Claimed by celery@w1/abc." in page
     assert f"2026-03-01 10:00:00 Dispatched as task {job.task_id}." in page
@@ -253,7 +253,7 @@ def test_a_run_is_left_alone_and_looked_after_again(ada):
     job = running_job(2 * HOUR)
     assert "is left alone" in act(ada, job, "exempt")
     assert (Exemption.objects.get().run_id, Exemption.objects.get().actor) == (str(job.pk), "ada")
-    assert "It is left alone: a person has exempted it" in text(run_page(ada, job))
+    assert "It is left alone: it is exempt from recovery" in text(run_page(ada, job))
     assert "is looked after again" in act(ada, job, "readmit")
     assert not Exemption.objects.exists()
 
@@ -575,17 +575,17 @@ def edit(client, kind="crawl_job", **data):
 
 def test_thresholds_are_edited_in_the_users_name_and_it_is_in_the_history(ada):
     response = edit(ada, run_timeout="3h", on_orphan="requeue", seen="0")
-    said = "Edited crawl_job: run_timeout: 1h -> 3h; on_orphan: fail -> requeue. This counts from the next sweep on."
+    said = "Edited crawl_job: run_timeout: 1 h -> 3 h; on_orphan: fail -> requeue. This counts from the next sweep on."
     assert [str(each) for each in response.context["messages"]] == [said]
     assert escape(said) in response.content.decode()
     assert policies.effective_policy(conf.adapters()["crawl_job"]).run_timeout == 3 * HOUR
-    assert "run_timeout: 1h -&gt; 3h" in ada.get(reverse("admin:reaper_policyoverride_changelist")).content.decode()
-    assert LogEntry.objects.get().change_message == "run_timeout: 1h -> 3h; on_orphan: fail -> requeue"
+    assert "run_timeout: 1 h -&gt; 3 h" in ada.get(reverse("admin:reaper_policyoverride_changelist")).content.decode()
+    assert LogEntry.objects.get().change_message == "run_timeout: 1 h -> 3 h; on_orphan: fail -> requeue"
 
 
 def test_wrong_thresholds_are_refused_and_stay_in_the_form(ada):
     page = edit(ada, run_timeout="1s", max_requeues="3").content.decode()
-    assert "run_timeout is 1s, which is below 12s. Give 12s or more." in page
+    assert "run_timeout is 1 s, which is below 12 s. Give 12 s or more." in page
     assert 'value="1s"' in page
     assert not PolicyOverride.objects.exists()
 
@@ -593,7 +593,7 @@ def test_wrong_thresholds_are_refused_and_stay_in_the_form(ada):
 def test_a_preview_names_the_runs_and_saves_nothing(ada):
     job = held_job(40 * MINUTE)
     page = text(edit(ada, run_timeout="35m", alert_after="20m", _preview="Preview"))
-    assert "run_timeout: 1h -&gt; 35m; alert_after: 30m -&gt; 20m. 1 run would be acted on" in page
+    assert "run_timeout: 1 h -&gt; 35 min; alert_after: 30 min -&gt; 20 min. 1 run would be acted on" in page
     assert f"crawl_job:{job.pk} running fail timed_out" in page
     assert (PolicyOverride.objects.count(), fresh(job).status) == (0, "running")
 

@@ -1,5 +1,6 @@
 """Edited thresholds: what people write, what is refused of it, what counts then, and that the sweeps obey."""
 
+import re
 from datetime import timedelta
 from functools import partial
 from itertools import pairwise
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaper.conf import settings as conf
-from reaper.conf.validators import format_value, from_text
+from reaper.conf.validators import from_text
 from reaper.controls import overrides as policies
 from reaper.controls.forms import PolicyOverrideForm
-from reaper.core.decisions import Action, Policy
+from reaper.core.formatting import format_value
+from reaper.core.policy import Action, Policy
 from reaper.exceptions import InvalidValue
 from reaper.models import LedgerEntry, PolicyOverride
 from tests.reaper.command import reaper
@@ -104,9 +106,9 @@ def test_the_newest_edit_counts_whole_and_the_others_are_the_history():
     edited("eve")
     assert policies.effective_policy(adapter()) == conf.policy(adapter())
     assert [(row.actor, row.summary) for row in PolicyOverride.objects.order_by("id")] == [
-        ("ada", "run_timeout: 1h -> 3h"),
-        ("bob", "run_timeout: 3h -> 1h; alert_after: 30m -> 20m"),
-        ("eve", "alert_after: 20m -> 30m"),
+        ("ada", "run_timeout: 1 h -> 3 h"),
+        ("bob", "run_timeout: 3 h -> 1 h; alert_after: 30 min -> 20 min"),
+        ("eve", "alert_after: 20 min -> 30 min"),
     ]
 
 
@@ -183,15 +185,15 @@ def test_an_orphan_is_requeued_once_its_kind_may_be():
     ("name", "text", "sentence"),
     [
         ("run_timeout", "0", "run_timeout is 0:00:00, which is not above zero. "),
-        ("run_timeout", "-5", "run_timeout is -5.0, which is not above zero. "),
-        ("run_timeout", "1s", "run_timeout is 1s, which is below 12s. Give 12s or more."),
-        ("run_timeout", "11.9s", "run_timeout is 11.9s, which is below 12s. "),
+        ("run_timeout", "-5", "run_timeout is -1 day, 23:59:55, which is not above zero. "),
+        ("run_timeout", "1s", "run_timeout is 1 s, which is below 12 s. Give 12 s or more."),
+        ("run_timeout", "11.9s", "run_timeout is 11.9 s, which is below 12 s. "),
         ("run_timeout", "soon", "run_timeout is 'soon', which is no duration. "),
         ("run_timeout", "999999999d", "run_timeout is "),
-        ("queue_timeout", "1", "queue_timeout is 1s, which is below 12s. "),
-        ("stall_timeout", "1", "stall_timeout is 1s, which is below 12s. "),
-        ("lost_grace", "0.5", "lost_grace is 0.5s, which is below 1s. "),
-        ("backoff", "30s, 0.1s", "backoff is 0.1s, which is below 1s. "),
+        ("queue_timeout", "1", "queue_timeout is 1 s, which is below 12 s. "),
+        ("stall_timeout", "1", "stall_timeout is 1 s, which is below 12 s. "),
+        ("lost_grace", "0.5", "lost_grace is 0.5 s, which is below 1 s. "),
+        ("backoff", "30s, 0.1s", "backoff is 0.1 s, which is below 1 s. "),
         ("backoff", "30s; 2m", "backoff holds a value that is '30s; 2m', which is no duration. "),
         ("on_orphan", "leave", "on_orphan is 'leave', which is none of its values. "),
         ("max_requeues", "-1", "max_requeues is -1, which is below 0. "),
@@ -228,8 +230,8 @@ def test_an_empty_form_ends_all_edits():
 def test_the_form_shows_what_is_edited_and_what_counts_without():
     edited(run_timeout=3 * HOUR)
     shown = PolicyOverrideForm(adapter())
-    assert (shown["run_timeout"].initial, shown["alert_after"].initial) == ("3h", "")
-    assert shown.fields["run_timeout"].widget.attrs["placeholder"] == "1h"
+    assert (shown["run_timeout"].initial, shown["alert_after"].initial) == ("3 h", "")
+    assert shown.fields["run_timeout"].widget.attrs["placeholder"] == "1 h"
     assert shown.fields["stall_timeout"].widget.attrs["placeholder"] == "off"
 
 
@@ -252,8 +254,8 @@ def test_whatever_is_written_gets_a_sentence_or_a_policy(texts):
 def test_the_command_shows_each_threshold_with_where_it_comes_from():
     edited(run_timeout=3 * HOUR)
     code, out, _ = reaper("policy", "crawl_job")
-    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
-    assert (code, lines["run_timeout"]) == (0, ["3h", "edited by ada on 2026-03-01"])
+    lines = {line.split()[0]: re.split(" {2,}", line)[1:] for line in out.splitlines()}
+    assert (code, lines["run_timeout"]) == (0, ["3 h", "edited by ada on 2026-03-01"])
     assert set(lines) >= set(policies.NAMES)
 
 
@@ -262,7 +264,7 @@ def test_the_command_edits_one_and_leaves_the_others():
     edited(run_timeout=3 * HOUR, max_requeues=9)
     code, out, _ = reaper("policy", "crawl_job", "RUN_TIMEOUT=2h", "on_orphan=requeue", "--user", "bob")
     assert (code, out.splitlines()[0]) == (
-        0, "crawl_job: run_timeout: 3h -> 2h; on_orphan: fail -> requeue. This counts from the next sweep on.",
+        0, "crawl_job: run_timeout: 3 h -> 2 h; on_orphan: fail -> requeue. This counts from the next sweep on.",
     )  # fmt: skip
     policy = policies.effective_policy(adapter())
     assert (policy.run_timeout, policy.on_orphan, policy.max_requeues) == (2 * HOUR, "requeue", 9)
@@ -292,7 +294,7 @@ def test_a_preview_says_what_an_edit_would_do_and_changes_nothing():
     job = held_job(40 * MINUTE)
     code, out, _ = reaper("policy", "crawl_job", "run_timeout=35m", "alert_after=20m", "--dry-run")
     assert code == 0
-    assert "run_timeout: 1h -> 35m; alert_after: 30m -> 20m" in out
+    assert "run_timeout: 1 h -> 35 min; alert_after: 30 min -> 20 min" in out
     assert f"crawl_job:{job.pk}" in out
     assert "timed_out" in out
     assert "1 runs would be acted on." in out

@@ -13,8 +13,8 @@ from freezegun import freeze_time
 from apps.sources.reaping import CrawlJobs
 from reaper import models, tasks
 from reaper.adapters import Message
-from reaper.core.decisions import Phase
-from reaper.core.explain import LONGEST, one_line
+from reaper.core.facts import Phase
+from reaper.core.formatting import MAX_LENGTH, one_line
 from reaper.monitoring import metrics
 from reaper.sweeps import sweep as sweeps
 from tests.processes import PATIENCE, wait_until, worker
@@ -192,7 +192,7 @@ def test_an_error_text_of_any_length_is_one_short_line(monkeypatch, caplog):
 
     running_job(2 * HOUR)
     row = sweep(Broken())
-    assert [len(each) <= LONGEST + 1 and each.isprintable() for each in row.errors] == [True]
+    assert [len(each) <= MAX_LENGTH + 1 and each.isprintable() for each in row.errors] == [True]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_an_error_text_of_any_length_is_one_short_line(monkeypatch, caplog):
         ("a\nb\tc", "a b c"),
         ("\x1b[31mred", " [31mred"),
         ("ä € 漢", "ä € 漢"),
-        ("x" * LONGEST, "x" * LONGEST),
-        ("x" * (LONGEST + 1), "x" * LONGEST + "…"),
+        ("x" * MAX_LENGTH, "x" * MAX_LENGTH),
+        ("x" * (MAX_LENGTH + 1), "x" * MAX_LENGTH + "…"),
         (None, "None"),
     ],
 )

@@ -8,7 +8,7 @@ from reaper import schedules
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Mode
+from reaper.core.policy import Mode
 from reaper.models import Alert
 from tests.reaper.command import MISSING, named, reaper
 from tests.reaper.test_pages import failed_job

@@ -17,7 +17,9 @@ from reaper.broker.connection import Broker
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.core import brake
-from reaper.core.decisions import PUBLISH_GRACE, Action, Phase
+from reaper.core.decisions import PUBLISH_GRACE
+from reaper.core.facts import Phase
+from reaper.core.policy import Action
 from reaper.db import pagination as reading
 from reaper.evidence.collector import EvidenceCollector
 from reaper.ledger import records as ledger
@@ -120,7 +122,7 @@ def test_a_run_beyond_its_run_timeout_is_failed_with_a_ledger_row(broker):
     stuck, young = fresh(stuck), fresh(young)
     assert (stuck.status, stuck.error_code, stuck.completed_at) == ("failed", "timed_out", NOW)
     assert stuck.error_message == (
-        "Failed by the reaper because it was running for longer than its run timeout (rule timed_out)."
+        "Failed by the reaper: it was running longer than its run timeout (rule timed_out)."
         " It had been running for 1 h."
     )
     assert young.status == "running"
@@ -892,7 +894,7 @@ def test_a_timestamp_that_python_cannot_hold_spoils_nothing(stamp):
 def test_an_earlier_message_is_kept():
     stuck = running_job(2 * HOUR, error_message="The site was slow.")
     sweep()
-    assert fresh(stuck).error_message.startswith("The site was slow.\nFailed by the reaper because")
+    assert fresh(stuck).error_message.startswith("The site was slow.\nFailed by the reaper: ")
 
 
 # --- task ids that several runs carry -----------------------------------------------------------------------------
@@ -1349,7 +1351,7 @@ def test_a_parcel_is_carried_as_well(parcels, broker):
     assert broker.waiting("parcels") == [(fresh(lost).job, "tests.plugin.deliver", [lost.pk], {})]
     assert (fresh(stuck).stage, fresh(stuck).note) == (
         "lost",
-        "Failed by the reaper because it was running for longer than its"[:60],
+        "Failed by the reaper: it was running longer than its run timeout"[:60],
     )
     assert {each.kind for each in LedgerEntry.objects.all()} == {"parcel"}
     assert Parcel.objects.count() == 2

@@ -11,8 +11,8 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.core import brake
-from reaper.core.decisions import Action, Mode
 from reaper.core.facts import Phase
+from reaper.core.policy import Action, Mode
 from reaper.models import Exemption, KindControl, LedgerEntry, MessageSighting, Observation, Sweep
 from reaper.signals import reaped
 from reaper.sweeps import manual as by_hand

@@ -6,9 +6,12 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 
-from reaper.core.decisions import Action, Decision, Reason, decide
-from reaper.core.explain import describe, duration, evidence_in_words
+from reaper.core.decisions import Decision, decide
+from reaper.core.explain import describe, evidence_in_words
 from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation
+from reaper.core.formatting import format_duration
+from reaper.core.policy import Action
+from reaper.core.reasons import Reason
 from tests.reaper.test_decisions import (
     DAY,
     HOUR,
@@ -34,48 +37,48 @@ from tests.worlds import NOW, SECOND
             running(2 * HOUR),
             Decision(Action.FAIL, Reason.TIMED_OUT, terminate=True),
             "",
-            "Failed by the reaper because it was running for longer than its run timeout (rule timed_out)."
+            "Failed by the reaper: it was running longer than its run timeout (rule timed_out)."
             " It had been running for 2 h.",
         ),
         (
             queued(16 * MINUTE + 5 * SECOND),
             Decision(Action.REQUEUE, Reason.LOST),
             "",
-            "Requeued by the reaper because its message was gone and no worker had its task (rule lost)."
+            "Requeued by the reaper: its message is gone and no worker has its task (rule lost)."
             " It had been pending for 16 min 5 s.",
         ),
         (
             queued(DAY, history=acted(requeues=1, redispatches=5, interruptions=2)),
             Decision(Action.FAIL, Reason.NEVER_SENT, exhausted=True),
             "",
-            "Failed by the reaper because no task was ever sent for it (rule never_sent)."
+            "Failed by the reaper: no task was ever sent for it (rule never_sent)."
             " It had been pending for 1 d. Given up after 8 requeues.",
         ),
         (
             running(MINUTE, history=acted(requeues=1)),
             Decision(Action.FAIL, Reason.ORPHANED, exhausted=True),
             "",
-            "Failed by the reaper because no worker was working on it any more (rule orphaned)."
+            "Failed by the reaper: no live worker has its task any more (rule orphaned)."
             " It had been running for 1 min. Given up after 1 requeue.",
         ),
         (
             running(MINUTE),
             Decision(Action.FAIL, Reason.ORPHANED, exhausted=True),
             "",
-            "Failed by the reaper because no worker was working on it any more (rule orphaned)."
+            "Failed by the reaper: no live worker has its task any more (rule orphaned)."
             " It had been running for 1 min. Its kind allows no requeue.",
         ),
         (
             running(MINUTE, parent_ended=True),
             Decision(Action.CLOSE, Reason.PARENT_ENDED),
             "",
-            "Closed by the reaper because its parent had ended (rule parent_ended). It had been running for 1 min.",
+            "Closed by the reaper: its parent has ended (rule parent_ended). It had been running for 1 min.",
         ),
         (
             queued(MINUTE),
             Decision(Action.REPUBLISH, Reason.UNPUBLISHED),
             "",
-            "Sent again by the reaper because its last dispatch was never confirmed by the broker (rule unpublished)."
+            "Sent again by the reaper: the broker never confirmed its last dispatch (rule unpublished)."
             " It had been pending for 1 min.",
         ),
         (
@@ -113,7 +116,7 @@ def test_the_sentence_says_what_happened_how_long_it_was_stuck_and_by_which_rule
     ],
 )
 def test_a_duration_as_a_person_says_it(value, said):
-    assert duration(value) == said
+    assert format_duration(value) == said
 
 
 GONE = Evidence(absent=True, witness=W2, queue="crawl", waiting=0)

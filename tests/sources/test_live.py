@@ -8,7 +8,7 @@ from django.db import connection
 from apps.sources import runs
 from apps.sources.models import CrawlJob, Source
 from reaper.conf import settings as conf
-from reaper.core.decisions import Phase
+from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
 from tests import processes

@@ -12,7 +12,7 @@ from freezegun import freeze_time
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.conf import settings as conf
-from reaper.core.decisions import Phase
+from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import sweep as sweeps
 from tests.processes import Race, broker_at, redis_server, wait_until

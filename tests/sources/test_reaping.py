@@ -8,7 +8,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from apps.sources.reaping import CrawlJobs, SourceResults, adapter_of
 from reaper.adapters import Message
 from reaper.conf import settings as conf
-from reaper.core.decisions import Phase
+from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import sweep as sweeps
 from tests.processes import broker_at, redis_server

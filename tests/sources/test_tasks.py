@@ -13,7 +13,7 @@ from apps.sources import crawler, runs, tasks
 from apps.sources.models import CrawlJob, Source
 from apps.sources.tasks import crawl_all_active_sources, crawl_source
 from reaper.conf import settings as conf
-from reaper.core.decisions import Phase
+from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import sweep as sweeps
 from tests.processes import Sent, broker_at, free_port, redis_server, site

@@ -19,9 +19,9 @@ from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import overrides as policies
-from reaper.core.decisions import Action, Mode
 from reaper.core.explain import PAST
 from reaper.core.facts import Phase, RunFacts
+from reaper.core.policy import Action, Mode, SweepScope
 from reaper.management import scheduler_loop as loop
 from reaper.management.console import BufferedConsole, Console
 from reaper.management.control_commands import SETTINGS, Switching, actor, parse_length
@@ -221,7 +221,7 @@ class Command(Switching, Thresholds, BaseCommand):
         if parent.partition(":")[0] in conf.adapters():
             raise CommandError(f"{parent!r} names a run: give the parent's id alone, without a kind.", returncode=USAGE)
         for adapter in conf.adapters().values():
-            if sweeps.PARENTS not in health.sweep_scopes(adapter):
+            if SweepScope.PARENTS not in health.sweep_scopes(adapter):
                 continue
             done, row = by_hand.finalize(adapter, parent, actor(user))
             if done:

@@ -5,6 +5,7 @@ from queue import Queue
 
 from django.db import InterfaceError, connections
 
+from reaper.core.policy import SweepScope
 from reaper.ledger import records as ledger
 from reaper.sweeps import sweep as sweeps
 from reaper.sweeps.outbox import Outbox
@@ -59,7 +60,7 @@ class SteppedSweep:
     def _body(self, adapter, phase):
         HERE.sweep = self
         try:
-            sweeps.finalize_parents(adapter) if phase == sweeps.PARENTS else sweeps.sweep(adapter, phase)
+            sweeps.finalize_parents(adapter) if phase == SweepScope.PARENTS else sweeps.sweep(adapter, phase)
         except Killed:
             pass
         except BaseException as error:

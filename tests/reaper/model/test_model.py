@@ -25,8 +25,10 @@ from apps.sources.outcomes import outcome
 from reaper.broker.connection import Broker
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
-from reaper.core.decisions import ABSENCE_REASONS, Action, decide
+from reaper.core.decisions import decide
 from reaper.core.facts import Phase
+from reaper.core.policy import Action, SweepScope
+from reaper.core.reasons import ABSENCE_REASONS
 from reaper.ledger import records as ledger
 from reaper.models import (
     Exemption,
@@ -40,7 +42,6 @@ from reaper.models import (
 )
 from reaper.sweeps import manual as by_hand
 from reaper.sweeps import sweep as sweeps
-from reaper.sweeps.sweep import PARENTS
 from tests.reaper.model.fleet import QUEUE, Fleet
 from tests.reaper.model.stepped import SteppedSweep, stepping
 from tests.worlds import COMMITTED, NOW, SECOND
@@ -277,7 +278,7 @@ class Story(RuleBasedStateMachine):
 
     def swept(self, choice):
         """The adapter and the phase of a sweep."""
-        phase = (Phase.RUNNING, Phase.QUEUED, Phase.RUNNING, Phase.QUEUED, PARENTS)[choice // 12]
+        phase = (Phase.RUNNING, Phase.QUEUED, Phase.RUNNING, Phase.QUEUED, SweepScope.PARENTS)[choice // 12]
         return conf.adapters()[self.kind(choice)], phase
 
     def pass_time(self, seconds):
@@ -287,7 +288,8 @@ class Story(RuleBasedStateMachine):
 
     def committed(self, sweep, changes):
         """Look at what a sweep has just written."""
-        for run, (action, reason, *_), *_ in changes:
+        for change in changes:
+            run, action, reason = change.run, change.decision.action, change.decision.reason
             key = MODELS[run.kind], run.pk
             self.acted[run.kind, run.pk, str(action)] += 1
             if action in (Action.FAIL, Action.CLOSE):
