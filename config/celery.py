@@ -41,5 +41,5 @@ def show_alive(**_: Any) -> None:
 
 # Celery's command line runs no django.setup(): what it is to know is imported here, and only for it (half a second).
 if "celery.bin.celery" in sys.modules:
-    for name in ("reaper.workers.inspect_command", "config.command_line"):
+    for name in ("reaper.celery_commands", "config.command_line"):
         import_module(name)

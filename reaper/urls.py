@@ -1,4 +1,4 @@
-"""The addresses that machines read: include these where you like, such as `path("", include("reaper.urls"))`."""
+"""The addresses for machines. Include them wherever you like: `path("", include("reaper.urls"))`."""
 
 from django.urls import path
 

@@ -25,7 +25,7 @@ NAMED = re.compile(r"(?:`|^    )((?:manage\.py|celery -A config\.celery) [^`\n]+
 COMMANDS = sorted({match[1] for match in NAMED.finditer(TEXT)})
 
 # As config.celery does for Celery's command line.
-for each in ("config.command_line", "reaper.workers.inspect_command"):
+for each in ("config.command_line", "reaper.celery_commands"):
     import_module(each)
 
 

@@ -1,0 +1,68 @@
+"""What a host may import, and what is in the wheel that it installs."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import reaper
+
+ROOT = Path(__file__).parents[2]
+DOORS = (
+    "reaper",
+    "reaper.adapters",
+    "reaper.api",
+    "reaper.celery_commands",
+    "reaper.signals",
+)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_public_module_lists_its_names_and_each_is_documented(door):
+    module = import_module(door)
+    assert module.__doc__
+    for name in module.__all__:
+        value = getattr(module, name)
+        if callable(value):
+            assert value.__doc__, name
+
+
+def test_package_docstring_names_every_public_module():
+    for door in DOORS[1:]:
+        assert f"\n    {door} " in reaper.__doc__
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel's name and the names of its files. Built from a copy: setuptools reuses what an old build left behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    shutil.copytree(ROOT / "reaper", source / "reaper", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return path.name, archive.namelist()
+
+
+@pytest.mark.xdist_group("wheel")
+def test_wheel_has_version_type_marker_templates_and_migrations(wheel):
+    name, files = wheel
+    assert f"-{reaper.__version__}-" in name
+    assert "reaper/py.typed" in files
+    assert "reaper/migrations/0001_initial.py" in files
+    assert any(file.startswith("reaper/templates/admin/reaper/") for file in files)
+    assert any(file.startswith("reaper/static/reaper/") for file in files)
+
+
+@pytest.mark.xdist_group("wheel")
+def test_wheel_has_every_module_of_the_package_and_nothing_of_the_host(wheel):
+    _, files = wheel
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "reaper").rglob("*.py")}
+    assert {file for file in files if file.endswith(".py")} == modules
