@@ -1,9 +1,9 @@
 # One image for web, workers, Beat and migrate; docker-compose.yml says which process is which.
 FROM python:3.13-slim AS build
 WORKDIR /app
-COPY requirements-host.lock ./
+COPY requirements/host.lock requirements/
 RUN python -m venv /venv
-RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-host.lock
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/host.lock
 COPY manage.py gunicorn.conf.py ./
 COPY config/ config/
 COPY apps/ apps/

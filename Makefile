@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m config.embedded run --
 # The lock's content is in the stamp's name: only a changed lock is installed again.
-STAMP := $(VENV)/installed-$(shell cksum < requirements.lock | tr -d ' ')
+STAMP := $(VENV)/installed-$(shell cksum < requirements/dev.lock | tr -d ' ')
 
 RESOLVE = build/uv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
@@ -27,24 +27,24 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(STAMP) ## install what requirements.lock names into .venv, again only when it changed
+setup: $(STAMP) ## install what requirements/dev.lock names into .venv, again only when it changed
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 $(or $(MAKECMDGOALS),setup)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@# Compiled when they are first imported: most of it never is, and that halves the time.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.lock
 	@touch $@
 
 demo: $(STAMP) ## break real workers and watch the reaper clean up, on throwaway servers
-	@$(RUN) $(BIN)/python -m demo $(ARGS)
+	@$(RUN) $(BIN)/python -m tools.demo $(ARGS)
 
 latency: $(STAMP) ## kill real workers 20 times and time the recovery (8 minutes); ARGS="--kills 5"
-	@$(RUN) $(BIN)/python -m latency $(ARGS)
+	@$(RUN) $(BIN)/python -m tools.latency $(ARGS)
 
 bench: $(STAMP) ## measure what sweeps cost, against bars and others (20 minutes); PROFILE=small for two
-	@$(BIN)/python -m config.embedded run --durable -- $(BIN)/python -m bench --profile $(or $(PROFILE),full) $(ARGS)
+	@$(BIN)/python -m config.embedded run --durable -- $(BIN)/python -m tools.bench --profile $(or $(PROFILE),full) $(ARGS)
 
 up: $(STAMP) ## run the whole stack (web, workers, reaper, Beat) until Ctrl-C
 	@$(BIN)/python -m config.up
@@ -59,7 +59,7 @@ faults: $(STAMP) ## what happens when processes and servers fail for real (5 min
 	@$(RUN) $(BIN)/python -m pytest -m fault --numprocesses 3 --dist loadgroup --maxschedchunk 1 $(ARGS)
 
 soak: $(STAMP) ## thousands of runs under one fault after the other; MINUTES=30
-	@$(RUN) $(BIN)/python -m soak --minutes $(or $(MINUTES),5) $(ARGS)
+	@$(RUN) $(BIN)/python -m tools.soak --minutes $(or $(MINUTES),5) $(ARGS)
 
 mutants: $(STAMP) ## take each guard away in turn: the tests must notice (12 minutes); ARGS="brake" chooses
 	@$(RUN) $(BIN)/python -m tests.mutants $(ARGS)
@@ -74,18 +74,18 @@ check: $(STAMP) ## lint, format, types, layers, migrations, deployment settings
 
 audit: $(STAMP) ## ask for known holes in what a deployment installs, and write its bill of materials (build/sbom.json)
 	@test -x build/audit/bin/pip-audit || $(PYTHON) -m venv build/audit
-	@build/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.lock
-	@build/audit/bin/python ops/audit.py requirements-host.lock build/sbom.json
+	@build/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.lock
+	@build/audit/bin/python ops/audit.py requirements/host.lock build/sbom.json
 
 format: $(STAMP) ## format the code and repair what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## resolve pyproject.toml anew into the three requirements*.lock (uses the network)
+lock: ## resolve pyproject.toml anew into the three lock files of requirements/ (uses the network)
 	$(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(RESOLVE) pyproject.toml --upgrade --group dev --output-file requirements.lock
-	$(RESOLVE) pyproject.toml --group host --constraint requirements.lock --output-file requirements-host.lock
-	$(RESOLVE) --upgrade --group audit --output-file requirements-audit.lock
+	$(RESOLVE) pyproject.toml --upgrade --group dev --output-file requirements/dev.lock
+	$(RESOLVE) pyproject.toml --group host --constraint requirements/dev.lock --output-file requirements/host.lock
+	$(RESOLVE) --upgrade --group audit --output-file requirements/audit.lock
 
 clean: ## stop the embedded servers; delete their data, caches, build output and .venv
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m config.embedded delete; fi

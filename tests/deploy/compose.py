@@ -67,8 +67,8 @@ def locked(file):
 class Image:
     """A folder that stands for the image: /app and /venv below it, and nothing else that Python could import.
 
-    Its packages are links to those that make setup has installed from requirements.lock, by hash; a test holds that
-    requirements-host.lock names the same ones.
+    Its packages are links to those that make setup has installed from requirements/dev.lock, by hash; a test holds that
+    requirements/host.lock names the same ones.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ class Image:
         self.app.mkdir(parents=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", self.venv], check=True, timeout=60)
         self.python = self.venv / "bin" / "python"
-        for requirement in locked("requirements-host.lock"):
+        for requirement in locked("requirements/host.lock"):
             self.install(requirement.partition("==")[0])
         for name, rest in instructions():
             if name == "COPY" and not rest.startswith("--from"):
@@ -109,6 +109,7 @@ class Image:
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(ROOT / source, self.app / target, ignore=ignored, dirs_exist_ok=True)
             else:
+                (self.app / target).mkdir(exist_ok=True)
                 shutil.copy(ROOT / source, self.app / target)
 
     def run(self, command: str) -> None:

@@ -68,7 +68,7 @@ def test_queues_are_consumed_by_whom_they_are_for():
 
 
 def test_the_image_installs_what_is_tested_here_and_nothing_for_development():
-    host, everything = compose.locked("requirements-host.lock"), compose.locked("requirements.lock")
+    host, everything = compose.locked("requirements/host.lock"), compose.locked("requirements/dev.lock")
     assert host.items() < everything.items()
     assert all(host.values())
     names = {requirement.partition("==")[0] for requirement in host}

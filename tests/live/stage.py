@@ -16,13 +16,13 @@ import psutil
 
 from apps.sources import runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
-from demo.watch import Watch
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, Sweep, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
 from tests import processes
 from tests.processes import PATIENCE, wait_until
+from tools.watch import Watch
 
 SWEEP_SECONDS = 1.0
 

@@ -1,0 +1,1 @@
+"""Command line tools for development: demo, latency, bench and soak."""

@@ -1,0 +1,257 @@
+"""The story: healthy runs all the time, and between them one kind of trouble after the other."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+from apps.sources import runs
+from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+from reaper.conf import settings as conf
+from reaper.core.policy import Action
+from reaper.core.reasons import Reason
+from reaper.models import LedgerEntry
+from reaper.sweeps import manual as by_hand
+from tools import commands
+from tools.demo import faults
+from tools.demo.faults import Trouble
+from tools.demo.terminal import Terminal
+from tools.processes import ProcessGroup
+from tools.site import Server, Site
+from tools.watch import Watch
+from tools.wrong_reaps import WrongReap
+
+QUICK = [Site("daily-news", 6), Site("tech-blog", 4), Site("recipes", 8), Site("weather", 3), Site("bookshop", 5)]
+SLOW = [Site("old-archive", 14, 0.5), Site("museum", 10, 0.6)]
+LIBRARY = Site("town-library", 18, 0.5)
+ENDLESS = Site("endless-feed", 5, 0.05, endless_page=3, config={"page_timeout": 600})
+SITES = [*QUICK, *SLOW, LIBRARY, ENDLESS]
+CRAWLERS = ("crawl1", "crawl2")
+DOOMED = "doomed"
+# A healthy run is started this often while the reaper has something to do.
+PULSE_SECONDS = 3
+START_SECONDS, HEAL_SECONDS = 45, 70
+
+
+class Story:
+    """What happens, in order, and what became of it."""
+
+    def __init__(self, terminal: Terminal, watch: Watch, processes: ProcessGroup, server: Server) -> None:
+        self.terminal, self.watch, self.processes, self.server = terminal, watch, processes, server
+        self.sources = {site.name: self._source(site) for site in SITES}
+        self.names: dict[str, str] = {}
+        self.healthy: list[str] = []
+        self.rounds: list[str] = []
+        self.troubles: list[Trouble] = []
+        self.planted = ""
+        self.reasons: dict[str, str] = {}
+        self._told: set[str] = set()
+        self._next_pulse = 0.0
+        self._pulses: Iterator[Site] = itertools.cycle([QUICK[0], SLOW[0], QUICK[1], SLOW[1], QUICK[2]])
+        watch.on_look, watch.on_reaping, watch.on_wrong = self.look, self._tell_reaping, self._tell_wrong
+
+    # --- the scenes ---------------------------------------------------------------------------------------------
+
+    def play(self, *, quick: bool, plant: bool) -> None:
+        """Play all scenes, or with `quick` only the trouble that is healed soonest. Raises `TimedOut`."""
+        if not quick:
+            self.lose_message()
+        self.start_workers()
+        if not quick:
+            self.kill_worker()
+            self.hang()
+        if plant:
+            self.plant_wrong_reap()
+        self.cut_off_finalization()
+        if not quick:
+            self.rush()
+        self.watch.until(self._all_healed, missing="not every stuck run was healed in time", within=HEAL_SECONDS)
+        self.watch.until(lambda: not self.not_completed(), missing="not every healthy run was completed")
+
+    def lose_message(self) -> None:
+        """Dispatch a run while no worker is up, and delete its message from Redis."""
+        job = runs.create_job(self.sources["bookshop"].pk, triggered_by="manual")
+        self.names[str(job.pk)] = "bookshop"
+        task_id = runs.dispatch(CrawlJob, job.pk)
+        self.watch.delete_message(task_id)
+        lost = Trouble(
+            "message deleted from Redis", "bookshop", str(job.pk), "pending, with no message", faults.completed
+        )
+        self._happened(lost, "bookshop is dispatched while no worker is up, and its message is deleted from Redis")
+
+    def start_workers(self) -> None:
+        """Start the two crawl workers."""
+        for name in CRAWLERS:
+            self.processes.start(name, commands.crawler(name))
+        self._wait_for(*CRAWLERS, "reaper")
+        self.terminal.tell("demo", f"two crawl workers are up, with {commands.CRAWL_SLOTS} slots each")
+
+    def kill_worker(self) -> None:
+        """Kill the worker that crawls one source of a multi-source job, in the middle of the crawl."""
+        parent = self._round("morning round", [*QUICK[:3], LIBRARY])
+        children = self._children(parent)
+        victim = children.pop(LIBRARY.name)
+        others = list(children.values())
+        self.healthy += others
+        self.watch.until(
+            lambda: self.watch.run(victim).pages >= 3 and all(self.watch.run(pk).finished for pk in others),
+            missing="the crawl that was to be killed did not get under way",
+        )
+        row = self.watch.run(victim)
+        worker = row.worker.partition("@")[0]
+        pid = self.processes.kill(worker)
+        killed = Trouble(
+            "worker killed mid-crawl", LIBRARY.name, victim, "running, in nobody's hands", faults.ended, parent=parent
+        )
+        self._happened(killed, f"worker {worker} (pid {pid}) killed with SIGKILL on page {row.pages} of {LIBRARY.name}")
+        self.processes.start(worker, commands.crawler(worker))
+        self.terminal.tell("demo", f"{worker} is started again, as a supervisor would; it knows nothing of that crawl")
+
+    def hang(self) -> None:
+        """Crawl a site with a page that never ends, past the task's hard time limit."""
+        run = self._job(ENDLESS)
+        self.watch.until(lambda: self.watch.run(run).pages >= 1, missing="the endless crawl did not begin")
+        self.troubles.append(
+            Trouble("task hung past its hard limit", ENDLESS.name, run, "running, its process killed", faults.ended)
+        )
+        self.terminal.tell(
+            "trouble", f"{ENDLESS.name} hangs on a page that never ends; Celery lets it until its hard time limit"
+        )
+
+    def rush(self) -> None:
+        """Dispatch more healthy runs than there are slots, so that some of them have to wait."""
+        sites = [*QUICK[:3], *SLOW]
+        parent = self._round("noon round", sites)
+        self.rounds.append(parent)
+        self.healthy += [*self._children(parent).values(), *(self._job(site) for site in SLOW)]
+        count = len(sites) + len(SLOW)
+        self.terminal.tell(
+            "demo", f"beside what is stuck, {count} healthy runs are dispatched: some slow, some must wait"
+        )
+
+    def cut_off_finalization(self) -> None:
+        """Have the worker of a parent's last child die between the child's commit and the parent's finalization."""
+        # First the worker: a child without a task that waits for long is dispatched by the reaper.
+        self.processes.start(DOOMED, commands.crashing_crawler(DOOMED))
+        self._wait_for(DOOMED)
+        parent = CrawlJob.objects.create(is_multi_source=True)
+        self.names[str(parent.pk)] = "evening round"
+        pks = [self._child(parent, QUICK[3]), self._child(parent, QUICK[1])]
+        self.healthy += pks
+        runs.dispatch(CrawlJobSourceResult, pks[0])
+        self.watch.until(lambda: self.watch.run(pks[0]).finished, missing="the first child did not end")
+        runs.dispatch(CrawlJobSourceResult, pks[1], queue=DOOMED)
+        self.watch.until(
+            lambda: DOOMED in self.processes.died() and self.watch.run(pks[1]).finished,
+            missing="the worker of the last child did not die at its end",
+        )
+        orphan = Trouble(
+            "last child's finalization never ran", "evening round", str(parent.pk),
+            "parent running, all children completed", faults.finalized,
+        )  # fmt: skip
+        self._happened(
+            orphan, "the worker of evening round's last child died after its commit, before it could finalize"
+        )
+
+    def plant_wrong_reap(self) -> None:
+        """Let the reaper fail a healthy run by force while its task is alive. The judge must notice."""
+        self.planted = self._job(SLOW[1])
+        adapter = conf.adapters()["crawl_job"]
+
+        def reap() -> bool:
+            run = adapter.get(self.planted)
+            under_way = self.watch.run(self.planted).pages >= 2
+            return bool(under_way and run and by_hand.act_on_run(adapter, run, Action.FAIL, "the demo")[0])
+
+        self.watch.until(reap, missing="the run that was to be reaped wrongly did not get under way")
+        self.terminal.tell("trouble", f"planted: {SLOW[1].name}, a healthy run, was failed in the middle of its work")
+        self.watch.until(lambda: self.watch.wrong, missing="the planted wrong reap was not noticed")
+
+    # --- what goes on meanwhile ---------------------------------------------------------------------------------
+
+    def pulse(self) -> None:
+        """Start the next healthy run when it is time."""
+        if time.time() >= self._next_pulse:
+            self._next_pulse = time.time() + PULSE_SECONDS
+            self.healthy.append(self._job(next(self._pulses)))
+
+    def look(self) -> None:
+        """Tell what the rows show: endings of slow runs, a task killed by its time limit, healed runs."""
+        slow = tuple(site.name for site in SLOW)
+        for pk in self.healthy:
+            if self.names[pk].startswith(slow) and pk not in self._told and self.watch.run(pk).status == "completed":
+                self._told.add(pk)
+                self.terminal.tell("healthy", f"{self.names[pk]} completed: slow, but alive, so it was left alone")
+        for each in self.troubles:
+            if each.happened_at is None and not self.watch.is_alive(each.run):
+                self._happened(
+                    each, f"{each.name} was killed by Celery at its hard time limit; its row still says running"
+                )
+            if each.look(self.watch.run(each.run), self.watch.run(each.parent)):
+                self.terminal.tell(
+                    "healed", f"{each.name} is {each.healing}: true again, {each.recovery:.1f} s after the trouble"
+                )
+
+    def _all_healed(self) -> bool:
+        healed = all(each.healed_at for each in self.troubles)
+        if not healed:
+            self.pulse()
+        return healed
+
+    def not_completed(self) -> list[str]:
+        """Return the names of the healthy runs that are not completed."""
+        unended = [pk for pk in self.healthy if not faults.completed(self.watch.run(pk))]
+        return [
+            self.names[pk] for pk in unended + [pk for pk in self.rounds if not faults.finalized(self.watch.run(pk))]
+        ]
+
+    # --- small things -------------------------------------------------------------------------------------------
+
+    def _happened(self, what: Trouble, told: str) -> None:
+        what.happen()
+        if what not in self.troubles:
+            self.troubles.append(what)
+        self.terminal.tell("trouble", told)
+
+    def _tell_reaping(self, row: LedgerEntry) -> None:
+        name = self.names.get(row.run_id, row.run_id)
+        if row.action != LedgerEntry.DISPATCH:
+            self.reasons[row.run_id] = f"{row.action} ({row.reason})"
+            because = f"Finalized by the reaper: {Reason(row.reason).sentence} (rule {row.reason})."
+            self.terminal.tell("reaper", f"{name}: {row.message or because}")
+
+    def _tell_wrong(self, wrong: WrongReap) -> None:
+        self.terminal.tell("wrong", f"{self.names.get(wrong.run, wrong.run)} was wrongly reaped: {wrong.why}")
+
+    def _wait_for(self, *names: str) -> None:
+        self.watch.until(
+            lambda: all(self.processes.ready(name) for name in names),
+            missing=f"not all of these came up: {', '.join(names)}",
+            within=START_SECONDS,
+        )
+
+    def _source(self, site: Site) -> Source:
+        url = self.server.url(site.name)
+        return Source.objects.create(name=site.name, url=url, domain="127.0.0.1", crawler_config=dict(site.config))
+
+    def _job(self, site: Site) -> str:
+        pk = runs.create_job(self.sources[site.name].pk, triggered_by="manual").pk
+        self.names[str(pk)] = site.name
+        runs.dispatch(CrawlJob, pk)
+        return str(pk)
+
+    def _child(self, parent: CrawlJob, site: Site) -> str:
+        pk = str(CrawlJobSourceResult.objects.create(crawl_job=parent, source=self.sources[site.name]).pk)
+        self.names[pk] = f"{site.name} of {self.names[str(parent.pk)]}"
+        return pk
+
+    def _round(self, name: str, sites: list[Site]) -> str:
+        parent = runs.create_parent([self.sources[site.name] for site in sites], triggered_by="schedule")
+        self.names[str(parent.pk)] = name
+        self.names |= {pk: f"{source} of {name}" for source, pk in self._children(parent.pk).items()}
+        return str(parent.pk)
+
+    def _children(self, parent: str | UUID) -> dict[str, str]:
+        """Return a parent's children by their sources' names."""
+        rows = CrawlJobSourceResult.objects.filter(crawl_job=parent).values_list("source__name", "pk")
+        return {source: str(pk) for source, pk in rows}
