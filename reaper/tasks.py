@@ -94,9 +94,9 @@ def send_notifications() -> None:
 
 @shared_task
 def prune_history() -> None:
-    """Delete history that is older than `KEEP_HISTORY`. The last good sweep of each kind is kept."""
+    """Delete history that is older than `HISTORY_RETENTION`. The last good sweep of each kind is kept."""
     for using in {adapter.using for adapter in conf.adapters().values()}:
-        horizon = clock.now(using) - conf.history_retention()
+        horizon = clock.now(using) - conf.get_settings().history_retention
         for counted in (LedgerEntry, RefusedWrite):
             while totals.prune(counted.objects.using(using).filter(created_at__lt=horizon), PRUNE_BATCH):
                 pass

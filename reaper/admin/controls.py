@@ -16,6 +16,7 @@ from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
+from reaper.controls.exemptions import exempt_run
 from reaper.controls.forms import ExemptionForm, KindControlForm, PolicyOverrideForm
 from reaper.core.formatting import format_value
 from reaper.models import Alert, Exemption, KindControl, PolicyOverride
@@ -86,7 +87,7 @@ class ExemptionAdmin(ControlAdmin, RunRecordAdmin):
         """Exempt the run, by the way that the command takes as well."""
         adapter = conf.adapters()[obj.kind]
         now = clock.now(adapter.using)
-        row = switches.exempt_run(adapter, obj.run_id, request.user.get_username(), now, obj.until)
+        row = exempt_run(adapter, obj.run_id, request.user.get_username(), now, obj.until)
         obj.pk, obj.created_at, obj.actor = row.pk, row.created_at, row.actor
 
 
@@ -122,8 +123,8 @@ class PolicyOverrideAdmin(ControlAdmin):
             "kinds": list(adapters),
             "form": form,
             "fields": [
-                (form[name], format_value(each.value), each.origin)
-                for name, each in form.known.items()
+                (form[name], format_value(each.value), each.source)
+                for name, each in form.effective.items()
                 if name in form.fields
             ],
             "preview": found,

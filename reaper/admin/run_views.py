@@ -22,6 +22,7 @@ from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
+from reaper.controls.exemptions import exempt_run, exempt_runs, remove_exemption
 from reaper.core.explain import PAST, evidence_in_words, facts_in_words, limits_in_words, verdict_in_words
 from reaper.core.facts import Phase, RunFacts
 from reaper.core.formatting import one_line
@@ -182,9 +183,7 @@ def act_on_run(request: HttpRequest) -> HttpResponseBase:
     by, now = request.user.get_username(), clock.now(adapter.using)
     back = redirect("admin:reaper_run", kind, run.pk)
     if what in (EXEMPT, UNEXEMPT):
-        switches.exempt_run(adapter, run.pk, by, now, None) if what == EXEMPT else switches.remove_exemption(
-            adapter, run.pk
-        )
+        exempt_run(adapter, run.pk, by, now, None) if what == EXEMPT else remove_exemption(adapter, run.pk)
         messages.success(
             request, f"The run {kind}:{run.pk} is {'left alone' if what == EXEMPT else 'looked after again'}."
         )
@@ -252,7 +251,7 @@ def act_on_runs(request: HttpRequest) -> HttpResponseBase:
         if reports.state_token(run) == asked[run.pk] and run.phase in (Phase.QUEUED, Phase.RUNNING)
     ]
     if what == EXEMPT:
-        switches.exempt_runs(adapter, [run.pk for run in same], by, now)
+        exempt_runs(adapter, [run.pk for run in same], by, now)
         done, row = len(same), None
     else:
         row = by_hand.act_on_runs(adapter, same, ACTS[what], by)

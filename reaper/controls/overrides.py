@@ -1,117 +1,101 @@
-"""The thresholds that count for a kind: what people have edited wins over the settings. The newest edit counts."""
+"""The policy in effect for a kind: what operators have overridden wins over the settings."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, get_type_hints
-
-from django.db import transaction
+from typing import Any, NamedTuple
 
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
-from reaper.conf.validators import from_text
+from reaper.controls.append_only import exclusive_append, latest_row
 from reaper.core.formatting import format_value, one_line
 from reaper.core.policy import Policy
+from reaper.core.serialization import to_plain
 from reaper.exceptions import InvalidValue
-from reaper.ledger.records import to_plain
 from reaper.models import PolicyOverride
+from reaper.workers.registry import DEAD_AFTER
 
 logger = logging.getLogger(__name__)
 
-# How a kind is swept is switched and not edited (`switches.py`): a pause and a release belong to it.
-NAMES = tuple(each.name for each in fields(Policy) if each.name != "mode")
-TYPES = get_type_hints(Policy)
-# Below that it is no threshold but a slip of the pen: of a worker that dies it is known only after 12 s.
-SECOND, SILENCE = timedelta(seconds=1), timedelta(seconds=12)
+OVERRIDABLE = tuple(each.name for each in fields(Policy) if each.name != "mode")
+"""The policy fields that can be overridden. The mode is switched instead (`modes.py`), beside pause and release."""
 MINIMUMS = {
-    **dict.fromkeys(("run_timeout", "queue_timeout", "stall_timeout", "alert_after"), SILENCE),
-    **dict.fromkeys(("orphan_grace", "lost_grace", "backoff"), SECOND),
+    # A worker's death is known only after this silence: a shorter limit can only be a typing mistake.
+    **dict.fromkeys(("run_timeout", "queue_timeout", "stall_timeout", "alert_after"), DEAD_AFTER),
+    **dict.fromkeys(("orphan_grace", "lost_grace", "backoff"), timedelta(seconds=1)),
 }
+"""The shortest durations that an operator may set, by field."""
 
 
 class EffectiveValue(NamedTuple):
-    """One threshold: what counts, where it comes from, and what would count had nobody edited it."""
+    """One policy field of a kind."""
 
     value: Any
-    origin: str
-    without: Any
+    """The value in effect."""
+    source: str
+    """Where it comes from: "the settings", "override by ada on 2026-03-01"."""
+    is_override: bool
+    """An operator has set it."""
+    configured: Any
+    """The value that would be in effect without the override."""
 
 
 def effective_policy(adapter: RunAdapter) -> Policy:
-    """Return the thresholds that count now. Raises ImproperlyConfigured when the settings are wrong."""
-    return Policy(**{**as_dict(conf.policy(adapter)), **override_values(adapter, latest(adapter))})
+    """Return the policy in effect now. Raise ImproperlyConfigured when the settings are wrong."""
+    return replace(conf.policy(adapter), **override_values(adapter, latest_row(PolicyOverride, adapter)))
 
 
 def effective_values(adapter: RunAdapter) -> dict[str, EffectiveValue]:
-    """Return each threshold with where it comes from."""
-    row = latest(adapter)
-    edited = override_values(adapter, row)
+    """Return each overridable field with its value, and where that comes from."""
+    row = latest_row(PolicyOverride, adapter)
+    overrides = override_values(adapter, row)
     found = {}
-    for name, (value, origin) in conf.policy_with_sources(adapter).items():
-        if name in edited and row:
-            found[name] = EffectiveValue(edited[name], f"edited by {row.actor} on {row.created_at:%Y-%m-%d}", value)
-        elif name in NAMES:
-            found[name] = EffectiveValue(value, origin, value)
+    for name, configured in conf.policy_with_sources(adapter).items():
+        if name in overrides and row:
+            source = f"override by {row.actor} on {row.created_at:%Y-%m-%d}"
+            found[name] = EffectiveValue(overrides[name], source, True, configured.value)
+        elif name in OVERRIDABLE:
+            found[name] = EffectiveValue(configured.value, configured.source, False, configured.value)
     return found
-
-
-def latest(adapter: RunAdapter) -> PolicyOverride | None:
-    """Return what was edited last."""
-    return PolicyOverride.objects.using(adapter.using).filter(kind=adapter.kind).order_by("-id").first()
 
 
 def override_values(adapter: RunAdapter, row: PolicyOverride | None) -> dict[str, Any]:
-    """Return an edit's values. One that cannot be used, such as of another version, is none."""
+    """Return a row's values; those that cannot be used, such as of another version, are left out."""
     found = {}
     for name, value in (row.values if row and isinstance(row.values, Mapping) else {}).items():
         try:
-            if name in NAMES:
+            if name in OVERRIDABLE:
                 found[name] = conf.ADAPTER_SCHEMA[name](value)
-        except InvalidValue as wrong:
-            logger.warning("%s: the edited %s %s, and is left out", adapter.kind, name, one_line(wrong.problem))
+        except InvalidValue as error:
+            logger.warning("%s: the override of %s is ignored: %s", adapter.kind, name, one_line(error.problem))
     return found
 
 
-def set_overrides(adapter: RunAdapter, by: str, now: datetime, values: Mapping[str, Any]) -> PolicyOverride:
-    """Set these thresholds, by lower-case name, and end all other edits of the kind; return the new row.
+def set_overrides(adapter: RunAdapter, actor: str, now: datetime, values: Mapping[str, Any]) -> PolicyOverride:
+    """Override these fields, by lower-case name, and end all other overrides of the kind; return the new row.
 
-    The values are taken as they are: `read` has checked them.
+    The values are taken as they are: `parse_override` has checked them.
     """
-    with transaction.atomic(using=adapter.using):
-        # Whoever edits at the same moment waits for the kind's first row, and then tells what differs from the other's.
-        list(
-            # guard: two who edit at once
-            PolicyOverride.objects.using(adapter.using).filter(kind=adapter.kind).order_by("id").select_for_update()[:1]
-        )
-        before, after = effective_policy(adapter), Policy(**{**as_dict(conf.policy(adapter)), **values})
-        row = PolicyOverride(kind=adapter.kind, created_at=now, actor=by, changes=differences(before, after))
+    with exclusive_append(PolicyOverride, adapter):
+        before = effective_policy(adapter)
+        after = replace(conf.policy(adapter), **values)
+        row = PolicyOverride(kind=adapter.kind, created_at=now, actor=actor, changes=differences(before, after))
         row.values = {name: to_plain(value) for name, value in values.items()}
         row.save(using=adapter.using, force_insert=True)
-    logger.warning("the policy of %s was edited by %s: %s", adapter.kind, one_line(by) or "nobody", row.summary)
+    logger.warning("the policy of %s was overridden by %s: %s", adapter.kind, one_line(actor) or "nobody", row.summary)
     return row
 
 
 def differences(before: Policy, after: Policy) -> list[str]:
-    """Return a sentence for each threshold that is not the same in both."""
-    pairs = [(name, getattr(before, name), getattr(after, name)) for name in NAMES]
-    return [f"{name}: {format_value(old)} -> {format_value(new)}" for name, old, new in pairs if old != new]
+    """Return a sentence for each field that differs: "run_timeout: 1 h -> 2 h"."""
+    old, new = asdict(before), asdict(after)
+    changed = [name for name in OVERRIDABLE if old[name] != new[name]]
+    return [f"{name}: {format_value(old[name])} -> {format_value(new[name])}" for name in changed]
 
 
-def parse_threshold(name: str, text: str) -> Any:
-    """Return a threshold from what a person wrote: "1h 30m", "45", "requeue". Raises Wrong."""
-    value = conf.ADAPTER_SCHEMA[name](from_text(TYPES[name], text))
-    least = MINIMUMS.get(name)
-    for each in value if isinstance(value, tuple) else (value,):
-        if least is not None and isinstance(each, timedelta) and each < least:
-            raise InvalidValue(
-                "E006",
-                f"is {format_value(each)}, which is below {format_value(least)}",
-                f"Give {format_value(least)} or more.",
-            )
-    return value
-
-
-def as_dict(policy: Policy) -> dict[str, Any]:
-    """Return the thresholds by name."""
-    return {each.name: getattr(policy, each.name) for each in fields(Policy)}
+def parse_override(name: str, text: str) -> Any:
+    """Return the value of a field from what a person wrote: "1h 30m", "45", "requeue", "off". Raise InvalidValue."""
+    minimum = MINIMUMS.get(name)
+    parse = conf.ADAPTER_SCHEMA[name]
+    return parse(text) if minimum is None else parse(text, minimum=minimum)

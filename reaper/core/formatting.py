@@ -50,6 +50,8 @@ def format_duration(value: timedelta, *, exact: bool = False) -> str:
 
     With `exact`, in as many units as it takes, which `parse_duration_text` reads back the same: "1 d 5 s", "0.5 s".
     """
+    if exact and value < timedelta(0):
+        return f"-{format_duration(-value, exact=True)}"
     seconds = max(0.0, value.total_seconds())
     if not exact:
         seconds = int(seconds)

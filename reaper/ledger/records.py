@@ -1,23 +1,20 @@
 """The ledger: what was done to a run before, and what of it the broker has not taken yet."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields as dataclass_fields
-from dataclasses import is_dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import Enum
 from functools import cache
-from types import NoneType, UnionType
-from typing import Any, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, cast
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Field, JSONField, QuerySet
 
 from reaper.adapters import RunAdapter, RunUpdate
-from reaper.core.facts import Evidence, History, Phase, RunFacts, unattended_for
+from reaper.core.facts import History, Phase, RunFacts, unattended_for
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
+from reaper.core.serialization import to_compact, to_json
 from reaper.db.expressions import InValues
 from reaper.models import LedgerEntry, RefusedWrite, Sweep
 
@@ -29,7 +26,6 @@ INSERT_COLUMNS = (
     *("run_id", "phase", "action", "reason", "terminate", "exhausted", "interrupted"),
     *("task_id", "new_task_id", "message", "facts", "unattended_seconds", "evidence"),
 )
-Data = TypeVar("Data", RunFacts, Evidence, History)
 
 
 class RevokeRequest(NamedTuple):
@@ -137,93 +133,6 @@ def row_values(change: RunUpdate, now: datetime) -> tuple[Any, ...]:
         *words,
         seconds,
     )
-
-
-def as_json(known: RunFacts | Evidence | History) -> dict[str, Any]:
-    """Return facts or evidence as JSON has them: times in ISO's form, durations in seconds."""
-    # Not by dataclasses.asdict(), whose deep copies take longer than all else that is done for a run.
-    return {name: to_plain(getattr(known, name)) for name in known.__dataclass_fields__}
-
-
-def to_compact(known: RunFacts | Evidence) -> dict[str, Any]:
-    """Return what of it is not as it would be by default: half the size, and read back the same."""
-    return {name: to_plain(value) for name, value in non_defaults(known)}
-
-
-def to_json(known: RunFacts | Evidence) -> str:
-    """Return as JSON what is kept of it."""
-    return ENCODER.encode(dict(non_defaults(known)))
-
-
-def non_defaults(known: RunFacts | Evidence) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values that are not the defaults."""
-    for name, default in DEFAULTS[type(known)]:
-        value = getattr(known, name)
-        if value is not default and value != default:
-            yield name, value
-
-
-DEFAULTS = {cls: [(each.name, each.default) for each in dataclass_fields(cls)] for cls in (RunFacts, Evidence)}
-
-
-def facts_of(kept: Any) -> RunFacts:
-    """Return a run's facts from a row's `facts`, as they were."""
-    return from_json(RunFacts, kept, kind="", pk="", phase=Phase.UNKNOWN)
-
-
-def evidence_of(kept: Any) -> Evidence:
-    """Return the evidence from a row's `evidence`, as it was."""
-    return from_json(Evidence, kept)
-
-
-def from_json(cls: type[Data], kept: Any, **defaults: Any) -> Data:
-    """Return a dataclass from its JSON. What an older row lacks, or what cannot be read, is the default."""
-    values, hints = dict(defaults), get_type_hints(cls)
-    kept = kept if isinstance(kept, Mapping) else {}
-    for name in hints.keys() & kept.keys():
-        try:
-            values[name] = parse_value(hints[name], kept[name])
-        except (TypeError, ValueError, OverflowError):
-            continue
-    return cls(**values)
-
-
-def parse_value(hint: Any, value: Any) -> Any:
-    """Return one value of a dataclass from its JSON, by its type. Raises what the type's own reading raises."""
-    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and NoneType in hints:
-        return None
-    hint = next(each for each in hints if each is not NoneType)
-    if hint is datetime:
-        return datetime.fromisoformat(value)
-    if hint is timedelta:
-        return timedelta(seconds=value)
-    if is_dataclass(hint):
-        return from_json(cast("type", hint), value)
-    if get_origin(hint) is Sequence:
-        return tuple(value)
-    if issubclass(hint, Enum):
-        return hint(value)
-    if not isinstance(value, hint):
-        raise TypeError
-    return value
-
-
-def to_plain(value: Any) -> Any:
-    """Return a value as one that JSON knows."""
-    if value is None or type(value) in (str, bool, int, float):
-        return value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, tuple | list):
-        return [to_plain(each) for each in value]
-    return as_json(value) if isinstance(value, History) else str(value)
-
-
-# One for all: json.dumps() would make one for every row.
-ENCODER = json.JSONEncoder(default=to_plain)
 
 
 def entries_of_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) -> list[LedgerEntry]:

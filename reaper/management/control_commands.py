@@ -10,7 +10,8 @@ from typing import Any
 from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.controls import modes as switches
-from reaper.controls.modes import LONGEST
+from reaper.controls.exemptions import exempt_run, remove_exemption
+from reaper.controls.modes import MAX_CONTROL_DURATION
 from reaper.core.facts import RunFacts
 from reaper.core.policy import Mode
 from reaper.models import KindControl
@@ -31,7 +32,7 @@ def parse_length(text: str) -> timedelta:
         duration = timedelta(**{UNITS[found[2]]: int(found[1])})
     except OverflowError:
         duration = timedelta.max
-    if duration > LONGEST:
+    if duration > MAX_CONTROL_DURATION:
         raise argparse.ArgumentTypeError(f"{text!r} is longer than a year")
     return duration
 
@@ -75,11 +76,11 @@ class Switching:
         adapter, facts = self.find(run)
         now = clock.now(adapter.using)
         if duration == timedelta(0):
-            was = switches.remove_exemption(adapter, facts.pk)
+            was = remove_exemption(adapter, facts.pk)
             self.page.say(f"{run} is looked after again." if was else f"{run} was not exempted.")
             return 0 if was else 1
         until = None if duration is None else now + duration
-        switches.exempt_run(adapter, facts.pk, actor(user), now, until)
+        exempt_run(adapter, facts.pk, actor(user), now, until)
         self.page.say(f"{run} is left alone {f'until {until:%Y-%m-%d %H:%M:%S %Z}' if until else 'for good'}.")
         return 0
 

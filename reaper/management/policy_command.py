@@ -7,11 +7,13 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from reaper.adapters import RunAdapter
-from reaper.controls import overrides as policies
+from reaper.controls.append_only import latest_row
 from reaper.controls.forms import PolicyOverrideForm
+from reaper.controls.overrides import OVERRIDABLE, differences, effective_policy, effective_values, override_values
 from reaper.core.formatting import format_value
-from reaper.ledger.records import to_plain
+from reaper.core.serialization import to_plain
 from reaper.management.control_commands import actor
+from reaper.models import PolicyOverride
 from reaper.reports import diagnosis as reports
 
 USAGE = 2
@@ -49,29 +51,28 @@ class Thresholds:
             self.print_json(found.counts, found.acting.lines)
             return 0
         self.page.title("Dry run: nothing is written.")
-        self.page.say(
-            "; ".join(policies.differences(policies.effective_policy(adapter), form.policy)) or "nothing changes"
-        )
+        self.page.say("; ".join(differences(effective_policy(adapter), form.policy)) or "nothing changes")
         self.page.runs(found.acting.lines)
         self.page.say(f"{found.acting.total} runs would be acted on.")
         return 0
 
     def show(self, adapter: RunAdapter, json: bool) -> None:
         """Print each threshold with where it comes from."""
-        known = policies.effective_values(adapter)
+        known = effective_values(adapter)
         if json:
-            policy = {name: {"value": to_plain(each.value), "origin": each.origin} for name, each in known.items()}
+            policy = {name: {"value": to_plain(each.value), "origin": each.source} for name, each in known.items()}
             self.print_json({}, [], kind=adapter.kind, policy=policy)
             return
         width = max(map(len, known))
         for name, each in known.items():
-            self.page.say(f"{name:{width}}  {format_value(each.value):14}  {each.origin}")
+            self.page.say(f"{name:{width}}  {format_value(each.value):14}  {each.source}")
 
 
 def written(adapter: RunAdapter) -> Mapping[str, str]:
     """Return what is edited now, as a person writes it."""
     return {
-        name: format_value(value) for name, value in policies.override_values(adapter, policies.latest(adapter)).items()
+        name: format_value(value)
+        for name, value in override_values(adapter, latest_row(PolicyOverride, adapter)).items()
     }
 
 
@@ -81,8 +82,8 @@ def assignment(text: str) -> tuple[str, str]:
     name = name.strip().lower()
     if not equals:
         raise CommandError(f"{text!r} is not NAME=VALUE, such as run_timeout=2h.", returncode=USAGE)
-    if name not in policies.NAMES:
-        near = difflib.get_close_matches(name, policies.NAMES, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(policies.NAMES)}."
+    if name not in OVERRIDABLE:
+        near = difflib.get_close_matches(name, OVERRIDABLE, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(OVERRIDABLE)}."
         raise CommandError(f"{name!r} is no threshold. {hint}", returncode=USAGE)
     return name, value

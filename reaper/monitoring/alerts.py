@@ -176,9 +176,9 @@ def pending_for_channel(channel: str, now: datetime) -> list[Alert]:
 def enabled_channels() -> Mapping[str, Callable[[str, str], None]]:
     """Return how each channel of the settings is told: a function of a subject and a text."""
     found: dict[str, Callable[[str, str], None]] = {}
-    if conf.alert_emails():
+    if conf.get_settings().alert_emails:
         found["email"] = send_email
-    if conf.alert_webhook():
+    if conf.get_settings().alert_webhook:
         found["webhook"] = post_webhook
     return found
 
@@ -219,14 +219,14 @@ def message_text(rows: Sequence[Alert], now: datetime) -> str:
 def send_email(subject: str, text: str) -> None:
     """Send an e-mail by Django's own way, within bounds: by itself it waits for a mail server for ever."""
     with get_connection(timeout=SEND_TIMEOUT_S) as connection:
-        send_mail(one_line(subject, 200), text, None, list(conf.alert_emails()), connection=connection)
+        send_mail(one_line(subject, 200), text, None, list(conf.get_settings().alert_emails), connection=connection)
 
 
 def post_webhook(subject: str, text: str) -> None:
     """Post to the webhook, in the form that Slack and Mattermost take."""
     body = json.dumps({"text": f"{subject}\n{text}"}).encode()
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(conf.alert_webhook(), body, headers)  # noqa: S310 (the settings take http only)
+    request = urllib.request.Request(conf.get_settings().alert_webhook, body, headers)  # noqa: S310 (the settings take http only)
     with urllib.request.urlopen(request, timeout=SEND_TIMEOUT_S) as answer:  # noqa: S310
         answer.read(1000)
 

@@ -63,7 +63,7 @@ class Health(NamedTuple):
         }
 
 
-def health_of(adapter: RunAdapter, now: datetime, state: switches.State | None = None) -> list[Health]:
+def health_of(adapter: RunAdapter, now: datetime, state: switches.ControlState | None = None) -> list[Health]:
     """Return how each phase of a kind is swept. `state`: how it is switched, where that is known already."""
     schedules, state = load_schedules(), state or switches.state_of(adapter, now)
     return [health(adapter, phase, now, schedules.get(phase), state) for phase in sweep_scopes(adapter)]
@@ -87,7 +87,9 @@ def load_schedules() -> dict[str, Schedule]:
     return {phase: of_task[task] for phase, task in TASKS.items() if task in of_task}
 
 
-def health(adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None, state: switches.State) -> Health:
+def health(
+    adapter: RunAdapter, phase: str, now: datetime, schedule: Schedule | None, state: switches.ControlState
+) -> Health:
     """Return how the sweeps of one kind and phase are doing."""
     last, ended, good_one = latest(adapter, phase)
     limit = MISSED_INTERVALS * (schedule.every if schedule else DEFAULT_INTERVAL)
@@ -130,13 +132,13 @@ def age_of(sweep: Sweep | None, now: datetime) -> timedelta | None:
     return now - sweep.finished_at if sweep and sweep.finished_at else None
 
 
-def describe_controls(state: switches.State) -> list[str]:
+def describe_controls(state: switches.ControlState) -> list[str]:
     """Return how a kind is switched, where that is not as usual."""
     who, said = f" by {state.actor}" if state.actor else "", []
     if state.paused_until:
         said.append(f"it is paused{who} until {state.paused_until:%Y-%m-%d %H:%M:%S %Z}")
     elif state.mode is not Mode.ACT:
-        said.append(f"it is switched to {state.mode}{who if state.named else ' by the settings'}")
+        said.append(f"it is switched to {state.mode}{who if state.mode_is_override else ' by the settings'}")
     if state.released:
         said.append(f"the brake is released{who}")
     return said

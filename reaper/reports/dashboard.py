@@ -50,7 +50,7 @@ class KindStatus(NamedTuple):
     """One kind of runs."""
 
     kind: str
-    state: switches.State
+    state: switches.ControlState
     policy: Policy
     # By phase: how many, and the oldest ones; how old the oldest is.
     loads: Mapping[str, PhaseSummary]
@@ -184,7 +184,7 @@ def kind_now(adapter: RunAdapter, broker: Broker, crowd: Fleet) -> KindStatus:
         return KindStatus(adapter.kind, state, policy, loads, ages, health, suspects[:MAX_ROWS], left)
     except Exception as error:  # the host's code, which may raise anything
         said = one_line(f"{type(error).__name__}: {error}")
-        return KindStatus(adapter.kind, switches.State(Mode.ACT), Policy(), {}, {}, (), (), 0, said)
+        return KindStatus(adapter.kind, switches.ControlState(Mode.ACT), Policy(), {}, {}, (), (), 0, said)
 
 
 def oldest(load: PhaseSummary, now: datetime) -> timedelta | None:

@@ -19,6 +19,7 @@ from reaper.core.explain import evidence_in_words
 from reaper.core.facts import NO_EVIDENCE, Phase, RunFacts
 from reaper.core.policy import Action, Policy, SweepScope
 from reaper.core.reasons import Reason
+from reaper.core.serialization import evidence_from_json, to_dict
 from reaper.db.pagination import PAGE
 from reaper.evidence.collector import EvidenceCollector
 from reaper.ledger import records as ledger
@@ -75,7 +76,7 @@ def line_of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> RunLine
     """Return the line of a run that was judged."""
     run, decision, evidence = verdict
     known = "" if evidence is NO_EVIDENCE else evidence_in_words(run, evidence, now)
-    facts = {} if evidence is NO_EVIDENCE else ledger.as_json(evidence)
+    facts = {} if evidence is NO_EVIDENCE else to_dict(evidence)
     return RunLine(run.kind, run.pk, run.phase, decision.action, decision.reason, run.age(now), alert, known, facts)
 
 
@@ -90,7 +91,7 @@ def line_of_entry(row: LedgerEntry) -> RunLine:
         return RunLine(row.kind, row.run_id, SweepScope.PARENTS, row.action, row.reason)
     stamps: dict[str, Any] = {name: datetime.fromisoformat(row.facts[name]) for name in STAMPS if row.facts.get(name)}
     run = RunFacts(kind=row.kind, pk=row.run_id, phase=Phase(row.phase), **stamps)
-    evidence = ledger.as_json(ledger.evidence_of(row.evidence))
+    evidence = to_dict(evidence_from_json(row.evidence))
     return RunLine(row.kind, row.run_id, row.phase, row.action, row.reason, run.age(row.created_at), evidence=evidence)
 
 

@@ -13,6 +13,7 @@ from reaper.core.decisions import Decision
 from reaper.core.facts import RunFacts
 from reaper.core.policy import Action, SweepScope
 from reaper.core.reasons import Reason
+from reaper.core.serialization import facts_from_json
 from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, Sweep
 from reaper.sweeps.sweep import BATCH, SweepRun, Verdict, short_transaction
@@ -79,7 +80,7 @@ def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> tuple[bool, Sweep]
                 ledger.find_undoable_end(adapter, run.pk) if adapter.supports_reopen and not run.parent_ended else None
             )
             if ended:
-                was = ledger.facts_of(ended.facts)
+                was = facts_from_json(ended.facts)
                 with short_transaction(adapter.using):
                     change = RunUpdate(was, Decision(Action.LEAVE, Reason.MANUAL), f"Reopened by {actor}.")
                     ledger.record_manual_action(adapter, change, LedgerEntry.REOPEN, hand.now, hand.row, actor)

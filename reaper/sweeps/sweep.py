@@ -22,6 +22,7 @@ from reaper.broker.connection import Broker
 from reaper.conf import clock
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
+from reaper.controls.exemptions import exempt_ids
 from reaper.core import brake
 from reaper.core.decisions import Decision, decide, leave
 from reaper.core.explain import describe
@@ -75,7 +76,7 @@ def plan(adapter: RunAdapter, phase: Phase, sources: EvidenceCollector) -> Itera
 def judge_all(page: Sequence[RunFacts], sources: EvidenceCollector) -> list[Verdict]:
     """Return the verdicts on a page of runs."""
     runs = ledger.with_history(sources.adapter, page)
-    if exempted := switches.exempt_ids(sources.adapter, [run.pk for run in runs], sources.now):
+    if exempted := exempt_ids(sources.adapter, [run.pk for run in runs], sources.now):
         runs = [replace(run, exempt=run.pk in exempted) for run in runs]
     return [judge(each, sources.policy, sources.now) for each in sources.gather(runs)]
 

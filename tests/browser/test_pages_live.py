@@ -11,9 +11,10 @@ from apps.sources.models import CrawlJob
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
+from reaper.controls.append_only import latest_row
 from reaper.core.facts import Phase
 from reaper.core.policy import Mode
-from reaper.models import KindControl, LedgerEntry
+from reaper.models import KindControl, LedgerEntry, PolicyOverride
 from reaper.sweeps import sweep as sweeps
 from tests.browser.conftest import log_in, opened, picture, serious
 from tests.worlds import HOUR, MINUTE, SECOND, fresh, report, source
@@ -169,13 +170,13 @@ def test_thresholds_are_edited_wrongly_and_rightly(tab):
     tab.get_by_label("run_timeout").fill("1s")
     tab.get_by_role("button", name="Save").click()
     expect(tab.get_by_text("run_timeout is 1s, which is below 12s. Give 12s or more.")).to_be_visible()
-    assert policies.latest(conf.adapters()["crawl_job"]) is None
+    assert latest_row(PolicyOverride, conf.adapters()["crawl_job"]) is None
     tab.get_by_label("run_timeout").fill("35m")
     tab.get_by_label("alert_after").fill("20m")
     tab.get_by_role("button", name="Preview").click()
     expect(tab.get_by_text("1 run would be acted on")).to_be_visible()
     picture(tab, "thresholds")
-    assert policies.latest(conf.adapters()["crawl_job"]) is None
+    assert latest_row(PolicyOverride, conf.adapters()["crawl_job"]) is None
     tab.get_by_role("button", name="Save").click()
     expect(tab.get_by_text("This counts from the next sweep on.")).to_be_visible()
     assert policies.effective_policy(conf.adapters()["crawl_job"]).run_timeout == 35 * MINUTE

@@ -242,9 +242,9 @@ GUARDS = [
         PAGES,
         ("reopen: the parent", " if adapter.supports_reopen and not run.parent_ended", " if adapter.supports_reopen"),
     ),
-    *of("reaper/controls/modes.py", SWITCHES, ("two who switch at once", ".select_for_update()[:1]", "[:1]")),
+    *of("reaper/controls/append_only.py", SWITCHES, ("two who switch at once", ".select_for_update()[:1]", "[:1]")),
     *of(
-        "reaper/controls/overrides.py",
+        "reaper/controls/append_only.py",
         ("tests/reaper/test_policies.py",),
         ("two who edit at once", ".select_for_update()[:1]", "[:1]"),
     ),

@@ -19,7 +19,7 @@ def databases_clock(settings):
 
 
 def test_the_databases_clock_is_the_default(databases_clock):
-    assert conf.clock() == "database"
+    assert conf.get_settings().clock == "database"
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL is asked for its time")

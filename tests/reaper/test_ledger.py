@@ -19,6 +19,7 @@ from reaper.core.decisions import Decision, decide
 from reaper.core.facts import NO_EVIDENCE, Evidence, History, Liveness, Phase, RunFacts
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
+from reaper.core.serialization import evidence_from_json, facts_from_json, to_compact, to_dict, to_json
 from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
@@ -155,12 +156,10 @@ def test_a_run_is_requeued_as_often_as_its_budget_allows_and_then_it_is_poison(p
 @given(any_runs(skew=st.timedeltas(-HOUR, HOUR)), evidences(), POLICIES)
 @always
 def test_what_a_row_keeps_is_enough_to_decide_again(run, evidence, policy):
-    for form in (ledger.as_json, ledger.to_compact):
+    for form in (to_dict, to_compact):
         facts, found = (json.loads(json.dumps(form(each))) for each in (run, evidence))
-        again = (ledger.facts_of(facts), ledger.evidence_of(found))
-        assert [json.loads(ledger.to_json(each)) for each in (run, evidence)] == [
-            *map(ledger.to_compact, (run, evidence))
-        ]
+        again = (facts_from_json(facts), evidence_from_json(found))
+        assert [json.loads(to_json(each)) for each in (run, evidence)] == [*map(to_compact, (run, evidence))]
         assert again == (run, evidence)
         assert decide(*again, policy, NOW) == decide(run, evidence, policy, NOW)
 
@@ -175,7 +174,7 @@ def test_a_row_says_everything():
     assert (row.task_id, row.new_task_id, row.message, row.actor) == ("", "t2", "Because.", "ada")
     assert (row.action, row.reason, row.published_at, row.owes_revoke) == ("requeue", "lost", None, False)
     assert (row.terminate, row.exhausted, row.interrupted) == (False, False, False)
-    assert row.facts == ledger.to_compact(change.run)
+    assert row.facts == to_compact(change.run)
     assert set(row.facts) == {"kind", "pk", "phase", "status", "task_id", "queued_at"}
     assert row.evidence == {"queue": "crawl"}
 
@@ -212,8 +211,8 @@ def test_every_row_of_a_batch_keeps_its_own():
         ("", "", ""),
     ]
     assert [row.unattended_seconds for row in kept] == [None, 1.0, 1.0]
-    assert [ledger.facts_of(row.facts) for row in kept] == [change.run for change in changes]
-    assert [ledger.evidence_of(row.evidence) for row in kept] == [change.evidence for change in changes]
+    assert [facts_from_json(row.facts) for row in kept] == [change.run for change in changes]
+    assert [evidence_from_json(row.evidence) for row in kept] == [change.evidence for change in changes]
     assert {(row.sweep, row.created_at, row.kind, row.actor) for row in kept} == {
         (sweep, NOW + SECOND, "crawl_job", "ada")
     }
@@ -328,22 +327,22 @@ def test_what_a_sweep_wrote_replays():
     rows = list(LedgerEntry.objects.order_by("reason"))
     assert [row.reason for row in rows] == ["never_sent", "orphaned", "timed_out"]
     for row in rows:
-        run, evidence = ledger.facts_of(row.facts), ledger.evidence_of(row.evidence)
-        assert (ledger.to_compact(run), ledger.to_compact(evidence)) == (row.facts, row.evidence)
+        run, evidence = facts_from_json(row.facts), evidence_from_json(row.evidence)
+        assert (to_compact(run), to_compact(evidence)) == (row.facts, row.evidence)
         again = decide(run, evidence, conf.policy(ADAPTER), row.created_at)
         assert (again.action, again.reason) == (row.action, row.reason)
         assert (again.terminate, again.exhausted, again.interrupted) == (row.terminate, row.exhausted, row.interrupted)
     assert [row.terminate for row in rows] == [False, False, True]
-    assert [ledger.evidence_of(row.evidence).claimant_liveness for row in rows] == ["unknown", "dead", "alive"]
+    assert [evidence_from_json(row.evidence).claimant_liveness for row in rows] == ["unknown", "dead", "alive"]
 
 
 def test_an_older_row_is_read_as_far_as_it_goes():
     run = replace(RUN, history=History(requeues=1, last_action_at=NOW), skew=SECOND)
-    facts = ledger.as_json(run)
+    facts = to_dict(run)
     del facts["skew"], facts["history"]["interruptions"]
-    assert ledger.facts_of(facts) == replace(run, skew=timedelta(0))
-    assert ledger.facts_of({**facts, "colour": "red", "skew": 1}) == run
-    assert ledger.evidence_of({"colour": "red", "holder": "celery@w1/abc"}) == Evidence(holder="celery@w1/abc")
+    assert facts_from_json(facts) == replace(run, skew=timedelta(0))
+    assert facts_from_json({**facts, "colour": "red", "skew": 1}) == run
+    assert evidence_from_json({"colour": "red", "holder": "celery@w1/abc"}) == Evidence(holder="celery@w1/abc")
 
 
 @pytest.mark.parametrize(
@@ -356,13 +355,13 @@ def test_an_older_row_is_read_as_far_as_it_goes():
 )
 def test_what_cannot_be_read_is_not_known(odd):
     unknown = replace(RUN, phase=Phase.UNKNOWN, queued_at=None)
-    assert ledger.facts_of(ledger.as_json(RUN) | odd) == unknown
+    assert facts_from_json(to_dict(RUN) | odd) == unknown
 
 
 @pytest.mark.parametrize("kept", [{}, None, [], "", 5])
 def test_a_row_that_keeps_nothing_says_nothing(kept):
-    assert ledger.facts_of(kept) == RunFacts(kind="", pk="", phase=Phase.UNKNOWN)
-    assert ledger.evidence_of(kept) == NO_EVIDENCE
+    assert facts_from_json(kept) == RunFacts(kind="", pk="", phase=Phase.UNKNOWN)
+    assert evidence_from_json(kept) == NO_EVIDENCE
 
 
 def swept(**fields):

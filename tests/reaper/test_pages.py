@@ -574,7 +574,7 @@ def edit(client, kind="crawl_job", **data):
 
 
 def test_thresholds_are_edited_in_the_users_name_and_it_is_in_the_history(ada):
-    response = edit(ada, run_timeout="3h", on_orphan="requeue", seen="0")
+    response = edit(ada, run_timeout="3h", on_orphan="requeue", base_version="0")
     said = "Edited crawl_job: run_timeout: 1 h -> 3 h; on_orphan: fail -> requeue. This counts from the next sweep on."
     assert [str(each) for each in response.context["messages"]] == [said]
     assert escape(said) in response.content.decode()
@@ -585,7 +585,7 @@ def test_thresholds_are_edited_in_the_users_name_and_it_is_in_the_history(ada):
 
 def test_wrong_thresholds_are_refused_and_stay_in_the_form(ada):
     page = edit(ada, run_timeout="1s", max_requeues="3").content.decode()
-    assert "run_timeout is 1 s, which is below 12 s. Give 12 s or more." in page
+    assert "run_timeout: expected a duration of at least 12 s, got 1 s. Use 12 s or more." in page
     assert 'value="1s"' in page
     assert not PolicyOverride.objects.exists()
 
@@ -600,8 +600,8 @@ def test_a_preview_names_the_runs_and_saves_nothing(ada):
 
 def test_an_edit_that_somebody_else_has_made_meanwhile_is_not_undone(ada):
     policies.set_overrides(conf.adapters()["crawl_job"], "bob", NOW, {"run_timeout": 2 * HOUR})
-    page = text(edit(ada, run_timeout="3h", seen="0"))
-    assert "bob has edited it meanwhile: look again." in page
+    page = text(edit(ada, run_timeout="3h", base_version="0"))
+    assert "bob has changed the policy in the meantime. Check it and try again." in page
     assert PolicyOverride.objects.count() == 1
 
 

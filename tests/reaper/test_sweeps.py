@@ -20,9 +20,9 @@ from reaper.core import brake
 from reaper.core.decisions import PUBLISH_GRACE
 from reaper.core.facts import Phase
 from reaper.core.policy import Action
+from reaper.core.serialization import facts_from_json
 from reaper.db import pagination as reading
 from reaper.evidence.collector import EvidenceCollector
-from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, MessageSighting, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.signals import reaped, swept
 from reaper.sweeps import manual as hand
@@ -343,7 +343,7 @@ def test_the_ledger_tells_what_was_decided_and_on_what():
     assert (row.revoked_at, reaping.published_at) == (NOW, NOW)
     assert "rule lost" in reaping.message
     assert reaping.facts["queued_at"] == (NOW - LOST).isoformat()
-    assert ledger.facts_of(reaping.facts).history.redispatches == 0
+    assert facts_from_json(reaping.facts).history.redispatches == 0
     assert "history" not in reaping.facts
     known = {
         name: reaping.evidence[name]

@@ -10,6 +10,7 @@ from freezegun import freeze_time
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
+from reaper.controls.exemptions import exempt_ids, exempt_run, remove_exemption
 from reaper.core import brake
 from reaper.core.facts import Phase
 from reaper.core.policy import Action, Mode
@@ -76,7 +77,7 @@ def test_what_one_switches_leaves_the_rest_as_it_was_and_all_is_kept_with_the_na
     switched(mode=Mode.DRY_RUN)
     switches.set_controls(adapter(), "bob", NOW, released_until=NOW + HOUR)
     assert state()[:3] == (Mode.DRY_RUN, None, True)
-    assert (state().actor, state().named, state(kind="source_result").actor) == ("bob", True, "")
+    assert (state().actor, state().mode_is_override, state(kind="source_result").actor) == ("bob", True, "")
     assert [(row.actor, row.summary) for row in KindControl.objects.order_by("id")] == [
         ("ada", "mode dry_run"),
         ("bob", "mode dry_run, brake released until 2026-03-01 13:00:00 UTC"),
@@ -380,7 +381,7 @@ def test_another_queue_is_not_concerned():
 
 def test_an_exempted_run_is_left_alone_until_its_time_is_over():
     mine, other = running_job(2 * HOUR), running_job(2 * HOUR)
-    switches.exempt_run(adapter(), str(mine.pk), ADA, NOW, NOW + HOUR)
+    exempt_run(adapter(), str(mine.pk), ADA, NOW, NOW + HOUR)
     row = sweep()
     assert (fresh(mine).status, fresh(other).status) == ("running", "failed")
     assert row.counts == {"exempt": 1, "timed_out": 1}
@@ -390,25 +391,25 @@ def test_an_exempted_run_is_left_alone_until_its_time_is_over():
 
 def test_a_run_that_is_exempted_for_good_is_looked_after_again_once_that_is_ended(broker):
     job = lost_job()
-    switches.exempt_run(adapter(), str(job.pk), ADA, NOW, None)
+    exempt_run(adapter(), str(job.pk), ADA, NOW, None)
     assert sweep_queued(at=NOW + 100 * HOUR).counts == {"exempt": 1}
-    assert [switches.remove_exemption(adapter(), str(job.pk)) for _ in range(2)] == [True, False]
+    assert [remove_exemption(adapter(), str(job.pk)) for _ in range(2)] == [True, False]
     assert sweep_queued().acted == 1
 
 
 def test_an_exemption_is_of_one_kind_and_may_be_renewed():
     job = sent_child()
-    switches.exempt_run(adapter(), str(job.pk), ADA, NOW, None)
-    assert switches.exempt_ids(adapter("source_result"), [str(job.pk)], NOW) == set()
-    switches.exempt_run(adapter(), str(job.pk), "bob", NOW, NOW + HOUR)
+    exempt_run(adapter(), str(job.pk), ADA, NOW, None)
+    assert exempt_ids(adapter("source_result"), [str(job.pk)], NOW) == set()
+    exempt_run(adapter(), str(job.pk), "bob", NOW, NOW + HOUR)
     (row,) = Exemption.objects.all()
     assert (row.actor, row.until) == ("bob", NOW + HOUR)
-    assert switches.exempt_ids(adapter(), [str(job.pk), "other"], NOW + SECOND) == {str(job.pk)}
+    assert exempt_ids(adapter(), [str(job.pk), "other"], NOW + SECOND) == {str(job.pk)}
 
 
 def test_a_person_may_act_on_a_run_that_is_exempted(broker):
     job = running_job()
-    switches.exempt_run(adapter(), str(job.pk), ADA, NOW, None)
+    exempt_run(adapter(), str(job.pk), ADA, NOW, None)
     with freeze_time(NOW):
         done, _ = by_hand.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
     assert (done, fresh(job).status) == (True, "failed")

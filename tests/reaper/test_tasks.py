@@ -111,7 +111,7 @@ def test_old_history_is_pruned_and_young_history_is_kept():
 
 @freeze_time(NOW)
 def test_how_long_history_is_kept_is_a_setting(limits):
-    limits(KEEP_HISTORY=DAY)
+    limits(HISTORY_RETENTION=DAY)
     reaping(DAY + SECOND)
     kept = reaping(DAY)
     tasks.prune_history()

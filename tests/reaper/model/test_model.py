@@ -29,7 +29,7 @@ from reaper.core.decisions import decide
 from reaper.core.facts import Phase
 from reaper.core.policy import Action, SweepScope
 from reaper.core.reasons import ABSENCE_REASONS
-from reaper.ledger import records as ledger
+from reaper.core.serialization import evidence_from_json, facts_from_json
 from reaper.models import (
     Exemption,
     KindControl,
@@ -400,7 +400,7 @@ class Story(RuleBasedStateMachine):
 def replay(rows):
     """What was recorded leads to the same decision once more."""
     for row in rows:
-        run, evidence = ledger.facts_of(row.facts), ledger.evidence_of(row.evidence)
+        run, evidence = facts_from_json(row.facts), evidence_from_json(row.evidence)
         decision = decide(run, evidence, conf.policy(conf.adapters()[row.kind]), row.created_at)
         assert (decision.action, decision.reason) == (row.action, row.reason)
 
