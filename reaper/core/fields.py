@@ -18,11 +18,14 @@ def field_docs(cls: type) -> dict[str, str]:
     body = tree.body if isinstance(tree, ast.ClassDef) else []
     docs: dict[str, str] = {}
     for field, below in pairwise(body):
-        targets: list[ast.expr] = []
-        if isinstance(field, ast.Assign):
-            targets = field.targets
-        elif isinstance(field, ast.AnnAssign):
-            targets = [field.target]
+        names = [each.id for each in assigned(field) if isinstance(each, ast.Name)]
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            docs.update({each.id: " ".join(str(below.value.value).split()) for each in targets if isinstance(each, ast.Name)})
+            docs.update(dict.fromkeys(names, " ".join(str(below.value.value).split())))
     return docs
+
+
+def assigned(statement: ast.stmt) -> list[ast.expr]:
+    """Return what a statement assigns to: `x` of `x = 1` and of `x: int = 1`."""
+    if isinstance(statement, ast.Assign):
+        return statement.targets
+    return [statement.target] if isinstance(statement, ast.AnnAssign) else []
