@@ -50,7 +50,7 @@ class AlertedReceiver(Protocol):
         """Take note of an alert.
 
         `sender`: the adapter's class, or `Alert` for an alert that concerns no kind; `alert`: its row; `reason`: its
-        name, as in docs/ALERTS.md; `message`: a sentence; `now`: the database's time; `runs`: when it is opened, the runs
+        name, as in docs/ALERTS.md; `message`: a sentence; `now`: the database's time; `runs`: when opened, the runs
         that it is about.
         """
 

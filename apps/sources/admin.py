@@ -19,9 +19,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from apps.sources import runs
+from apps.sources import dispatch, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
-from apps.sources.reaping import ReaperRunAdminMixin
+from reaper.admin.run_views import ReaperRunAdminMixin
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class ReportingAdmin(admin.ModelAdmin):
         """Publish something; when the broker does not take it, say so and return False."""
         try:
             send()
-        except runs.NotPending:
+        except dispatch.NotPending:
             raise
         # What a broken broker raises varies: kombu's errors, the client library's own, RuntimeError.
         except Exception as error:
@@ -91,11 +91,11 @@ class SourceAdmin(ReportingAdmin):
         """Crawl one source in a job of its own, several as the children of one job."""
         sources = list(queryset)
         if len(sources) > 1:
-            if self.published(request, partial(runs.create_parent, sources, triggered_by=CrawlJob.Trigger.MANUAL)):
+            if self.published(request, partial(parents.create_parent, sources, triggered_by=CrawlJob.Trigger.MANUAL)):
                 self.tell(request, messages.SUCCESS, "sources will be crawled by one job", sources)
             return
-        job = runs.create_job(sources[0].pk, triggered_by=CrawlJob.Trigger.MANUAL)
-        if self.published(request, partial(runs.dispatch, CrawlJob, job.pk, by_hand=True)):
+        job = dispatch.create_job(sources[0].pk, triggered_by=CrawlJob.Trigger.MANUAL)
+        if self.published(request, partial(dispatch.dispatch_run, CrawlJob, job.pk, manual=True)):
             self.tell(request, messages.SUCCESS, "job was made", [job.pk])
 
 
@@ -141,10 +141,10 @@ class RunAdmin(ReaperRunAdminMixin, ReportingAdmin):
         for pk in queryset.exclude(pk__in=parents).values_list("pk", flat=True):
             try:
                 # The first failure ends it: a broker that is down would let each of them wait.
-                if not self.published(request, partial(runs.dispatch, self.model, pk, by_hand=True)):
+                if not self.published(request, partial(dispatch.dispatch_run, self.model, pk, manual=True)):
                     break
                 sent.append(pk)
-            except runs.NotPending:
+            except dispatch.NotPending:
                 refused.append(pk)
         self.tell(request, messages.SUCCESS, "dispatched again", sent)
         self.tell(request, messages.WARNING, "not pending, so not dispatched", refused)
@@ -225,7 +225,7 @@ class CrawlJobAdmin(RunAdmin):
     def save_model(self, request: HttpRequest, obj: CrawlJob, form: Any, change: bool) -> None:
         """Make the job and, once that is committed, dispatch it."""
         super().save_model(request, obj, form, change)
-        send = partial(runs.dispatch, CrawlJob, obj.pk, by_hand=True)
+        send = partial(dispatch.dispatch_run, CrawlJob, obj.pk, manual=True)
         transaction.on_commit(lambda: self.published(request, send))
 
     def parents(self, queryset: QuerySet) -> set[Any]:
@@ -251,12 +251,14 @@ class CrawlJobAdmin(RunAdmin):
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[CrawlJob]) -> None:
         """Cancel unfinished jobs, their children included."""
-        self.each(request, queryset, runs.cancel, "cancelled", "had ended already")
+        self.each(request, queryset, parents.cancel, "cancelled", "had ended already")
 
     @admin.action(description="Finalize (parents)", permissions=["operate"])
     def finalize(self, request: HttpRequest, queryset: QuerySet[CrawlJob]) -> None:
         """Give parents whose children have all ended their outcome."""
-        self.each(request, queryset, runs.finalize, "finalized", "not to be finalized: no parent, still open, or done")
+        self.each(
+            request, queryset, parents.finalize, "finalized", "not to be finalized: no parent, still open, or done"
+        )
 
     def each(
         self, request: HttpRequest, queryset: QuerySet, do: Callable[[Any], bool], done: str, not_done: str

@@ -11,5 +11,5 @@ class SourcesConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Bind the receivers that hand this app's announcements to the reaper."""
-        from apps.sources import reaping  # noqa: F401 (importing it binds them)
+        """Connect the journal's receivers."""
+        from apps.sources import journal  # noqa: F401 (importing it connects them)

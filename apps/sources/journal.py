@@ -1,7 +1,7 @@
-"""What the tasks themselves say they did: an insert-only file, one JSON line per event.
+"""The tasks' own account of what they did: an append-only file, one JSON line per event.
 
-Written only where `CRAWL_JOURNAL` names a file. Whoever wants to know whether the reaper took a run from a task that
-was alive must not ask the reaper's own tables; this is the other witness.
+Written only where `CRAWL_JOURNAL` names a file, which demos, benchmarks and live tests do. To find out whether the
+reaper took a run from a task that was alive, one must not ask the reaper's own tables: this is the independent witness.
 """
 
 import json
@@ -10,10 +10,32 @@ import time
 from typing import Any
 
 from django.conf import settings
+from django.dispatch import receiver
+
+from apps.sources.claims import Claim, run_claimed, run_ending, write_refused
 
 
-def note(event: str, **facts: Any) -> None:
-    """Append one event with the time (s since the epoch) and this process' id. One write() of one line: never torn."""
+@receiver(run_claimed)
+def write_claimed(claim: Claim, **_: Any) -> None:
+    """Note that a task has taken its run."""
+    write_event("claimed", run=claim.pk, task_id=claim.task_id, worker=claim.worker)
+
+
+@receiver(run_ending)
+def write_ending(claim: Claim, write: str, **_: Any) -> None:
+    """Note that a task is about to let go of its run; it is noted first, for whoever reads the row in between."""
+    write_event("ending", run=claim.pk, task_id=claim.task_id, write=write)
+
+
+@receiver(write_refused)
+def write_refusal(claim: Claim, write: str, **_: Any) -> None:
+    """Note that a task was refused a write."""
+    why = f"{write} of {claim.model.__name__} {claim.pk} by task {claim.task_id}"
+    write_event("refused", run=claim.pk, task_id=claim.task_id, why=why)
+
+
+def write_event(event: str, **facts: Any) -> None:
+    """Append one event with the time (s since the epoch) and this process' id: in one write(), so it is never torn."""
     if not settings.CRAWL_JOURNAL:
         return
     line = json.dumps({"event": event, "at": time.time(), "pid": os.getpid(), **facts}, default=str) + "\n"

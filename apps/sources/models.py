@@ -39,7 +39,7 @@ class Source(models.Model):
 
 
 class RunFields(models.Model):
-    """What every run carries, whichever table it is in: the columns that the fence in `runs.py` reads and writes."""
+    """What every run carries, whichever table it is in: the columns of `dispatch.py` and `claims.py`."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     # '' when no task was ever sent for it.

@@ -6,20 +6,23 @@ from typing import NamedTuple
 
 
 class Outcome(NamedTuple):
-    """How a parent ends: its status and a sentence for a person ('' when there is nothing to say)."""
+    """How a parent ends."""
 
     status: str
+    """The parent's status: completed, failed or cancelled."""
     message: str = ""
+    """A sentence for people; '' when there is nothing to say."""
 
 
+# The statuses in which a child has ended.
 ENDED = {"completed", "failed", "skipped"}
 
 
 def outcome(children: Iterable[str], *, waited_too_long: bool = False) -> Outcome | None:
     """Return the outcome that the children's statuses make, or None while it is still open.
 
-    A child in a status that this table does not know keeps the parent open: what is not understood proves nothing.
-    `waited_too_long`: the parent is older than the queue timeout, so children that are not there will not come.
+    A child in an unknown status keeps the parent open. `waited_too_long`: the parent is older than the queue timeout,
+    so missing children will not come.
     """
     count = Counter(children)
     total = count.total()
@@ -33,6 +36,6 @@ def outcome(children: Iterable[str], *, waited_too_long: bool = False) -> Outcom
     if failed == total:
         return Outcome("failed", f"All {total} sources failed")
     if count["completed"]:
-        said = [f"{failed} sources failed"] * bool(failed) + [f"{skipped} sources skipped"] * bool(skipped)
-        return Outcome("completed", "; ".join(said))
+        counts = [(failed, "failed"), (skipped, "skipped")]
+        return Outcome("completed", "; ".join(f"{number} sources {word}" for number, word in counts if number))
     return Outcome("failed", f"{failed} failed, {skipped} skipped")

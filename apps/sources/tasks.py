@@ -11,8 +11,10 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from django.conf import settings
 
-from apps.sources import crawler, journal, network, runs
+from apps.sources import claims, crawler, dispatch, network, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+from apps.sources.runs import Run
+from reaper import api
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +22,11 @@ logger = logging.getLogger(__name__)
 MAX_RETRIES = 2
 
 
-def worker_name() -> str:
-    """Return the name of the worker that this runs in. `reaping.py` puts the reaper's answer in the place of this."""
-    return ""
-
-
 class CrawlTask(Task):
-    """A task whose every dispatch stamps its run anew, also one by hand (`crawl_source.delay(…)`)."""
+    """A task whose every dispatch gives its run a new task id, also `crawl_source.delay(…)` in a shell."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any) -> Any:
-        """Dispatch the run that the arguments name; a job is made when they name none.
+        """Dispatch the run that the arguments name, or a new job if they name none.
 
         Raises ValueError for a task id of the caller's own and for ids that are none, `NotPending` for a run that is
         not waiting, and what the broker raises.
@@ -43,9 +40,9 @@ class CrawlTask(Task):
         model, pk = find_run(**call.arguments)
         # Stored with the row, because a later attempt is published from the row alone.
         stored = {"config_overrides": overrides} if overrides else {}
-        # A job that this call has made itself has no past to forget.
-        by_hand = bool(call.arguments.get("crawl_job_id") or call.arguments.get("parent_job_id"))
-        return self.AsyncResult(runs.dispatch(model, pk, by_hand=by_hand, stored=stored, **options))
+        # A job that this call has created itself has no past retries to forget.
+        manual = bool(call.arguments.get("crawl_job_id") or call.arguments.get("parent_job_id"))
+        return self.AsyncResult(dispatch.dispatch_run(model, pk, manual=manual, stored=stored, **options))
 
 
 @shared_task(
@@ -61,21 +58,19 @@ def crawl_source(
     parent_job_id: str | None = None,
     config_overrides: dict | None = None,
 ) -> None:
-    """Crawl one source for its job, or for its share of the parent job. With neither id it makes its own job."""
+    """Crawl one source for its job, or as a child of the parent job. With neither id, a job is created."""
     request = self.request
-    made_by = "" if crawl_job_id or parent_job_id else request.id or ""
-    model, pk = find_run(source_id, crawl_job_id, parent_job_id, config_overrides, task_id=made_by)
-    inline = request.called_directly or request.is_eager
-    task_id = runs.assign_task_id(model, pk, by_hand=True) if inline else request.id
-    # Nobody vouches for an inline call: the worker that it may run in does not know of its task.
-    worker = ("" if inline else worker_name()) or f"{request.hostname or 'inline'}/shell"
+    creator = "" if crawl_job_id or parent_job_id else request.id or ""
+    model, pk = find_run(source_id, crawl_job_id, parent_job_id, config_overrides, task_id=creator)
+    is_inline = request.called_directly or request.is_eager
+    task_id = dispatch.assign_task_id(model, pk, manual=True) if is_inline else request.id
+    # Of an inline call the worker that it may run in knows nothing, so that worker must not vouch for it.
+    worker = ("" if is_inline else api.worker_name()) or f"{request.hostname or 'inline'}/shell"
     try:
-        hold = runs.claim(model, pk, task_id, worker)
-        journal.note("claimed", run=pk, task_id=task_id, worker=worker)
-        crawl(hold, config_overrides or {}, request.retries or 0)
-    except runs.ClaimLost as refusal:
-        journal.note("refused", run=pk, task_id=task_id, why=str(refusal))
-        raise Ignore() from refusal
+        claim = claims.claim(model, pk, task_id, worker)
+        crawl(claim, config_overrides or {}, request.retries or 0)
+    except claims.ClaimLost as lost:
+        raise Ignore() from lost
 
 
 def find_run(
@@ -85,10 +80,10 @@ def find_run(
     config_overrides: Mapping | None = None,
     *,
     task_id: str = "",
-) -> tuple[runs.Run, uuid.UUID]:
-    """Return the model and key of the run that a message means; make the job when it names none.
+) -> tuple[Run, uuid.UUID]:
+    """Return the model and key of the run that a message means; create the job if it names none.
 
-    Raises ValueError for an id that is no UUID, or for a source that is not there or not that parent's.
+    Raises ValueError for an id that is not a UUID, or for a source that does not exist or is not that parent's.
     """
     source = as_uuid("source_id", source_id)
     if parent_job_id:
@@ -101,7 +96,7 @@ def find_run(
         return CrawlJob, as_uuid("crawl_job_id", crawl_job_id)
     if not Source.objects.filter(pk=source).exists():
         raise ValueError(f"There is no source {source}.")
-    return CrawlJob, runs.create_job(source, triggered_by="api", overrides=config_overrides, task_id=task_id).pk
+    return CrawlJob, dispatch.create_job(source, triggered_by="api", overrides=config_overrides, task_id=task_id).pk
 
 
 def as_uuid(name: str, value: Any) -> uuid.UUID:
@@ -112,47 +107,44 @@ def as_uuid(name: str, value: Any) -> uuid.UUID:
         raise ValueError(f"{name}={value!r} is not a UUID.") from None
 
 
-def crawl(hold: runs.Claim, overrides: Mapping, retries: int) -> None:
-    """Crawl the held run's source, page by page through the fence, and end the run. Raises `Refused`."""
+def crawl(claim: claims.Claim, overrides: Mapping, retries: int) -> None:
+    """Crawl the source of a claimed run, storing the progress page by page, and end the run. Raises `ClaimLost`."""
     totals = {"pages": 0, "found": 0, "new": 0, "duplicates": 0, "errors": 0}
     try:
-        url, limits = settings_of(hold, overrides)
+        url, limits = load_settings(claim, overrides)
         for step in crawler.crawl(url, limits):
             totals = asdict(step)
-            hold.progress(totals)
-    except runs.ClaimLost:
+            claim.progress(totals)
+    except claims.ClaimLost:
         raise
     except network.Unreachable as error:
         if retries < MAX_RETRIES:
-            end(hold, "release", retries + 1)
+            claim.release(retries + 1)
         else:
-            end(hold, "fail", str(error), "unreachable")
+            claim.fail(str(error), "unreachable")
     except network.CrawlError as error:
-        end(hold, "fail", str(error), type(error).__name__.lower())
+        claim.fail(str(error), type(error).__name__.lower())
     except SoftTimeLimitExceeded:
-        end(hold, "fail", f"Not done within the soft time limit of {settings.CRAWL_SOFT_TIME_LIMIT} s.", "time_limit")
+        claim.fail(f"Not done within the soft time limit of {settings.CRAWL_SOFT_TIME_LIMIT} s.", "time_limit")
     except Exception as error:
-        logger.exception("crawl of %s failed", hold.pk)
-        end(hold, "fail", f"{type(error).__name__}: {error}", "error")
+        logger.exception("crawl of %s failed", claim.pk)
+        claim.fail(f"{type(error).__name__}: {error}", "error")
     else:
-        end(hold, "complete", totals)
+        claim.complete(totals)
 
 
-def end(hold: runs.Claim, write: str, *args: Any) -> None:
-    """Note in the journal that the task is about to let go of its run, then do so."""
-    journal.note("ending", run=hold.pk, task_id=hold.task_id, write=write)
-    getattr(hold, write)(*args)
+def load_settings(claim: claims.Claim, overrides: Mapping) -> tuple[str, crawler.Limits]:
+    """Return the URL to crawl and the limits: the message's settings win over the job's, those over the source's.
 
-
-def settings_of(hold: runs.Claim, overrides: Mapping) -> tuple[str, crawler.Limits]:
-    """Return the URL to crawl and the limits: the source's, its job's above them, the message's above those."""
-    job = "" if hold.model is CrawlJob else "crawl_job__"
-    row = hold.model._default_manager.values("source__url", "source__crawler_config", f"{job}config_overrides")
-    url, config, of_job = row.get(pk=hold.pk).values()
-    for each in (config, of_job, overrides):
-        if not isinstance(each or {}, Mapping):
-            raise network.ConfigError(f"The configuration of {url} is a {type(each).__name__}; it must be an object.")
-    merged = {**(config or {}), **(of_job or {}), **overrides}
+    Raises `ConfigError`.
+    """
+    job = "" if claim.model is CrawlJob else "crawl_job__"
+    row = claim.model._default_manager.values("source__url", "source__crawler_config", f"{job}config_overrides")
+    url, source_config, job_config = row.get(pk=claim.pk).values()
+    for config in (source_config, job_config, overrides):
+        if not isinstance(config or {}, Mapping):
+            raise network.ConfigError(f"The configuration of {url} is a {type(config).__name__}; it must be an object.")
+    merged = {**(source_config or {}), **(job_config or {}), **overrides}
     return url, crawler.Limits.from_config(merged, allow_private=settings.CRAWL_ALLOW_PRIVATE)
 
 
@@ -162,7 +154,7 @@ def crawl_all_active_sources() -> str | None:
     sources = list(Source.objects.filter(status=Source.Status.ACTIVE))
     if not sources:
         return None
-    return str(runs.create_parent(sources, triggered_by="schedule").pk)
+    return str(parents.create_parent(sources, triggered_by="schedule").pk)
 
 
 def _finalize_parent_job(parent_job_id: Any) -> None:
@@ -171,4 +163,4 @@ def _finalize_parent_job(parent_job_id: Any) -> None:
         parent = uuid.UUID(str(parent_job_id))
     except ValueError:
         return
-    runs.finalize(parent)
+    parents.finalize(parent)

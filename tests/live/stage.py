@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from apps.sources import runs
+from apps.sources import dispatch
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
@@ -134,7 +134,7 @@ class Stage:
             self.runs[name] = CrawlJobSourceResult.objects.create(crawl_job=parent, source=source)
         else:
             self.runs[name] = CrawlJob.objects.create(source=source)
-        runs.dispatch(type(self.runs[name]), self.runs[name].pk, queue=queue or name, **options)
+        dispatch.dispatch_run(type(self.runs[name]), self.runs[name].pk, queue=queue or name, **options)
 
     def key(self, name: str) -> str:
         return str(self.runs[name].pk)

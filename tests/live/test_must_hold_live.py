@@ -10,7 +10,7 @@ from django.db import connection
 from django.utils import timezone
 from kombu import Connection
 
-from apps.sources import runs
+from apps.sources import dispatch
 from apps.sources.models import CrawlJob, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper import tasks
@@ -136,8 +136,8 @@ def dispatch_long_ago(count):
     CrawlJob.objects.bulk_create(jobs)
     ids = {job.pk: job.task_id for job in jobs}
     with current_app.producer_pool.acquire() as producer:
-        for pk, message in runs.messages(CrawlJob, ids):
-            runs.send(message, ids[pk], producer=producer)
+        for pk, message in dispatch.messages(CrawlJob, ids):
+            dispatch.send(message, ids[pk], producer=producer)
     return ids
 
 

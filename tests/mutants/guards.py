@@ -52,12 +52,16 @@ def of(path: str, tests: tuple[str, ...], *guards: tuple[str, str, str]) -> list
 
 GUARDS = [
     *of(
-        "apps/sources/runs.py",
+        "apps/sources/claims.py",
         HELD_LIMIT,
         ("claim: the status", CLAIM, CLAIM.replace("status=PENDING, ", "")),
         ("claim: the task", CLAIM, CLAIM.replace(", task_id=task_id", "")),
         ("writes: the status", WRITE, WRITE.replace("status=RUNNING, ", "")),
         ("writes: the task", WRITE, WRITE.replace(", task_id=self.task_id", "")),
+    ),
+    *of(
+        "apps/sources/dispatch.py",
+        HELD_LIMIT,
         (
             "dispatch: the status",
             "pending = model._default_manager.filter(pk=pk, status=PENDING)",
@@ -65,6 +69,10 @@ GUARDS = [
         ),
         ("a failed publish: the status", EMPTY, EMPTY.replace("status=PENDING, ", "")),
         ("a failed publish: the task", EMPTY, EMPTY.replace(", task_id=task_id", "")),
+    ),
+    *of(
+        "apps/sources/parents.py",
+        HELD_LIMIT,
         ("a parent is finalized once", "filter(pk=parent_pk, finalized_at=None)", "filter(pk=parent_pk)"),
     ),
     *of(
@@ -265,7 +273,7 @@ GUARDS = [
     ),
     # The model test knows no guard by name: these are to show that it finds what it is not told of.
     *of(
-        "apps/sources/runs.py",
+        "apps/sources/claims.py",
         MODEL,
         ("model: claim: the status", CLAIM, CLAIM.replace("status=PENDING, ", "")),
         ("model: claim: the task", CLAIM, CLAIM.replace(", task_id=task_id", "")),

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
-from apps.sources import runs
+from apps.sources import claims, runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
@@ -215,8 +215,8 @@ def test_no_query_of_a_sweep_reads_rows_in_vain(full, settings, monkeypatch):
 @ON_POSTGRESQL
 def test_no_write_of_a_worker_reads_rows_in_vain(full):
     job = CrawlJob.objects.filter(status="pending").first()
-    hold = runs.Claim(model=CrawlJob, pk=job.pk, task_id=job.task_id, worker="celery@w/abc")
-    assert slow(lambda: runs.claim(CrawlJob, job.pk, job.task_id, "celery@w/abc")) == {}
+    hold = claims.Claim(model=CrawlJob, pk=job.pk, task_id=job.task_id, worker="celery@w/abc")
+    assert slow(lambda: claims.claim(CrawlJob, job.pk, job.task_id, "celery@w/abc")) == {}
     assert slow(lambda: hold.progress({"pages": 1})) == {}
     assert slow(lambda: hold.complete({"pages": 2})) == {}
     assert CrawlJob.objects.get(pk=job.pk).status == "completed"

@@ -10,7 +10,7 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.sources import runs
+from apps.sources import claims, dispatch
 from apps.sources.models import CrawlJob
 from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper.adapters import RunUpdate
@@ -418,8 +418,8 @@ def test_rows_of_a_run_newest_first():
 )
 def test_a_refused_late_write_is_shown(write, given):
     job = running_job()
-    late = runs.Claim(model=CrawlJob, pk=job.pk, task_id="old", worker="celery@w1/abc")
-    with pytest.raises(runs.ClaimLost):
+    late = claims.Claim(model=CrawlJob, pk=job.pk, task_id="old", worker="celery@w1/abc")
+    with pytest.raises(claims.ClaimLost):
         getattr(late, write)(*given)
     refused = RefusedWrite.objects.get()
     assert (refused.kind, refused.run_id, refused.task_id) == ("crawl_job", str(job.pk), "old")
@@ -429,7 +429,7 @@ def test_a_refused_late_write_is_shown(write, given):
 def test_a_dispatch_by_hand_is_noted_with_its_run_or_not_at_all():
     job = queued_job()
     entry(run=str(job.pk))
-    task_id = runs.assign_task_id(CrawlJob, job.pk, by_hand=True)
+    task_id = dispatch.assign_task_id(CrawlJob, job.pk, manual=True)
     noted = LedgerEntry.objects.latest("id")
     assert (noted.run_id, noted.action, noted.new_task_id, noted.actor) == (str(job.pk), "dispatch", task_id, "by hand")
     assert past(str(job.pk)) == History()
@@ -438,7 +438,7 @@ def test_a_dispatch_by_hand_is_noted_with_its_run_or_not_at_all():
 
 def test_a_dispatch_that_is_the_hosts_own_is_not_noted():
     job = queued_job()
-    runs.assign_task_id(CrawlJob, job.pk, by_hand=False)
+    dispatch.assign_task_id(CrawlJob, job.pk, manual=False)
     assert LedgerEntry.objects.count() == 0
 
 

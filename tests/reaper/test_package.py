@@ -38,7 +38,7 @@ def test_package_docstring_names_every_public_module():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel's name and the names of its files. Built from a copy: setuptools reuses what an old build left behind."""
+    """The wheel's name and its files' names. Built from a copy: setuptools reuses what an old build left behind."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(ROOT / "reaper", source / "reaper", ignore=shutil.ignore_patterns("__pycache__"))

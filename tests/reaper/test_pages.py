@@ -11,7 +11,7 @@ from django.utils.html import escape
 from django_celery_beat.models import PeriodicTask
 from freezegun import freeze_time
 
-from apps.sources import runs
+from apps.sources import claims
 from apps.sources.models import CrawlJob
 from reaper.admin import run_views as pages
 from reaper.broker.connection import Broker
@@ -180,9 +180,9 @@ def test_a_run_is_explained_with_what_would_be_done_and_what_happened(ada):
 def test_the_timeline_tells_what_was_done_and_which_late_write_was_refused(ada):
     job = queued_job(3 * HOUR)
     with freeze_time(NOW - 2 * HOUR):
-        hold = runs.claim(CrawlJob, job.pk, job.task_id, "celery@w1/abc")
+        hold = claims.claim(CrawlJob, job.pk, job.task_id, "celery@w1/abc")
     act(ada, job, "fail")
-    with pytest.raises(runs.ClaimLost), freeze_time(NOW + SECOND):
+    with pytest.raises(claims.ClaimLost), freeze_time(NOW + SECOND):
         hold.complete({"pages": 1})
     page = text(run_page(ada, job, NOW + MINUTE))
     assert f"2026-03-01 12:00:01 Refused a late complete of task {job.task_id} on celery@w1/abc." in page
@@ -277,7 +277,7 @@ def failed_job():
     """A job that the reaper failed while its task, which nobody heard of, was working on it; and the task's hold."""
     job = queued_job(3 * HOUR)
     with freeze_time(NOW - 2 * HOUR):
-        hold = runs.claim(CrawlJob, job.pk, job.task_id, "celery@w1/abc")
+        hold = claims.claim(CrawlJob, job.pk, job.task_id, "celery@w1/abc")
     with freeze_time(NOW):
         sweeps.sweep(conf.adapters()["crawl_job"], sweeps.Phase.RUNNING)
     assert fresh(job).status == "failed"

@@ -9,7 +9,7 @@ from django.db import DatabaseError, connection, transaction
 from freezegun import freeze_time
 from freezegun.api import real_monotonic
 
-from apps.sources import runs
+from apps.sources import dispatch
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper.adapters import Message
@@ -610,7 +610,7 @@ def test_a_dispatch_by_hand_starts_the_budget_anew(broker, limits):
     sweep_queued()
     at = NOW + 30 * MINUTE
     with freeze_time(at):
-        runs.dispatch(CrawlJob, job.pk, by_hand=True)
+        dispatch.dispatch_run(CrawlJob, job.pk, manual=True)
     lose(broker, job, at=at + 30 * SECOND)
     assert sweep_queued(at=at + 30 * SECOND).acted == 0
     assert sweep_queued(at=at + LOST).acted == 1
@@ -1027,7 +1027,7 @@ def test_a_run_that_was_requeued_and_sent_by_hand_meanwhile_is_not_sent_again(br
     with pytest.raises(SystemExit):
         sweep_queued(Dying())
     with freeze_time(NOW):
-        runs.assign_task_id(CrawlJob, job.pk, by_hand=True)
+        dispatch.assign_task_id(CrawlJob, job.pk, manual=True)
     assert sweep_queued().acted == 0
     assert broker.ids() == []
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
-from apps.sources import runs
+from apps.sources import dispatch
 from apps.sources.models import CrawlJob, Source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
@@ -72,7 +72,7 @@ def sweep_until_acted(phase):
 def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once(start, slow, broker, settings):
     job = job_of(slow.url)
     with start("victim") as victim:
-        task_id = runs.dispatch(CrawlJob, job.pk)
+        task_id = dispatch.dispatch_run(CrawlJob, job.pk)
         kill_in_mid_crawl(victim, job, slow)
     slow.go.set()
     left = fresh(job)
@@ -95,7 +95,7 @@ def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once
 def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, broker, settings):
     lost, never_sent = job_of(slow.url), job_of(slow.url)
     with start("victim") as victim:
-        first_id = runs.dispatch(CrawlJob, lost.pk)
+        first_id = dispatch.dispatch_run(CrawlJob, lost.pk)
         kill_in_mid_crawl(victim, lost, slow)
     slow.go.set()
     one_second = timedelta(seconds=1)
@@ -119,11 +119,11 @@ def test_a_crawl_beyond_its_soft_time_limit_ends_itself_and_the_worker_goes_on(s
     stuck = job_of(slow.url)
     with start("limited"):
         # In the message, whose limits win over the worker's: a publisher that knows the task sends its own.
-        runs.dispatch(CrawlJob, stuck.pk, soft_time_limit=3, time_limit=20)
+        dispatch.dispatch_run(CrawlJob, stuck.pk, soft_time_limit=3, time_limit=20)
         wait_until(has_status(stuck, "failed"), what="the crawl fails itself")
         after = fresh(stuck)
         assert (after.error_code, after.pages_crawled) == ("time_limit", 1)
         slow.go.set()
         quick = job_of(slow.url)
-        runs.dispatch(CrawlJob, quick.pk)
+        dispatch.dispatch_run(CrawlJob, quick.pk)
         wait_until(has_status(quick, "completed"), what="the worker goes on")

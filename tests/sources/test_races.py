@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from freezegun import freeze_time
 
-from apps.sources import runs
+from apps.sources import claims, dispatch, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
@@ -59,7 +59,7 @@ def lost():
 
 
 def hold_of(row):
-    return runs.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w1/abc")
+    return claims.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w1/abc")
 
 
 def refused(what):
@@ -68,7 +68,7 @@ def refused(what):
     def attempt():
         try:
             what()
-        except runs.ClaimLost:
+        except claims.ClaimLost:
             return True
         return False
 
@@ -130,14 +130,14 @@ def sweep(adapter=None, phase=Phase.RUNNING):
 
 def test_a_run_that_waited_for_long_and_is_claimed_as_the_sweep_begins_is_left(broker):
     waiting = lost()
-    row = sweep(adapter_that(first=lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
+    row = sweep(adapter_that(first=lambda: claims.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
     assert fresh(waiting).status == "running"
     assert (row.scanned, row.acted) == (1, 0)
 
 
 def test_an_old_run_that_is_dispatched_by_hand_as_the_sweep_begins_is_left(broker):
     waiting = lost()
-    row = sweep(adapter_that(first=lambda: runs.dispatch(CrawlJob, waiting.pk, by_hand=True)), Phase.QUEUED)
+    row = sweep(adapter_that(first=lambda: dispatch.dispatch_run(CrawlJob, waiting.pk, manual=True)), Phase.QUEUED)
     assert broker.ids() == [fresh(waiting).task_id]
     assert (row.scanned, row.acted) == (1, 0)
 
@@ -174,7 +174,7 @@ def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(bro
     waiting = lost()
 
     def is_claimed():
-        race.run(lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc"))
+        race.run(lambda: claims.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc"))
         race.join()
 
     row = sweep(adapter_that(before=is_claimed), Phase.QUEUED)
@@ -189,7 +189,7 @@ def test_a_run_that_is_dispatched_anew_between_the_sweeps_look_and_its_write_is_
 
     def is_dispatched():
         if not race.threads:
-            race.run(lambda: runs.dispatch(CrawlJob, waiting.pk))
+            race.run(lambda: dispatch.dispatch_run(CrawlJob, waiting.pk))
         race.join()
 
     row = sweep(adapter_that(before=is_dispatched), Phase.QUEUED)
@@ -216,7 +216,7 @@ def test_a_claim_that_waits_for_the_reapers_requeue_is_refused_after_it(broker, 
     waiting = lost()
 
     def claims_too_late():
-        race.run(refused(lambda: runs.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
+        race.run(refused(lambda: claims.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
         wait_until(lambda: blocked(1), what="the worker waits for the reaper")
 
     sweep(adapter_that(after=claims_too_late), Phase.QUEUED)
@@ -233,8 +233,8 @@ def test_a_dispatch_by_hand_that_waits_for_the_reapers_fail_is_told(broker, race
     def dispatches_too_late():
         def attempt():
             try:
-                return runs.dispatch(CrawlJob, waiting.pk, by_hand=True)
-            except runs.NotPending:
+                return dispatch.dispatch_run(CrawlJob, waiting.pk, manual=True)
+            except dispatch.NotPending:
                 return "not pending"
 
         race.run(attempt)
@@ -253,7 +253,7 @@ def test_a_late_end_of_a_run_that_the_reaper_failed_is_refused_and_shown(broker,
     stuck = running_job(LONG)
     hold = hold_of(stuck)
     sweep()
-    with pytest.raises(runs.ClaimLost):
+    with pytest.raises(claims.ClaimLost):
         ENDS[end](hold)
     assert fresh(stuck).error_code == "timed_out"
     write = {"completed": "complete", "failed": "fail"}[end]
@@ -266,8 +266,8 @@ def test_a_zombie_cannot_touch_the_attempt_after_its_own(broker, settings):
     zombie = hold_of(stuck)
     sweep()
     (new_id,) = broker.ids()
-    assert refused(lambda: runs.claim(CrawlJob, stuck.pk, stuck.task_id, "zombie"))()
-    second = runs.claim(CrawlJob, stuck.pk, new_id, "celery@w2/def")
+    assert refused(lambda: claims.claim(CrawlJob, stuck.pk, stuck.task_id, "zombie"))()
+    second = claims.claim(CrawlJob, stuck.pk, new_id, "celery@w2/def")
     for late in (lambda: zombie.progress(TOTALS), *(lambda end=end: end(zombie) for end in ENDS.values())):
         assert refused(late)()
     assert refused(lambda: zombie.release(1))()
@@ -374,7 +374,7 @@ def test_three_finalizers_at_once_make_one_outcome(race):
     job = parent("completed", "failed")
     with locked(job) as until_waiting:
         for _ in range(3):
-            race.run(lambda: runs.finalize(job.pk))
+            race.run(lambda: parents.finalize(job.pk))
         until_waiting(3)
     assert sorted(race.join()) == [False, False, True]
     assert fresh(job).status == "completed"
@@ -387,7 +387,7 @@ def test_three_finalizers_that_start_together_make_one_outcome(race):
     def finalize():
         connection.ensure_connection()
         barrier.wait(15)
-        return runs.finalize(job.pk)
+        return parents.finalize(job.pk)
 
     for _ in range(3):
         race.run(finalize)
@@ -397,14 +397,14 @@ def test_three_finalizers_that_start_together_make_one_outcome(race):
 @pytest.mark.parametrize("ends", [("completed", "completed"), ("failed", "failed"), ("completed", "failed")], ids=str)
 def test_a_parent_whose_last_two_children_end_together_is_finalized_once(race, monkeypatch, ends):
     job = parent("running", "running")
-    barrier, finalize, answers = threading.Barrier(2), runs.finalize, []
+    barrier, finalize, answers = threading.Barrier(2), parents.finalize, []
 
     def finalize_together(pk):
         # Both children have ended, and neither has finalized yet.
         barrier.wait(15)
         answers.append(finalize(pk))
 
-    monkeypatch.setattr(runs, "finalize", finalize_together)
+    monkeypatch.setattr(parents, "finalize", finalize_together)
     for each, end in zip(job.source_results.all(), ends, strict=True):
         race.run(lambda each=each, end=end: ENDS[end](hold_of(each)))
     race.join()
@@ -430,9 +430,9 @@ def test_a_child_that_ends_while_its_parent_is_locked_keeps_no_lock_on_itself(ra
 def test_a_cancel_just_before_the_finalizers_write_wins(broker, race):
     job = parent("completed")
     with locked(job) as until_waiting:
-        race.run(lambda: runs.finalize(job.pk))
+        race.run(lambda: parents.finalize(job.pk))
         until_waiting(1)
-        runs.cancel(job.pk)
+        parents.cancel(job.pk)
     race.join()
     after = fresh(job)
     assert (after.status, after.completed_at is None, after.finalized_at is None) == ("cancelled", False, False)
@@ -441,9 +441,9 @@ def test_a_cancel_just_before_the_finalizers_write_wins(broker, race):
 def test_a_cancel_just_after_the_finalizers_write_is_told_that_it_is_too_late(broker, race):
     job = parent("completed")
     with locked(job) as until_waiting:
-        race.run(lambda: runs.cancel(job.pk))
+        race.run(lambda: parents.cancel(job.pk))
         until_waiting(1)
-        assert runs.finalize(job.pk) is True
+        assert parents.finalize(job.pk) is True
     assert race.join() == [False]
     assert fresh(job).status == "completed"
 
@@ -456,7 +456,7 @@ def test_of_two_copies_of_a_message_one_claims_the_run(race, make):
     row = make()
     with locked(row) as until_waiting:
         for name in ("w1", "w2"):
-            race.run(refused(lambda name=name: runs.claim(type(row), row.pk, row.task_id, name)))
+            race.run(refused(lambda name=name: claims.claim(type(row), row.pk, row.task_id, name)))
         until_waiting(2)
     assert sorted(race.join()) == [False, True]
     assert fresh(row).status == "running"
@@ -466,11 +466,11 @@ def test_of_two_dispatches_at_once_the_last_id_counts_and_the_other_claims_nothi
     job = queued_job()
     with locked(job) as until_waiting:
         for _ in range(2):
-            race.run(lambda: runs.dispatch(CrawlJob, job.pk))
+            race.run(lambda: dispatch.dispatch_run(CrawlJob, job.pk))
         until_waiting(2)
     ids = race.join()
     assert sorted(broker.ids()) == sorted(ids)
-    assert [refused(lambda each=each: runs.claim(CrawlJob, job.pk, each, "w"))() for each in ids] == [
+    assert [refused(lambda each=each: claims.claim(CrawlJob, job.pk, each, "w"))() for each in ids] == [
         each != fresh(job).task_id for each in ids
     ]
 
@@ -478,9 +478,9 @@ def test_of_two_dispatches_at_once_the_last_id_counts_and_the_other_claims_nothi
 def test_a_claim_that_waits_for_a_cancel_is_refused(broker, race):
     job = queued_job()
     with locked(job) as until_waiting:
-        race.run(refused(lambda: runs.claim(CrawlJob, job.pk, job.task_id, "w")))
+        race.run(refused(lambda: claims.claim(CrawlJob, job.pk, job.task_id, "w")))
         until_waiting(1)
-        runs.cancel(job.pk)
+        parents.cancel(job.pk)
     assert race.join() == [True]
     assert fresh(job).status == "cancelled"
 
@@ -489,9 +489,9 @@ def test_a_claimed_child_does_not_start_a_parent_that_was_cancelled_meanwhile(br
     row = sent_child()
     job = row.crawl_job
     with locked(job) as until_waiting:
-        race.run(refused(lambda: runs.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")))
+        race.run(refused(lambda: claims.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")))
         until_waiting(1)
-        runs.cancel(job.pk)
+        parents.cancel(job.pk)
     race.join()
     assert (fresh(job).status, fresh(job).started_at) == ("cancelled", None)
     assert fresh(row).status == "skipped"
@@ -504,7 +504,7 @@ def test_an_end_that_waits_for_a_cancel_is_refused_and_the_parent_stays_cancelle
     with locked(last) as until_waiting:
         race.run(refused(lambda: ENDS[end](hold_of(last))))
         until_waiting(1)
-        runs.cancel(job.pk)
+        parents.cancel(job.pk)
     assert race.join() == [True]
     assert fresh(last).status == "skipped"
     assert fresh(job).status == "cancelled"
@@ -516,7 +516,7 @@ def test_a_cancel_that_waits_for_a_childs_end_leaves_that_end(broker, race, end)
     first, second = job.source_results.all()
     with transaction.atomic():
         ENDS[end](hold_of(first))
-        race.run(lambda: runs.cancel(job.pk))
+        race.run(lambda: parents.cancel(job.pk))
         wait_until(lambda: blocked(1), what="the cancel waits for the child")
     assert race.join() == [True]
     assert (fresh(first).status, fresh(second).status) == (end, "skipped")
@@ -530,7 +530,7 @@ def test_a_cancel_that_waits_for_a_childs_retry_revokes_the_new_task(broker, rac
     with broker.revokes() as next_revoked:
         with transaction.atomic():
             hold_of(last).release(1)
-            race.run(lambda: runs.cancel(job.pk))
+            race.run(lambda: parents.cancel(job.pk))
             wait_until(lambda: blocked(1), what="the cancel waits for the child")
         assert race.join() == [True]
         assert next_revoked() == [fresh(last).task_id] != [last.task_id]
@@ -541,7 +541,7 @@ def test_two_cancels_at_once_cancel_once(broker, race):
     job = parent("running")
     with locked(job) as until_waiting:
         for _ in range(2):
-            race.run(lambda: runs.cancel(job.pk))
+            race.run(lambda: parents.cancel(job.pk))
         until_waiting(2)
     assert sorted(race.join()) == [False, True]
 
@@ -553,7 +553,7 @@ def test_of_two_deliveries_without_a_job_only_one_job_is_made(race):
     def create():
         connection.ensure_connection()
         barrier.wait(15)
-        return runs.create_job(of, triggered_by="api", task_id="the-same-message").pk
+        return dispatch.create_job(of, triggered_by="api", task_id="the-same-message").pk
 
     for _ in range(2):
         race.run(create)
@@ -565,7 +565,7 @@ def test_of_two_dispatchers_of_a_parents_children_each_child_is_sent_by_one(brok
     children = [sent_child(job, task_id="") for _ in range(4)]
     with locked(*children) as until_waiting:
         for _ in range(2):
-            race.run(lambda: runs.dispatch_children(job.pk))
+            race.run(lambda: dispatch.dispatch_children(job.pk))
         until_waiting(2)
     race.join()
     assert sorted(broker.ids()) == sorted(fresh(each).task_id for each in children)

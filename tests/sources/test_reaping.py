@@ -3,9 +3,8 @@
 import pytest
 from freezegun import freeze_time
 
-from apps.sources import runs
-from apps.sources.models import CrawlJob, CrawlJobSourceResult
-from apps.sources.reaping import CrawlJobs, SourceResults, adapter_of
+from apps.sources import claims, dispatch
+from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper.adapters import Message
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
@@ -59,8 +58,6 @@ def test_both_kinds_are_registered_and_well():
         "source_result": SourceResults,
     }
     assert [adapter.check() for adapter in conf.adapters().values()] == [[], []]
-    assert adapter_of(CrawlJob).kind == "crawl_job"
-    assert adapter_of(CrawlJobSourceResult).kind == "source_result"
 
 
 @pytest.mark.parametrize(
@@ -145,11 +142,11 @@ def test_the_reaper_sends_what_a_dispatch_would_send(broker):
     job, row = queued_job(), sent_child()
     for kind, each in (("crawl_job", job), ("source_result", row)):
         broker.flush()
-        runs.dispatch(type(each), each.pk)
+        dispatch.dispatch_run(type(each), each.pk)
         (sent,) = broker.waiting()
         adapter = conf.adapters()[kind]
         assert adapter.messages([adapter.get(str(each.pk))]) == {str(each.pk): Message(sent.args, sent.kwargs)}
-        assert adapter.task == runs.TASK
+        assert adapter.task == dispatch.TASK
 
 
 def test_a_run_that_is_gone_has_no_message():
@@ -269,9 +266,9 @@ def test_a_paused_job_is_never_touched(broker):
 def test_what_the_host_announces_is_kept_under_the_runs_kind(broker, make, kind):
     row = make()
     with freeze_time(NOW):
-        runs.dispatch(type(row), row.pk, by_hand=True)
-        with pytest.raises(runs.ClaimLost):
-            runs.claim(type(row), row.pk, row.task_id, "celery@w9/xyz")
+        dispatch.dispatch_run(type(row), row.pk, manual=True)
+        with pytest.raises(claims.ClaimLost):
+            claims.claim(type(row), row.pk, row.task_id, "celery@w9/xyz")
     (reaping,) = LedgerEntry.objects.all()
     assert (reaping.kind, reaping.run_id, reaping.action, reaping.created_at) == (kind, str(row.pk), "dispatch", NOW)
     assert (reaping.reason, reaping.actor, reaping.new_task_id) == ("manual", "by hand", fresh(row).task_id)

@@ -11,7 +11,7 @@ from celery.bin.celery import celery
 from celery.worker.control import Panel
 from django.utils import timezone
 
-from apps.sources import runs
+from apps.sources import claims
 from apps.sources.models import CrawlJob
 from reaper.management.commands.reaper import Command
 from tests import processes
@@ -65,7 +65,7 @@ def broker():
 def overtaken():
     """A running job as somebody read it, who was then overtaken by its completion."""
     job = queued_job()
-    hold = runs.claim(CrawlJob, job.pk, job.task_id, "worker")
+    hold = claims.claim(CrawlJob, job.pk, job.task_id, "worker")
     read = fresh(job)
     hold.complete({"pages": 7, "found": 5, "new": 4, "duplicates": 1, "errors": 0})
     return read

@@ -18,7 +18,7 @@ from celery import current_app
 from django.core.management.commands.shell import Command as Shell
 from django.db import connection, transaction
 
-from apps.sources import runs
+from apps.sources import dispatch, parents
 from apps.sources.models import CrawlJob, Source
 from reaper.models import RefusedWrite
 from tests import processes
@@ -143,7 +143,7 @@ def job_of(url="http://example.com/", **fields):
 def crawling(slow):
     """A job in mid-crawl; its task has ended when the block ends."""
     job = job_of(slow.url, config_overrides={"page_timeout": 60})
-    runs.dispatch(CrawlJob, job.pk)
+    dispatch.dispatch_run(CrawlJob, job.pk)
     wait_until(lambda: fresh(job).pages_crawled == 1 and slow.asked.is_set(), what="the crawl is under way")
     try:
         yield fresh(job)
@@ -260,7 +260,7 @@ def test_a_parent_is_corrected_by_hand_and_stays_so(python, capsys):
     python(block("Manual status correction", parent_id=orphaned.pk))
     assert sorted(eval(capsys.readouterr().out)) == [("example", "completed"), ("example", "failed")]  # noqa: S307
     assert fresh(orphaned).status == "completed"
-    assert runs.finalize(orphaned.pk) is False
+    assert parents.finalize(orphaned.pk) is False
 
 
 # --- how far `query` may be trusted ---------------------------------------------------------------------------------
@@ -270,24 +270,24 @@ def test_query_tells_what_waits_in_the_worker(worker, slow):
     slow.go.set()
     control = current_app.control
     limited, scheduled = job_of(slow.url), job_of(slow.url)
-    later = runs.dispatch(CrawlJob, scheduled.pk, countdown=600)
+    later = dispatch.dispatch_run(CrawlJob, scheduled.pk, countdown=600)
     wait_until(lambda: "scheduled" in query(later)["this_worker"], what="the worker has the message")
     assert query(later)["run"] == f"crawl_job:{scheduled.pk}"
     assert query(later)["status"] == "pending"
-    control.rate_limit(runs.TASK, "1/h", reply=True)
+    control.rate_limit(dispatch.TASK, "1/h", reply=True)
     try:
-        runs.dispatch(CrawlJob, job_of(slow.url).pk)
-        kept = runs.dispatch(CrawlJob, limited.pk)
+        dispatch.dispatch_run(CrawlJob, job_of(slow.url).pk)
+        kept = dispatch.dispatch_run(CrawlJob, limited.pk)
         wait_until(lambda: "rate limit" in query(kept)["this_worker"], what="the worker has the message")
     finally:
         CrawlJob.objects.update(status="cancelled")
-        control.rate_limit(runs.TASK, None, reply=True)
+        control.rate_limit(dispatch.TASK, None, reply=True)
     wait_until(lambda: query(kept)["this_worker"] == "does not hold it", what="the fence has refused the task")
 
 
 def test_query_tells_what_waits_for_a_free_process(worker, slow):
     """As many crawls as the worker has processes, and one more."""
-    ids = [runs.dispatch(CrawlJob, job_of(slow.url).pk) for _ in range((os.cpu_count() or 1) + 1)]
+    ids = [dispatch.dispatch_run(CrawlJob, job_of(slow.url).pk) for _ in range((os.cpu_count() or 1) + 1)]
     try:
         wait_until(lambda: query(ids[-1])["this_worker"] == "waits to execute it (reserved)", what="it waits")
         assert query(ids[0])["this_worker"] == "executes it"
@@ -308,7 +308,7 @@ def test_a_database_that_hangs_does_not_stop_the_worker(worker):
 
 def test_a_revoke_without_a_worker_changes_nothing(shell):
     with processes.redis_server() as lonely, processes.broker_at(lonely.url):
-        task_id = runs.dispatch(CrawlJob, job_of().pk)
+        task_id = dispatch.dispatch_run(CrawlJob, job_of().pk)
         line = block("Revoke the task if still in queue", task_id=task_id)
         assert "No nodes replied" in shell(line, code=69, CELERY_BROKER_URL=lonely.url)
         assert lonely.ids() == [task_id]

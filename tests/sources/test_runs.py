@@ -12,7 +12,7 @@ from django.dispatch import Signal
 from django.test.utils import CaptureQueriesContext
 from freezegun import freeze_time
 
-from apps.sources import runs
+from apps.sources import claims, dispatch, parents, runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.models import LedgerEntry, RefusedWrite
 from tests.processes import broker_at, free_port, redis_server
@@ -90,13 +90,13 @@ def change(row, **values):
 def hold_of(row, task_id=None):
     """The hold of a task that believes that the run is its own."""
     task_id = row.task_id if task_id is None else task_id
-    return runs.Claim(model=type(row), pk=row.pk, task_id=task_id, worker="celery@w1/abc")
+    return claims.Claim(model=type(row), pk=row.pk, task_id=task_id, worker="celery@w1/abc")
 
 
 def claimed(make, **fields):
     """A claimed run and its task's hold."""
     row = make(**fields)
-    hold = runs.claim(type(row), row.pk, row.task_id, "celery@w1/abc")
+    hold = claims.claim(type(row), row.pk, row.task_id, "celery@w1/abc")
     return fresh(row), hold
 
 
@@ -112,7 +112,7 @@ def totals_of(row):
 def test_a_dispatch_stamps_the_row_and_sends_its_message(broker, make):
     row = make(task_id="", queued_at=None)
     with freeze_time(NOW):
-        task_id = runs.dispatch(type(row), row.pk)
+        task_id = dispatch.dispatch_run(type(row), row.pk)
     after = fresh(row)
     assert (after.status, after.task_id, after.queued_at) == ("pending", task_id, NOW)
     (sent,) = broker.waiting("crawl")
@@ -122,7 +122,7 @@ def test_a_dispatch_stamps_the_row_and_sends_its_message(broker, make):
 
 def test_every_dispatch_has_an_id_of_its_own_and_the_last_one_counts(broker):
     job = queued_job(task_id="")
-    ids = [runs.dispatch(CrawlJob, job.pk) for _ in range(3)]
+    ids = [dispatch.dispatch_run(CrawlJob, job.pk) for _ in range(3)]
     assert len({*ids, str(job.pk)}) == 4
     assert fresh(job).task_id == ids[-1]
     assert broker.ids() == ids
@@ -131,19 +131,19 @@ def test_every_dispatch_has_an_id_of_its_own_and_the_last_one_counts(broker):
 def test_a_dispatch_touches_no_other_run(broker):
     job, other = queued_job(), queued_job()
     before = as_stored(other)
-    runs.dispatch(CrawlJob, job.pk)
+    dispatch.dispatch_run(CrawlJob, job.pk)
     assert as_stored(other) == before
 
 
 def test_a_dispatch_stores_what_goes_with_it(broker):
     job = queued_job()
-    runs.dispatch(CrawlJob, job.pk, stored={"config_overrides": {"a": 1}})
+    dispatch.dispatch_run(CrawlJob, job.pk, stored={"config_overrides": {"a": 1}})
     assert fresh(job).config_overrides == {"a": 1}
 
 
 def test_a_dispatch_hands_its_options_to_the_broker(broker):
     job = queued_job()
-    task_id = runs.dispatch(CrawlJob, job.pk, queue="default", retries=2)
+    task_id = dispatch.dispatch_run(CrawlJob, job.pk, queue="default", retries=2)
     assert broker.ids("crawl") == []
     assert [(sent.id, sent.retries) for sent in broker.waiting("default")] == [(task_id, 2)]
 
@@ -151,7 +151,7 @@ def test_a_dispatch_hands_its_options_to_the_broker(broker):
 def test_inside_a_transaction_the_message_waits_for_the_commit(broker):
     job = queued_job(task_id="")
     with transaction.atomic():
-        task_id = runs.dispatch(CrawlJob, job.pk)
+        task_id = dispatch.dispatch_run(CrawlJob, job.pk)
         with transaction.atomic():
             pass
         assert broker.ids() == []
@@ -161,7 +161,7 @@ def test_inside_a_transaction_the_message_waits_for_the_commit(broker):
 def test_a_dispatch_that_is_rolled_back_sends_nothing_and_stamps_nothing(broker):
     job = queued_job()
     with transaction.atomic():
-        runs.dispatch(CrawlJob, job.pk)
+        dispatch.dispatch_run(CrawlJob, job.pk)
         transaction.set_rollback(True)
     assert broker.ids() == []
     assert fresh(job).task_id == job.task_id
@@ -171,8 +171,8 @@ def test_a_dispatch_that_is_rolled_back_sends_nothing_and_stamps_nothing(broker)
 def test_a_run_that_is_not_pending_is_not_dispatched(broker, status):
     job = queued_job(status=status)
     before = as_stored(job)
-    with pytest.raises(runs.NotPending):
-        runs.dispatch(CrawlJob, job.pk, by_hand=True)
+    with pytest.raises(dispatch.NotPending):
+        dispatch.dispatch_run(CrawlJob, job.pk, manual=True)
     assert as_stored(job) == before
     assert broker.ids() == []
     assert not LedgerEntry.objects.exists()
@@ -183,15 +183,15 @@ def test_a_run_that_is_not_pending_is_not_dispatched(broker, status):
 )
 def test_a_parent_is_not_dispatched(broker, children, with_source):
     job = parent(*children, status="pending", source=source() if with_source else None)
-    with pytest.raises(runs.NotPending):
-        runs.dispatch(CrawlJob, job.pk)
+    with pytest.raises(dispatch.NotPending):
+        dispatch.dispatch_run(CrawlJob, job.pk)
     assert fresh(job).task_id == ""
     assert broker.ids() == []
 
 
 def test_a_run_that_is_not_there_is_not_dispatched(broker):
-    with pytest.raises(runs.NotPending):
-        runs.dispatch(CrawlJob, uuid4())
+    with pytest.raises(dispatch.NotPending):
+        dispatch.dispatch_run(CrawlJob, uuid4())
     assert broker.ids() == []
 
 
@@ -199,7 +199,7 @@ def test_a_run_that_is_not_there_is_not_dispatched(broker):
 def test_a_refused_publish_is_told_and_leaves_the_run_as_never_sent(refusing_broker, make):
     row, other = make(), make()
     with pytest.raises(REFUSES):
-        runs.dispatch(type(row), row.pk)
+        dispatch.dispatch_run(type(row), row.pk)
     after = fresh(row)
     assert (after.status, after.task_id) == ("pending", "")
     assert fresh(other).task_id == other.task_id
@@ -208,14 +208,14 @@ def test_a_refused_publish_is_told_and_leaves_the_run_as_never_sent(refusing_bro
 def test_a_publish_to_a_broker_that_hangs_ends_and_leaves_the_run_as_never_sent(hanging_broker):
     job = queued_job()
     with pytest.raises(REFUSES):
-        runs.dispatch(CrawlJob, job.pk)
+        dispatch.dispatch_run(CrawlJob, job.pk)
     assert fresh(job).task_id == ""
 
 
 def test_a_failed_publish_leaves_the_id_that_a_later_dispatch_stamped(refusing_broker):
     job = queued_job()
     with pytest.raises(REFUSES):
-        runs.publish(CrawlJob, job.pk, "an-earlier-id")
+        dispatch.publish(CrawlJob, job.pk, "an-earlier-id")
     assert fresh(job).task_id == job.task_id
 
 
@@ -223,28 +223,28 @@ def test_a_failed_publish_leaves_the_id_that_a_later_dispatch_stamped(refusing_b
 def test_a_publish_that_failed_after_the_message_had_arrived_leaves_a_run_that_was_claimed(refusing_broker, status):
     job = queued_job(status=status)
     with pytest.raises(REFUSES):
-        runs.publish(CrawlJob, job.pk, job.task_id)
+        dispatch.publish(CrawlJob, job.pk, job.task_id)
     assert fresh(job).task_id == job.task_id
 
 
 def test_a_run_that_is_gone_has_no_message(broker):
-    runs.publish(CrawlJob, uuid4(), "some-id")
+    dispatch.publish(CrawlJob, uuid4(), "some-id")
     assert broker.ids() == []
 
 
 def test_a_dispatch_by_hand_is_recorded_with_the_stamp_or_not_at_all(broker):
     job = queued_job()
-    task_id = runs.dispatch(CrawlJob, job.pk, by_hand=True)
+    task_id = dispatch.dispatch_run(CrawlJob, job.pk, manual=True)
     (row,) = LedgerEntry.objects.all()
     assert (row.kind, row.run_id, row.action, row.new_task_id) == ("crawl_job", str(job.pk), "dispatch", task_id)
     with transaction.atomic():
-        runs.dispatch(CrawlJob, job.pk, by_hand=True)
+        dispatch.dispatch_run(CrawlJob, job.pk, manual=True)
         transaction.set_rollback(True)
     assert LedgerEntry.objects.count() == 1
 
 
 def test_a_dispatch_by_the_code_is_not_recorded_as_one_by_hand(broker):
-    runs.dispatch(CrawlJob, queued_job().pk)
+    dispatch.dispatch_run(CrawlJob, queued_job().pk)
     assert not LedgerEntry.objects.exists()
 
 
@@ -253,7 +253,7 @@ def test_a_dispatch_by_the_code_is_not_recorded_as_one_by_hand(broker):
 
 def test_a_new_parent_has_one_child_per_source_and_each_is_sent(broker):
     sources = [source(), source()]
-    job = runs.create_parent(sources, triggered_by="schedule", overrides={"a": 1})
+    job = parents.create_parent(sources, triggered_by="schedule", overrides={"a": 1})
     after = fresh(job)
     assert (after.status, after.is_multi_source, after.source_id) == ("pending", True, None)
     assert (after.task_id, after.triggered_by, after.config_overrides) == ("", "schedule", {"a": 1})
@@ -267,7 +267,7 @@ def test_a_new_parent_has_one_child_per_source_and_each_is_sent(broker):
 
 def test_a_parent_that_is_rolled_back_sends_no_child(broker):
     with transaction.atomic():
-        runs.create_parent([source()], triggered_by="manual")
+        parents.create_parent([source()], triggered_by="manual")
         assert broker.ids() == []
         transaction.set_rollback(True)
     assert broker.ids() == []
@@ -276,26 +276,26 @@ def test_a_parent_that_is_rolled_back_sends_no_child(broker):
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_children_are_sent_in_batches_and_none_is_left_out_or_sent_twice(broker, monkeypatch, number):
-    monkeypatch.setattr(runs, "BATCH", 2)
+    monkeypatch.setattr(dispatch, "BATCH", 2)
     job = parent(status="pending")
     children = [sent_child(job, task_id="") for _ in range(number)]
-    runs.dispatch_children(job.pk)
+    dispatch.dispatch_children(job.pk)
     assert sorted(broker.ids()) == sorted(fresh(each).task_id for each in children)
     assert len(set(broker.ids())) == number
 
 
 def test_a_batch_is_stamped_only_when_the_one_before_it_was_sent(broker, monkeypatch):
-    monkeypatch.setattr(runs, "BATCH", 1)
+    monkeypatch.setattr(dispatch, "BATCH", 1)
     job = parent(status="pending")
     children = [sent_child(job, task_id="", queued_at=None) for _ in range(2)]
-    send, stamped = runs.send, []
+    send, stamped = dispatch.send, []
 
     def count_and_send(*args, **options):
         stamped.append(CrawlJobSourceResult.objects.exclude(task_id="").count())
         send(*args, **options)
 
-    monkeypatch.setattr(runs, "send", count_and_send)
-    runs.dispatch_children(job.pk)
+    monkeypatch.setattr(dispatch, "send", count_and_send)
+    dispatch.dispatch_children(job.pk)
     assert stamped == [1, 2]
     assert all(fresh(each).queued_at for each in children)
 
@@ -309,7 +309,7 @@ def test_a_child_that_is_not_waiting_to_be_sent_is_left_as_it_is(broker, fields)
     job = parent(status="pending")
     left, unsent = (child(job, **{"status": "pending", "task_id": "", **each}) for each in (fields, {}))
     before = as_stored(left)
-    runs.dispatch_children(job.pk)
+    dispatch.dispatch_children(job.pk)
     assert as_stored(left) == before
     assert broker.ids() == [fresh(unsent).task_id]
 
@@ -318,15 +318,15 @@ def test_a_child_that_is_not_waiting_to_be_sent_is_left_as_it_is(broker, fields)
 def test_a_child_that_is_sent_or_skipped_while_others_are_dispatched_is_left_as_it_is(broker, monkeypatch, fields):
     job = parent(status="pending")
     children = [sent_child(job, task_id="") for _ in range(2)]
-    first_id, taken = runs.new_task_id, []
+    first_id, taken = dispatch.new_task_id, []
 
     def new_id_once_the_children_were_listed():
         if not taken:
             taken.append(change(children[1], **fields))
         return first_id()
 
-    monkeypatch.setattr(runs, "new_task_id", new_id_once_the_children_were_listed)
-    runs.dispatch_children(job.pk)
+    monkeypatch.setattr(dispatch, "new_task_id", new_id_once_the_children_were_listed)
+    dispatch.dispatch_children(job.pk)
     after = fresh(children[1])
     assert (after.status, after.task_id) == (taken[0].status, taken[0].task_id)
     assert broker.ids() == [fresh(children[0]).task_id]
@@ -334,14 +334,14 @@ def test_a_child_that_is_sent_or_skipped_while_others_are_dispatched_is_left_as_
 
 def test_only_the_children_of_that_parent_are_sent(broker):
     other = sent_child(task_id="")
-    runs.dispatch_children(parent(status="pending").pk)
+    dispatch.dispatch_children(parent(status="pending").pk)
     assert fresh(other).task_id == ""
     assert broker.ids() == []
 
 
 def test_children_that_the_broker_did_not_take_are_left_as_never_sent(refusing_broker):
     with pytest.raises(REFUSES):
-        runs.create_parent([source(), source(), source()], triggered_by="manual")
+        parents.create_parent([source(), source(), source()], triggered_by="manual")
     assert list(CrawlJobSourceResult.objects.values_list("status", "task_id")) == [("pending", "")] * 3
 
 
@@ -353,19 +353,19 @@ def test_a_task_claims_the_run_that_names_it(make):
     row = make(heartbeat_at=NOW, completed_at=NOW, pages_crawled=7)
     change(row, **{column: 9 for name, column in runs.TOTALS[type(row)].items() if name != "pages"})
     with freeze_time(NOW + SECOND):
-        hold = runs.claim(type(row), row.pk, row.task_id, "celery@w2/def")
+        hold = claims.claim(type(row), row.pk, row.task_id, "celery@w2/def")
     after = fresh(row)
     assert (after.status, after.started_at, after.worker) == ("running", NOW + SECOND, "celery@w2/def")
     assert (after.heartbeat_at, after.completed_at, totals_of(after)) == (None, None, NO_TOTALS)
     assert (after.task_id, after.queued_at) == (row.task_id, row.queued_at)
-    assert hold == runs.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w2/def")
+    assert hold == claims.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w2/def")
 
 
 @EVERY_KIND
 def test_a_claim_touches_no_other_run(make):
     row, other = make(), make()
     before = as_stored(other)
-    runs.claim(type(row), row.pk, row.task_id, "w")
+    claims.claim(type(row), row.pk, row.task_id, "w")
     assert as_stored(other) == before
 
 
@@ -390,27 +390,27 @@ def test_no_other_task_claims_it_and_no_second_copy(make, fields):
     row = make()
     change(row, **fields)
     before = as_stored(row)
-    with pytest.raises(runs.ClaimLost):
-        runs.claim(type(row), row.pk, row.task_id, "celery@w2/def")
+    with pytest.raises(claims.ClaimLost):
+        claims.claim(type(row), row.pk, row.task_id, "celery@w2/def")
     assert as_stored(row) == before
 
 
 @pytest.mark.parametrize("model", KINDS, ids=KINDS.values())
 def test_a_run_that_is_gone_is_not_claimed(model):
-    with pytest.raises(runs.ClaimLost):
-        runs.claim(model, uuid4(), "some-id", "w")
+    with pytest.raises(claims.ClaimLost):
+        claims.claim(model, uuid4(), "some-id", "w")
 
 
 def test_an_empty_id_claims_nothing_that_was_dispatched():
     row = queued_job()
-    with pytest.raises(runs.ClaimLost):
-        runs.claim(CrawlJob, row.pk, "", "w")
+    with pytest.raises(claims.ClaimLost):
+        claims.claim(CrawlJob, row.pk, "", "w")
 
 
 def test_the_first_child_to_be_claimed_starts_its_parent_and_only_that():
     row, other = sent_child(), sent_child()
     with freeze_time(NOW):
-        runs.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")
+        claims.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")
     started = fresh(row.crawl_job)
     assert (started.status, started.started_at) == ("running", NOW)
     assert fresh(other.crawl_job).status == "pending"
@@ -421,7 +421,7 @@ def test_a_claimed_child_leaves_a_parent_that_is_no_longer_pending(status):
     job = parent(status=status, started_at=NOW - SECOND)
     row = sent_child(job)
     before = as_stored(job)
-    runs.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")
+    claims.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")
     assert as_stored(job) == before
 
 
@@ -468,9 +468,9 @@ def test_a_released_run_waits_again_under_a_new_id_that_is_sent_with_its_retries
     assert (after.status, after.queued_at, after.started_at, after.worker) == ("pending", NOW + SECOND, None, "")
     assert after.task_id not in ("", row.task_id)
     assert [(sent.id, sent.retries) for sent in broker.waiting()] == [(after.task_id, 2)]
-    with pytest.raises(runs.ClaimLost):
-        runs.claim(type(row), row.pk, row.task_id, "w")
-    assert runs.claim(type(row), row.pk, after.task_id, "w")
+    with pytest.raises(claims.ClaimLost):
+        claims.claim(type(row), row.pk, row.task_id, "w")
+    assert claims.claim(type(row), row.pk, after.task_id, "w")
 
 
 def test_the_release_changes_status_and_id_in_one_update(broker):
@@ -521,7 +521,7 @@ def test_a_task_that_has_lost_its_run_changes_nothing(broker, make, fields, writ
     row, hold = claimed(make)
     change(row, **fields)
     before = as_stored(row)
-    with pytest.raises(runs.ClaimLost):
+    with pytest.raises(claims.ClaimLost):
         WRITES[write](hold)
     assert as_stored(row) == before
     assert broker.ids() == []
@@ -532,7 +532,7 @@ def test_a_task_that_has_lost_its_run_changes_nothing(broker, make, fields, writ
 def test_a_write_to_a_run_that_was_deleted_is_refused(broker, make, write):
     row, hold = claimed(make)
     row.delete()
-    with pytest.raises(runs.ClaimLost):
+    with pytest.raises(claims.ClaimLost):
         WRITES[write](hold)
 
 
@@ -541,7 +541,7 @@ def test_a_write_to_a_run_that_was_deleted_is_refused(broker, make, write):
 def test_a_refused_write_is_shown_to_the_operator(broker, make, write):
     row, hold = claimed(make)
     change(row, status="failed")
-    with pytest.raises(runs.ClaimLost), freeze_time(NOW):
+    with pytest.raises(claims.ClaimLost), freeze_time(NOW):
         WRITES[write](hold)
     seen = RefusedWrite.objects.values_list("kind", "run_id", "task_id", "worker", "write", "created_at")
     assert list(seen) == [(KINDS[type(row)], str(row.pk), hold.task_id, "celery@w1/abc", write, NOW)]
@@ -550,8 +550,8 @@ def test_a_refused_write_is_shown_to_the_operator(broker, make, write):
 @EVERY_KIND
 def test_a_refused_claim_is_shown_to_the_operator(make):
     row = make()
-    with pytest.raises(runs.ClaimLost):
-        runs.claim(type(row), row.pk, "an-older-id", "celery@w2/def")
+    with pytest.raises(claims.ClaimLost):
+        claims.claim(type(row), row.pk, "an-older-id", "celery@w2/def")
     seen = RefusedWrite.objects.values_list("kind", "run_id", "task_id", "worker", "write")
     assert list(seen) == [(KINDS[type(row)], str(row.pk), "an-older-id", "celery@w2/def", "claim")]
 
@@ -559,11 +559,11 @@ def test_a_refused_claim_is_shown_to_the_operator(make):
 def test_a_refused_write_is_announced_and_logged(monkeypatch, caplog):
     heard, signal = [], Signal()
     signal.connect(lambda **said: heard.append(said), weak=False)
-    monkeypatch.setattr(runs, "write_refused", signal)
+    monkeypatch.setattr(claims, "write_refused", signal)
     hold = hold_of(running_job(), "an-older-id")
-    with caplog.at_level(logging.WARNING, "apps.sources.runs"), pytest.raises(runs.ClaimLost):
+    with caplog.at_level(logging.WARNING, "apps.sources.claims"), pytest.raises(claims.ClaimLost):
         hold.progress(TOTALS)
-    assert heard == [{"signal": signal, "sender": CrawlJob, "hold": hold, "write": "progress"}]
+    assert heard == [{"signal": signal, "sender": CrawlJob, "claim": hold, "write": "progress"}]
     assert f"progress of CrawlJob {hold.pk} refused" in caplog.text
 
 
@@ -599,8 +599,8 @@ def test_a_childs_end_that_is_rolled_back_finalizes_nothing():
 
 
 def test_a_job_is_made_once_per_task_id():
-    made = runs.create_job(source().pk, triggered_by="api", overrides={"a": 1}, task_id="t")
-    again = runs.create_job(made.source_id, triggered_by="api", overrides={"a": 1}, task_id="t")
+    made = dispatch.create_job(source().pk, triggered_by="api", overrides={"a": 1}, task_id="t")
+    again = dispatch.create_job(made.source_id, triggered_by="api", overrides={"a": 1}, task_id="t")
     assert made == again
     assert (made.status, made.config_overrides, made.triggered_by) == ("pending", {"a": 1}, "api")
     assert made.queued_at is not None
@@ -608,7 +608,7 @@ def test_a_job_is_made_once_per_task_id():
 
 def test_without_a_task_id_every_job_is_a_new_one():
     of = source().pk
-    made = [runs.create_job(of, triggered_by="api") for _ in range(2)]
+    made = [dispatch.create_job(of, triggered_by="api") for _ in range(2)]
     assert made[0] != made[1]
     assert {each.task_id for each in made} == {""}
 
@@ -623,7 +623,7 @@ def test_a_cancelled_parent_skips_its_unfinished_children_and_revokes_their_task
     ended = [as_stored(each) for each in job.source_results.filter(status__in=["completed", "failed"])]
     with broker.revokes() as next_revoked:
         with freeze_time(NOW + SECOND):
-            assert runs.cancel(job.pk) is True
+            assert parents.cancel(job.pk) is True
         assert sorted(next_revoked()) == sorted([pending.task_id, running.task_id])
     for each in (pending, running, unsent):
         after = fresh(each)
@@ -638,7 +638,7 @@ def test_an_unfinished_job_is_cancelled_and_its_own_task_revoked(broker, status)
     job, other = queued_job(status=status), running_job()
     before = as_stored(other)
     with broker.revokes() as next_revoked:
-        assert runs.cancel(job.pk) is True
+        assert parents.cancel(job.pk) is True
         assert next_revoked() == [job.task_id]
     assert fresh(job).status == "cancelled"
     assert as_stored(other) == before
@@ -649,30 +649,30 @@ def test_a_job_that_has_ended_is_not_cancelled(broker, status):
     job = parent("running", status=status)
     (unfinished,) = job.source_results.all()
     before = as_stored(job), as_stored(unfinished)
-    assert runs.cancel(job.pk) is False
+    assert parents.cancel(job.pk) is False
     assert (as_stored(job), as_stored(unfinished)) == before
 
 
 def test_an_unknown_job_is_not_cancelled():
-    assert runs.cancel(uuid4()) is False
+    assert parents.cancel(uuid4()) is False
 
 
 def test_the_children_of_other_jobs_are_not_skipped(broker):
     other = child(parent(), "running")
-    runs.cancel(parent("running").pk)
+    parents.cancel(parent("running").pk)
     assert fresh(other).status == "running"
 
 
 def test_a_cancel_that_is_rolled_back_revokes_and_finalizes_nothing(broker, monkeypatch):
     revoked = []
-    monkeypatch.setattr(runs, "_revoke", revoked.append)
+    monkeypatch.setattr(parents, "_revoke", revoked.append)
     job = parent("running")
     with transaction.atomic():
-        runs.cancel(job.pk)
+        parents.cancel(job.pk)
         transaction.set_rollback(True)
     assert revoked == []
     assert fresh(job).status == "running"
-    runs.cancel(job.pk)
+    parents.cancel(job.pk)
     assert len(revoked) == 1
 
 
@@ -680,9 +680,9 @@ def test_a_cancel_that_is_rolled_back_revokes_and_finalizes_nothing(broker, monk
 def test_a_child_that_was_cancelled_in_mid_crawl_is_refused_and_its_parent_stays_cancelled(broker, write):
     row, hold = claimed(sent_child)
     assert fresh(row.crawl_job).status == "running"
-    runs.cancel(row.crawl_job_id)
+    parents.cancel(row.crawl_job_id)
     before = as_stored(row), as_stored(row.crawl_job)
-    with pytest.raises(runs.ClaimLost):
+    with pytest.raises(claims.ClaimLost):
         WRITES[write](hold)
     assert (as_stored(row), as_stored(row.crawl_job)) == before
     assert before[1]["status"] == "cancelled"
@@ -691,8 +691,8 @@ def test_a_child_that_was_cancelled_in_mid_crawl_is_refused_and_its_parent_stays
 @pytest.mark.parametrize("write", WRITES)
 def test_a_job_that_was_cancelled_in_mid_crawl_stays_cancelled(broker, write):
     row, hold = claimed(queued_job)
-    runs.cancel(row.pk)
-    with pytest.raises(runs.ClaimLost):
+    parents.cancel(row.pk)
+    with pytest.raises(claims.ClaimLost):
         WRITES[write](hold)
     assert fresh(row).status == "cancelled"
     assert broker.ids() == []
@@ -700,22 +700,22 @@ def test_a_job_that_was_cancelled_in_mid_crawl_stays_cancelled(broker, write):
 
 def test_a_broker_that_is_down_does_not_stop_a_cancel(refusing_broker, caplog):
     job = parent("running")
-    with caplog.at_level(logging.WARNING, "apps.sources.runs"):
-        assert runs.cancel(job.pk) is True
+    with caplog.at_level(logging.WARNING, "apps.sources.parents"):
+        assert parents.cancel(job.pk) is True
     assert fresh(job).finalized_at is not None
     assert "could not revoke 1 tasks of a cancelled job" in caplog.text
 
 
 def test_a_broker_that_hangs_does_not_hold_up_a_cancel(hanging_broker, caplog):
     job = parent("running")
-    with caplog.at_level(logging.WARNING, "apps.sources.runs"):
-        assert runs.cancel(job.pk) is True
+    with caplog.at_level(logging.WARNING, "apps.sources.parents"):
+        assert parents.cancel(job.pk) is True
     assert fresh(job).finalized_at is not None
     assert "could not revoke" in caplog.text
 
 
 def test_a_job_without_tasks_has_nothing_to_revoke(refusing_broker, caplog):
-    assert runs.cancel(parent().pk) is True
+    assert parents.cancel(parent().pk) is True
     assert caplog.text == ""
 
 
@@ -735,7 +735,7 @@ FINALIZED = [
 def test_a_parent_whose_children_have_ended_is_finalized(children, becomes, message, status):
     job = parent(*children.split(), status=status)
     with freeze_time(NOW + SECOND):
-        assert runs.finalize(job.pk) is True
+        assert parents.finalize(job.pk) is True
     after = fresh(job)
     assert (after.status, after.error_message) == (becomes, message)
     assert after.completed_at == after.finalized_at == NOW + SECOND
@@ -746,7 +746,7 @@ def test_a_parent_whose_children_have_ended_is_finalized(children, becomes, mess
 def test_what_has_children_is_a_parent_whatever_its_columns_say(is_multi_source, with_source):
     job = parent("completed", source=source() if with_source else None)
     change(job, is_multi_source=is_multi_source)
-    assert runs.finalize(job.pk) is True
+    assert parents.finalize(job.pk) is True
     assert fresh(job).status == "completed"
 
 
@@ -754,16 +754,16 @@ def test_what_has_children_is_a_parent_whatever_its_columns_say(is_multi_source,
 def test_a_parent_with_an_unfinished_child_stays_as_it_is(unfinished):
     job = parent("completed", "failed", unfinished)
     before = as_stored(job)
-    assert runs.finalize(job.pk) is False
+    assert parents.finalize(job.pk) is False
     assert as_stored(job) == before
 
 
 def test_a_parent_is_finalized_once_and_nothing_changes_after_that():
     job = parent("completed", "failed")
-    assert runs.finalize(job.pk) is True
+    assert parents.finalize(job.pk) is True
     before = as_stored(job)
     job.source_results.update(status="failed", articles_found=99)
-    assert runs.finalize(job.pk) is False
+    assert parents.finalize(job.pk) is False
     assert as_stored(job) == before
 
 
@@ -771,7 +771,7 @@ def test_a_parent_is_finalized_once_and_nothing_changes_after_that():
 def test_what_has_been_finalized_is_never_finalized_again_whatever_its_status_became(status):
     job = parent("completed", status=status, finalized_at=NOW)
     before = as_stored(job)
-    assert runs.finalize(job.pk) is False
+    assert parents.finalize(job.pk) is False
     assert as_stored(job) == before
 
 
@@ -781,7 +781,7 @@ def test_the_totals_are_the_sums_of_the_children_and_not_added_to_what_was_there
         counted = {column: number * TOTALS[name] for name, column in runs.TOTALS[CrawlJobSourceResult].items()}
         child(job, status, **counted)
     child(parent(), "completed", pages_crawled=500)
-    runs.finalize(job.pk)
+    parents.finalize(job.pk)
     assert totals_of(fresh(job)) == {name: 6 * each for name, each in TOTALS.items()}
 
 
@@ -790,7 +790,7 @@ def test_the_totals_are_the_sums_of_the_children_and_not_added_to_what_was_there
 def test_a_paused_or_cancelled_parent_keeps_its_status_and_its_message(status, children):
     job = parent(*children.split(), status=status, error_message="as it was")
     with freeze_time(NOW + SECOND):
-        assert runs.finalize(job.pk) is True
+        assert parents.finalize(job.pk) is True
     after = fresh(job)
     assert (after.status, after.error_message) == (status, "as it was")
     assert after.completed_at == after.finalized_at == NOW + SECOND
@@ -799,7 +799,7 @@ def test_a_paused_or_cancelled_parent_keeps_its_status_and_its_message(status, c
 def test_a_cancelled_parent_keeps_the_time_of_its_cancel():
     job = parent("skipped", status="cancelled", completed_at=NOW - SECOND)
     with freeze_time(NOW):
-        runs.finalize(job.pk)
+        parents.finalize(job.pk)
     assert fresh(job).completed_at == NOW - SECOND
 
 
@@ -807,7 +807,7 @@ def test_a_cancelled_parent_keeps_the_time_of_its_cancel():
 def test_a_parent_that_somebody_ended_by_hand_is_left_alone(status):
     job = parent("skipped", status=status, error_message="by hand")
     before = as_stored(job)
-    assert runs.finalize(job.pk) is False
+    assert parents.finalize(job.pk) is False
     assert as_stored(job) == before
 
 
@@ -816,7 +816,7 @@ def test_a_job_of_one_source_is_no_parent(settings, status):
     job = queued_job(2 * settings.CRAWL_QUEUE_TIMEOUT, status=status)
     before = as_stored(job)
     with freeze_time(NOW):
-        assert runs.finalize(job.pk) is False
+        assert parents.finalize(job.pk) is False
     assert as_stored(job) == before
 
 
@@ -825,7 +825,7 @@ def test_a_parent_without_children_fails_once_none_will_come(settings, later, fa
     job = parent(status="pending", created_at=NOW)
     before = as_stored(job)
     with freeze_time(NOW + settings.CRAWL_QUEUE_TIMEOUT + later):
-        assert runs.finalize(job.pk) is fails
+        assert parents.finalize(job.pk) is fails
     after = fresh(job)
     if fails:
         assert (after.status, after.error_message, totals_of(after)) == ("failed", "no sources", NO_TOTALS)
@@ -834,13 +834,13 @@ def test_a_parent_without_children_fails_once_none_will_come(settings, later, fa
 
 
 def test_an_unknown_parent_is_a_no_op():
-    assert runs.finalize(uuid4()) is False
+    assert parents.finalize(uuid4()) is False
 
 
 def test_finalizing_one_parent_leaves_the_others():
     job, other = parent("completed"), parent("completed")
     before = as_stored(other)
-    runs.finalize(job.pk)
+    parents.finalize(job.pk)
     assert as_stored(other) == before
 
 

@@ -9,7 +9,7 @@ from django.db import connections, transaction
 from django.db.models import JSONField, Value
 from freezegun import freeze_time
 
-from apps.sources import crawler, runs, tasks
+from apps.sources import crawler, dispatch, runs, tasks
 from apps.sources.models import CrawlJob, Source
 from apps.sources.tasks import crawl_all_active_sources, crawl_source
 from reaper.conf import settings as conf
@@ -402,7 +402,7 @@ def test_publishing_options_reach_the_broker(broker, of_site):
 
 def test_a_run_that_is_not_waiting_is_not_sent_by_hand(broker, of_site):
     job = queued_job(source=of_site, status="running")
-    with pytest.raises(runs.NotPending):
+    with pytest.raises(dispatch.NotPending):
         crawl_source.delay(str(of_site.pk), crawl_job_id=str(job.pk))
     assert broker.ids() == []
 
@@ -474,7 +474,7 @@ def test_a_source_that_is_not_the_parents_is_named(broker, of_site, call):
 
 @pytest.mark.parametrize("call", [crawl_source.delay, crawl_source], ids=["delay", "inline"])
 def test_a_job_that_is_not_there_cannot_be_dispatched(broker, of_site, call):
-    with pytest.raises(runs.NotPending, match="is not pending"):
+    with pytest.raises(dispatch.NotPending, match="is not pending"):
         call(str(of_site.pk), crawl_job_id=str(uuid.uuid4()))
     assert broker.ids() == []
 
@@ -520,5 +520,5 @@ def test_without_an_active_source_there_is_no_job(broker):
 
 
 def test_the_tasks_names_are_those_that_are_published_and_scheduled():
-    assert crawl_source.name == runs.TASK == "apps.sources.tasks.crawl_source"
+    assert crawl_source.name == dispatch.TASK == "apps.sources.tasks.crawl_source"
     assert crawl_all_active_sources.name == "apps.sources.tasks.crawl_all_active_sources"

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection
 
-from apps.sources import runs
+from apps.sources import claims
 from apps.sources.models import CrawlJob
 from tools.bench import tables
 from tools.bench.measures import sweep_all
@@ -19,7 +19,7 @@ def whole_tables(rows: int) -> int:
     tables.stick(rows)
     pk = CrawlJob.objects.filter(status="running").values_list("pk", flat=True)[0]
     with connection.execute_wrapper(asked := Asked()):
-        hold = runs.Claim(model=CrawlJob, pk=pk, task_id=CrawlJob.objects.get(pk=pk).task_id, worker="")
+        hold = claims.Claim(model=CrawlJob, pk=pk, task_id=CrawlJob.objects.get(pk=pk).task_id, worker="")
         hold.progress({"pages": 1})
         hold.complete({"pages": 1})
         sweep_all()

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from django.db import connection
 
-from apps.sources import runs
+from apps.sources import claims
 from apps.sources.models import CrawlJob
 from tools.bench import tables
 from tools.bench.bars import Figure
@@ -67,8 +67,8 @@ def overhead(rows: int) -> Iterator[Figure]:
 
 def work(waiting: Sequence[tuple[uuid.UUID, str]]) -> Counter[str]:
     """Work on these jobs at once; return the seconds of each write, and how many rows progress has touched."""
-    holds: list[runs.Claim] = []
-    claim = timed(lambda: holds.extend(runs.claim(CrawlJob, *each, "celery@w/abc") for each in waiting))
+    holds: list[claims.Claim] = []
+    claim = timed(lambda: holds.extend(claims.claim(CrawlJob, *each, "celery@w/abc") for each in waiting))
     before = updates()
     progress = timed(lambda: [hold.progress({"pages": pages}) for pages in range(PROGRESS) for hold in holds])
     written, hot = (now - then for now, then in zip(updates(), before, strict=True))

@@ -20,9 +20,9 @@ __all__ = ["app"]
 @worker_ready.connect
 def doom(**_: Any) -> None:
     """Put a SIGKILL of this process in the place of the finalization."""
-    from apps.sources import runs
+    from apps.sources import parents
 
-    runs.finalize = die
+    parents.finalize = die
 
 
 def die(parent: Any) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from uuid import UUID
 
-from apps.sources import runs
+from apps.sources import dispatch, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
 from reaper.core.policy import Action
@@ -70,9 +70,9 @@ class Story:
 
     def lose_message(self) -> None:
         """Dispatch a run while no worker is up, and delete its message from Redis."""
-        job = runs.create_job(self.sources["bookshop"].pk, triggered_by="manual")
+        job = dispatch.create_job(self.sources["bookshop"].pk, triggered_by="manual")
         self.names[str(job.pk)] = "bookshop"
-        task_id = runs.dispatch(CrawlJob, job.pk)
+        task_id = dispatch.dispatch_run(CrawlJob, job.pk)
         self.watch.delete_message(task_id)
         lost = Trouble(
             "message deleted from Redis", "bookshop", str(job.pk), "pending, with no message", faults.completed
@@ -138,9 +138,9 @@ class Story:
         self.names[str(parent.pk)] = "evening round"
         pks = [self._child(parent, QUICK[3]), self._child(parent, QUICK[1])]
         self.healthy += pks
-        runs.dispatch(CrawlJobSourceResult, pks[0])
+        dispatch.dispatch_run(CrawlJobSourceResult, pks[0])
         self.watch.until(lambda: self.watch.run(pks[0]).finished, missing="the first child did not end")
-        runs.dispatch(CrawlJobSourceResult, pks[1], queue=DOOMED)
+        dispatch.dispatch_run(CrawlJobSourceResult, pks[1], queue=DOOMED)
         self.watch.until(
             lambda: DOOMED in self.processes.died() and self.watch.run(pks[1]).finished,
             missing="the worker of the last child did not die at its end",
@@ -235,9 +235,9 @@ class Story:
         return Source.objects.create(name=site.name, url=url, domain="127.0.0.1", crawler_config=dict(site.config))
 
     def _job(self, site: Site) -> str:
-        pk = runs.create_job(self.sources[site.name].pk, triggered_by="manual").pk
+        pk = dispatch.create_job(self.sources[site.name].pk, triggered_by="manual").pk
         self.names[str(pk)] = site.name
-        runs.dispatch(CrawlJob, pk)
+        dispatch.dispatch_run(CrawlJob, pk)
         return str(pk)
 
     def _child(self, parent: CrawlJob, site: Site) -> str:
@@ -246,7 +246,7 @@ class Story:
         return pk
 
     def _round(self, name: str, sites: list[Site]) -> str:
-        parent = runs.create_parent([self.sources[site.name] for site in sites], triggered_by="schedule")
+        parent = parents.create_parent([self.sources[site.name] for site in sites], triggered_by="schedule")
         self.names[str(parent.pk)] = name
         self.names |= {pk: f"{source} of {name}" for source, pk in self._children(parent.pk).items()}
         return str(parent.pk)

@@ -4,7 +4,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from apps.sources import runs
+from apps.sources import dispatch
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.models import Sweep
 from tools import commands
@@ -135,7 +135,7 @@ class Bench:
         """Have the worker of a parent's last child die between the child's commit and the parent's finalization."""
         parent = CrawlJob.objects.create(is_multi_source=True)
         child = CrawlJobSourceResult.objects.create(crawl_job=parent, source=self.sources[QUICK.name])
-        runs.dispatch(CrawlJobSourceResult, child.pk, queue=DOOMED)
+        dispatch.dispatch_run(CrawlJobSourceResult, child.pk, queue=DOOMED)
         self.watch.until(
             lambda: DOOMED in self.processes.died() and self.watch.run(str(child.pk)).finished,
             missing="the worker of the last child did not die at its end",
@@ -171,8 +171,8 @@ class Bench:
 
     def dispatch(self, site: Site, queue: str) -> str:
         """Dispatch a run to a queue, which every worker has of its own; return its key."""
-        pk = runs.create_job(self.sources[site.name].pk, triggered_by="manual").pk
-        runs.dispatch(CrawlJob, pk, queue=queue)
+        pk = dispatch.create_job(self.sources[site.name].pk, triggered_by="manual").pk
+        dispatch.dispatch_run(CrawlJob, pk, queue=queue)
         return str(pk)
 
     def await_claimed(self, *pks: str) -> None:

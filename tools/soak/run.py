@@ -10,7 +10,7 @@ from typing import Any
 from celery import current_app
 from django.db import connection
 
-from apps.sources import runs
+from apps.sources import dispatch, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
 from reaper.models import LedgerEntry
@@ -84,10 +84,10 @@ class Soak:
         """Dispatch a job, or a parent with three children. What the broker does not take is sent by the reaper."""
         try:
             if self.chance.random() < 0.8:
-                job = runs.create_job(self.chance.choice(self.sources).pk, triggered_by="manual")
-                runs.dispatch(CrawlJob, job.pk)
+                job = dispatch.create_job(self.chance.choice(self.sources).pk, triggered_by="manual")
+                dispatch.dispatch_run(CrawlJob, job.pk)
             else:
-                runs.create_parent(self.sources, triggered_by="manual")
+                parents.create_parent(self.sources, triggered_by="manual")
         except Exception as error:
             print(f"{time.time() - self.began:6.1f} s  a dispatch failed: {type(error).__name__}", flush=True)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 from itertools import count
 
-from apps.sources import runs
+from apps.sources import claims
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.models import WorkerHeartbeat
 from reaper.workers.inspect import InspectionResult
@@ -101,8 +101,8 @@ class Fleet:
         task_id, model, pk = worker.hand.pop(0)
         row = as_it_is(model, pk)
         try:
-            hold = runs.claim(model, pk, task_id, worker.name)
-        except runs.ClaimLost:
+            hold = claims.claim(model, pk, task_id, worker.name)
+        except claims.ClaimLost:
             self.scanned["stale messages"] += 1
         else:
             assert row == ("pending", task_id), f"{task_id} began with {pk}, which was {row}"
@@ -124,7 +124,7 @@ class Fleet:
         row = as_it_is(hold.model, hold.pk)
         try:
             getattr(hold, how)(*arguments[how])
-        except runs.ClaimLost:
+        except claims.ClaimLost:
             worker.working.pop(task_id, None)
             self.scanned["writes refused"] += 1
         else:

@@ -19,7 +19,7 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from apps.sources import runs
+from apps.sources import dispatch, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.outcomes import outcome
 from reaper.broker.connection import Broker
@@ -137,13 +137,13 @@ class Story(RuleBasedStateMachine):
 
     def jobs(self, choice):
         for number in range(3):
-            job = runs.create_job(self.sources[0].pk, triggered_by="manual")
+            job = dispatch.create_job(self.sources[0].pk, triggered_by="manual")
             if (choice + number) % 5 and not self.refusing:
-                runs.dispatch(CrawlJob, job.pk)
+                dispatch.dispatch_run(CrawlJob, job.pk)
 
     def parent(self, choice):
         if not self.refusing:
-            runs.create_parent(self.sources[: 1 + choice % 3], triggered_by="manual")
+            parents.create_parent(self.sources[: 1 + choice % 3], triggered_by="manual")
 
     def message(self, choice):
         (self.fleet.lose, self.fleet.copy, self.fleet.delay, self.fleet.deliver_late)[choice % 4]()
@@ -257,7 +257,7 @@ class Story(RuleBasedStateMachine):
     def person_cancels(self, choice):
         jobs = list(CrawlJob.objects.order_by("created_at").values_list("pk", flat=True))
         if jobs and not self.refusing:
-            runs.cancel(jobs[choice % len(jobs)])
+            parents.cancel(jobs[choice % len(jobs)])
 
     def person_switches(self, choice):
         switches.set_controls(
@@ -409,7 +409,7 @@ def replay(rows):
 def world(broker, settings, monkeypatch):
     """The story's clock, broker and policy; its sweeps stop at each step."""
     settings.REAPER = {**settings.REAPER, **POLICY}
-    connect, send = Broker._connect, runs.send
+    connect, send = Broker._connect, dispatch.send
 
     def unless_refusing(what):
         def asked(*args, **more):
@@ -420,7 +420,7 @@ def world(broker, settings, monkeypatch):
         return asked
 
     monkeypatch.setattr(Broker, "_connect", unless_refusing(connect))
-    monkeypatch.setattr(runs, "send", unless_refusing(send))
+    monkeypatch.setattr(dispatch, "send", unless_refusing(send))
     monkeypatch.setattr("reaper.evidence.collector.inspect_workers", lambda *args: Story.now_told.fleet.inquire(*args))
     stepping(monkeypatch, lambda sweep, changes: Story.now_told.committed(sweep, changes))
     Story.redis, Story.notified, Story.written = broker.client, Counter(), []
