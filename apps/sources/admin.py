@@ -16,12 +16,11 @@ from django.db.models import Count, Q, QuerySet
 from django.forms.models import BaseInlineFormSet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 
 from apps.sources import dispatch, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
-from reaper.admin.run_views import ReaperRunAdminMixin
+from reaper.admin import ReadOnlyMixin, ReaperRunAdminMixin, datetime_column
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +30,12 @@ SHOWN = 100
 NAMED = 5
 
 
-def at(name: str) -> Callable[[Any], str]:
-    """Return a column that shows a field's time with its seconds, which Django's own format leaves out."""
-
-    @admin.display(description=name.replace("_", " "), ordering=name)
-    def shown(row: Any) -> str:
-        moment = getattr(row, name)
-        return f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S}" if moment else "-"
-
-    shown.__name__ = name
-    return shown
-
-
 def fields_of(model: type[models.Model], *first: str) -> tuple[Any, ...]:
     """Return a model's fields to be looked at, some of them first."""
     fields = sorted(model._meta.concrete_fields, key=lambda field: field.name not in first)
-    return tuple(at(field.name) if isinstance(field, models.DateTimeField) else field.name for field in fields)
+    return tuple(
+        datetime_column(field.name) if isinstance(field, models.DateTimeField) else field.name for field in fields
+    )
 
 
 class ReportingAdmin(admin.ModelAdmin):
@@ -77,7 +66,7 @@ class ReportingAdmin(admin.ModelAdmin):
 class SourceAdmin(ReportingAdmin):
     """Sources."""
 
-    list_display = ("name", "url", "status", "crawler_type", at("updated_at"))
+    list_display = ("name", "url", "status", "crawler_type", datetime_column("updated_at"))
     list_filter = ("status",)
     search_fields = ("name", "url", "domain")
     readonly_fields = ("created_at", "updated_at")
@@ -160,15 +149,21 @@ class FirstChildren(BaseInlineFormSet):
         return self._first
 
 
-class ChildrenInline(admin.TabularInline):
+class ChildrenInline(ReadOnlyMixin, admin.TabularInline):
     """A job's children, to be looked at."""
 
     model = CrawlJobSourceResult
     formset = FirstChildren
     verbose_name_plural = f"children (the first {SHOWN})"
     fields: ClassVar[Any] = (
-        "source", "status", at("started_at"), at("completed_at"), "pages_crawled", "articles_new", "error_message",
-    )  # fmt: skip
+        "source",
+        "status",
+        datetime_column("started_at"),
+        datetime_column("completed_at"),
+        "pages_crawled",
+        "articles_new",
+        "error_message",
+    )
     readonly_fields = fields
     ordering = ("created_at", "pk")
     show_change_link = True
@@ -178,24 +173,12 @@ class ChildrenInline(admin.TabularInline):
         """Return the children with their sources."""
         return super().get_queryset(request).select_related("source")
 
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may."""
-        return False
-
 
 @admin.register(CrawlJob)
 class CrawlJobAdmin(RunAdmin):
     """Jobs: made here, and acted on."""
 
-    list_display = ("id", "of", "status", at("created_at"), "pages_crawled", "error_code")
+    list_display = ("id", "of", "status", datetime_column("created_at"), "pages_crawled", "error_code")
     list_filter = ("status", "triggered_by", "is_multi_source", "created_at")
     list_select_related = ("source",)
     autocomplete_fields = ("source",)
@@ -273,7 +256,7 @@ class CrawlJobAdmin(RunAdmin):
 class CrawlJobSourceResultAdmin(RunAdmin):
     """The children of multi-source jobs."""
 
-    list_display = ("id", "source", "status", at("created_at"), "pages_crawled", "error_code")
+    list_display = ("id", "source", "status", datetime_column("created_at"), "pages_crawled", "error_code")
     list_filter = ("status", "created_at")
     list_select_related = ("source",)
     fields: ClassVar[Any] = fields_of(CrawlJobSourceResult, "id", "crawl_job", "source", "status")

@@ -1,57 +1,60 @@
-"""The pages of what people order: who has the permission `reaper.reap` may switch, exempt and edit policies."""
+"""The pages of what people set at run time: recovery modes, exemptions and policies. Adding a row sets it."""
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 
-from reaper.admin.mixins import KindFilter, OpenFilter, ReadOnlyAdmin, RunRecordAdmin, datetime_column
+from reaper.admin.access import can_reap, get_adapter_or_404
+from reaper.admin.columns import datetime_column
+from reaper.admin.filters import KindFilter
+from reaper.admin.mixins import ReadOnlyAdmin, RunRecordAdmin
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from reaper.controls import modes as switches
-from reaper.controls import overrides as policies
 from reaper.controls.exemptions import exempt_run
 from reaper.controls.forms import ExemptionForm, KindControlForm, PolicyOverrideForm
+from reaper.controls.modes import set_controls
+from reaper.controls.overrides import differences, effective_policy
 from reaper.core.formatting import format_value
-from reaper.models import Alert, Exemption, KindControl, PolicyOverride
-from reaper.reports import diagnosis as reports
+from reaper.models import Exemption, KindControl, PolicyOverride
+from reaper.reports.diagnosis import preview
 
-# Runs that a preview names.
-PREVIEWED = 50
+# Runs that the preview of a policy names.
+MAX_PREVIEWED = 50
 
 
 class ControlAdmin(ReadOnlyAdmin):
-    """Records that people with the permission `reaper.reap` may add: what they order takes effect at once."""
+    """Rows that people with the permission `reaper.reap` add, and that take effect at once. They are never changed."""
 
     shown: Sequence[Any] = ()
+    """The fields of a row that exists."""
     asked: Sequence[str] = ()
+    """The fields of the form that adds a row."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may reap."""
-        return request.user.has_perm("reaper.reap")
+        return can_reap(request.user)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may look, or reap."""
-        return super().has_view_permission(request, obj) or self.has_add_permission(request)
+        """Return whether the user may view these rows, or may reap."""
+        return super().has_view_permission(request, obj) or can_reap(request.user)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Return what is shown of a record, or asked for a new one."""
+        """Return the fields to show, or those of the form."""
         return self.shown if obj else self.asked
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Return what cannot be changed: everything that is there."""
+        """Return the fields that cannot be changed: all of a row that exists."""
         return self.shown if obj else ()
 
 
 @admin.register(KindControl)
 class KindControlAdmin(ControlAdmin):
-    """Who switched a kind of runs, when, and how; a new record switches it."""
+    """Who set the mode, the pause and the brake of a kind, when and to what."""
 
     form = KindControlForm
     list_display = (datetime_column("created_at"), "kind", "summary", "actor")
@@ -60,16 +63,16 @@ class KindControlAdmin(ControlAdmin):
     asked = ("kind", "mode", "paused_until", "released_until")
 
     def save_model(self, request: HttpRequest, obj: KindControl, form: Any, change: bool) -> None:
-        """Switch the kind, by the way that the command takes as well."""
+        """Set the kind's controls, the same way as the command does."""
         adapter = conf.adapters()[obj.kind]
-        orders = {name: form.cleaned_data[name] for name in self.asked if name != "kind"}
-        row = switches.set_controls(adapter, request.user.get_username(), clock.now(adapter.using), **orders)
-        obj.pk, obj.created_at, obj.actor = row.pk, row.created_at, row.actor
+        values = {name: form.cleaned_data[name] for name in self.asked if name != "kind"}
+        row = set_controls(adapter, request.user.get_username(), clock.now(adapter.using), **values)
+        copy_saved(row, obj)
 
 
 @admin.register(Exemption)
 class ExemptionAdmin(ControlAdmin, RunRecordAdmin):
-    """The runs that are to be left alone; a new record exempts one, and without it the run is looked after again."""
+    """The runs that are exempt from recovery. Deleting a row removes the exemption."""
 
     form = ExemptionForm
     asked = ("kind", "run_id", "until")
@@ -81,88 +84,69 @@ class ExemptionAdmin(ControlAdmin, RunRecordAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may reap."""
-        return self.has_add_permission(request)
+        return can_reap(request.user)
 
     def save_model(self, request: HttpRequest, obj: Exemption, form: Any, change: bool) -> None:
-        """Exempt the run, by the way that the command takes as well."""
+        """Exempt the run, the same way as the command does."""
         adapter = conf.adapters()[obj.kind]
-        now = clock.now(adapter.using)
-        row = exempt_run(adapter, obj.run_id, request.user.get_username(), now, obj.until)
-        obj.pk, obj.created_at, obj.actor = row.pk, row.created_at, row.actor
+        row = exempt_run(adapter, obj.run_id, request.user.get_username(), clock.now(adapter.using), obj.until)
+        copy_saved(row, obj)
+
+
+def copy_saved(row: KindControl | Exemption, obj: KindControl | Exemption) -> None:
+    """Make `obj`, which Django logs and redirects to, the row that was saved."""
+    obj.pk = row.pk
+    obj.created_at = row.created_at
+    obj.actor = row.actor
 
 
 @admin.register(PolicyOverride)
 class PolicyOverrideAdmin(ControlAdmin):
-    """Who edited the thresholds of a kind, when, and what that changed; a new record edits them."""
+    """Who changed the policy of a kind, when and how."""
 
     list_display = (datetime_column("created_at"), "kind", "summary", "actor")
     list_filter = (KindFilter, "created_at")
     shown = (datetime_column("created_at"), "kind", "summary", "actor")
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """Show the thresholds of a kind, preview edited ones, or have them count from the next sweep on."""
+        """Show a kind's policy, preview a changed one, or save it. Raises Http404 for an unknown kind."""
         if not self.has_add_permission(request):
             raise PermissionDenied
-        adapters = conf.adapters()
-        kind = request.GET.get("kind", next(iter(adapters)))
-        if kind not in adapters:
-            raise Http404(f"There is no kind {kind!r}.")
-        form, found = PolicyOverrideForm(adapters[kind], request.POST or None), None
-        if request.method == "POST" and form.is_valid():
-            if "_preview" not in request.POST:
-                row = form.save(request.user.get_username())
-                self.log_addition(request, row, row.summary)
-                self.message_user(request, f"Edited {row}. This counts from the next sweep on.")
-                return redirect(f"{self.admin_site.name}:app_list", "reaper")
-            found = reports.preview(adapters[kind], form.policy, PREVIEWED)
+        adapter = get_adapter_or_404(request.GET.get("kind", next(iter(conf.adapters()))))
+        form = PolicyOverrideForm(adapter, request.POST or None)
+        is_valid = request.method == "POST" and form.is_valid()
+        if is_valid and "_preview" not in request.POST:
+            return self.save_policy(request, form)
         context = {
             **self.admin_site.each_context(request),
-            "title": f"The thresholds of {kind}",
+            **form_context(form),
+            **(preview_context(form) if is_valid else {}),
+            "title": f"The policy of {adapter.kind}",
             "opts": self.opts,
-            "kind": kind,
-            "kinds": list(adapters),
-            "form": form,
-            "fields": [
-                (form[name], format_value(each.value), each.source)
-                for name, each in form.effective.items()
-                if name in form.fields
-            ],
-            "preview": found,
-            "changes": policies.differences(policies.effective_policy(adapters[kind]), form.policy) if found else [],
         }
         return TemplateResponse(request, "admin/reaper/policyoverride/edit.html", context)
 
+    def save_policy(self, request: HttpRequest, form: PolicyOverrideForm) -> HttpResponse:
+        """Save the policy, log it, and go to the overview."""
+        row = form.save(request.user.get_username())
+        self.log_addition(request, row, row.summary)
+        self.message_user(request, f"Saved {row}. It takes effect with the next sweep.")
+        return redirect(f"{self.admin_site.name}:app_list", "reaper")
 
-@admin.register(Alert)
-class AlertAdmin(ReadOnlyAdmin):
-    """What was worth a warning, and whether somebody has seen it. Who may reap acknowledges and silences it."""
 
-    list_display = (
-        datetime_column("opened_at"),
-        "subject",
-        "message",
-        "state",
-        datetime_column("resolved_at"),
-        "acknowledged_by",
-        datetime_column("silenced_until"),
-    )
-    list_filter = (OpenFilter, KindFilter, "name")
-    fields: ClassVar[Any] = (*list_display, datetime_column("seen_at"))
-    readonly_fields = fields
-    actions = ("acknowledge", "silence")
+def form_context(form: PolicyOverrideForm) -> dict[str, Any]:
+    """Return what the page shows of the form: each field with the value that is in effect, and where that is from."""
+    fields = [
+        {"field": form[name], "value": format_value(each.value), "source": each.source}
+        for name, each in form.effective.items()
+        if name in form.fields
+    ]
+    return {"kind": form.adapter.kind, "kinds": list(conf.adapters()), "form": form, "fields": fields}
 
-    def has_reap_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may reap."""
-        return request.user.has_perm("reaper.reap")
 
-    @admin.action(description="Acknowledge", permissions=["reap"])
-    def acknowledge(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
-        """Say that somebody deals with it; whoever was first is kept."""
-        count = queryset.filter(acknowledged_by="").update(acknowledged_by=request.user.get_username())
-        self.message_user(request, f"{count} acknowledged.")
-
-    @admin.action(description="Silence for a day", permissions=["reap"])
-    def silence(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
-        """Tell nobody of it for a day, also not that it is over."""
-        until = clock.now(queryset.db) + timedelta(days=1)
-        self.message_user(request, f"{queryset.update(silenced_until=until)} silenced.")
+def preview_context(form: PolicyOverrideForm) -> dict[str, Any]:
+    """Return what the page shows of the effect that the form's policy would have now."""
+    return {
+        "preview": preview(form.adapter, form.policy, MAX_PREVIEWED),
+        "changes": differences(effective_policy(form.adapter), form.policy),
+    }

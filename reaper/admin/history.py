@@ -1,4 +1,4 @@
-"""The pages of what the reaper wrote down: they can be read, and not changed."""
+"""The pages of the reaper's records: sweeps, the recovery log, rejected late writes, workers. All are read-only."""
 
 from typing import Any, ClassVar
 
@@ -6,191 +6,227 @@ from django.contrib import admin
 from django.urls import reverse
 from django.utils.html import format_html
 
-from reaper.admin import run_views as pages
-from reaper.admin.mixins import (
+from reaper.admin.columns import datetime_column, describe_reason, format_timestamp, json_block, preformatted
+from reaper.admin.filters import (
     ActionFilter,
-    GoodFilter,
     KindFilter,
     PhaseFilter,
-    ReadOnlyAdmin,
     ReasonFilter,
     RunOrParentFilter,
-    RunRecordAdmin,
-    as_json,
-    datetime_column,
-    in_full,
-    sentence,
+    SuccessFilter,
 )
+from reaper.admin.mixins import ReadOnlyAdmin, RunRecordAdmin
+from reaper.admin.urls import extra_urls
 from reaper.core.formatting import format_duration
 from reaper.models import LedgerEntry, Observation, RefusedWrite, Sweep, WorkerHeartbeat
+
+RUN_SEARCH_HELP = "A run's id, KIND:ID, or a task's id, in full."
 
 
 @admin.register(Sweep)
 class SweepAdmin(ReadOnlyAdmin):
-    """What the sweeps did."""
+    """The sweeps that did something, or had problems, and the last one of every kind and phase."""
 
-    list_display = (datetime_column("started_at"), "kind", "phase", "went_well", "took", "summary")
-    list_filter = (KindFilter, PhaseFilter, GoodFilter, "idle", "started_at")
+    list_display = (datetime_column("started_at"), "kind", "phase", "succeeded", "duration", "summary")
+    list_filter = (KindFilter, PhaseFilter, SuccessFilter, "idle", "started_at")
     fields: ClassVar[Any] = (
-        "kind", "phase", "mode", datetime_column("started_at"), datetime_column("finished_at"), "took", "went_well", "scanned", "acted", "finalized",
-        "conflicts", "deferred", "counts_by_reason", "errors_shown", "entries",
-    )  # fmt: skip
+        "kind",
+        "phase",
+        "mode",
+        datetime_column("started_at"),
+        datetime_column("finished_at"),
+        "duration",
+        "succeeded",
+        "scanned",
+        "acted",
+        "finalized",
+        "conflicts",
+        "deferred",
+        "counts_by_reason",
+        "problems",
+        "entries",
+    )
     readonly_fields = fields
 
     def get_urls(self) -> list[Any]:
-        """Add the addresses of the overview's buttons and of the runs' pages."""
-        return [*pages.urls(self.admin_site), *super().get_urls()]
+        """Add the URLs of the overview's buttons and of the pages of runs."""
+        return [*extra_urls(self.admin_site), *super().get_urls()]
 
     @admin.display(boolean=True)
-    def went_well(self, row: Sweep) -> bool | None:
-        """Return whether there were no errors; None while it has not ended."""
+    def succeeded(self, row: Sweep) -> bool | None:
+        """Return whether it had no problems; None until it has finished."""
         return not row.errors if row.finished_at else None
 
-    @admin.display(description="took")
-    def took(self, row: Sweep) -> str:
-        """Return how long it took."""
+    @admin.display(description="duration")
+    def duration(self, row: Sweep) -> str:
+        """Return how long it took, in ms below 1 s."""
         if row.finished_at is None:
-            return "has not ended"
-        length = row.finished_at - row.started_at
-        return format_duration(length) if length.total_seconds() >= 1 else f"{length.total_seconds() * 1000:.0f} ms"
+            return "not finished"
+        elapsed = row.finished_at - row.started_at
+        return format_duration(elapsed) if elapsed.total_seconds() >= 1 else f"{elapsed.total_seconds() * 1000:.0f} ms"
 
-    @admin.display(description="counts by reason")
+    @admin.display(description="runs by reason")
     def counts_by_reason(self, row: Sweep) -> str:
-        """Return the counts with the reasons' sentences."""
-        lines = (f"{count:>7,}  {reason}: {sentence(reason)}" for reason, count in sorted(row.counts.items()))
-        return format_html("<pre>{}</pre>", "\n".join(lines) or "-")
+        """Return how many runs had each reason, one line per reason."""
+        lines = (f"{count:>7,}  {describe_reason(reason)}" for reason, count in sorted(row.counts.items()))
+        return preformatted("\n".join(lines))
 
-    @admin.display(description="errors")
-    def errors_shown(self, row: Sweep) -> str:
-        """Return the errors, one per line."""
-        return format_html("<pre>{}</pre>", "\n".join(row.errors)) if row.errors else "-"
+    @admin.display(description="problems")
+    def problems(self, row: Sweep) -> str:
+        """Return the problems, one per line."""
+        return preformatted("\n".join(row.errors))
 
-    @admin.display(description="entries")
+    @admin.display(description="recoveries")
     def entries(self, row: Sweep) -> str:
-        """Return the way to the sweep's ledger rows: there may be thousands."""
+        """Return a link to the sweep's ledger entries, of which there may be thousands."""
         page = reverse(f"{self.admin_site.name}:reaper_ledgerentry_changelist")
-        return format_html('<a href="{}?sweep__id__exact={}">what it did</a>', page, row.pk)
+        return format_html('<a href="{}?sweep__id__exact={}">in the recovery log</a>', page, row.pk)
 
 
 @admin.register(LedgerEntry)
 class LedgerEntryAdmin(RunRecordAdmin):
-    """The ledger: what was done to which run, and why."""
+    """The recovery log: what was done to which run, by whom and why."""
 
-    list_display = (datetime_column("created_at"), "run", "action", "why", "actor", "sent")
+    list_display = (datetime_column("created_at"), "run", "action", "why", "requested_by", "is_sent")
     list_select_related = ("sweep",)
     list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "exhausted", "created_at")
     search_fields = ("run_id__exact", "task_id__exact", "new_task_id__exact")
-    search_help_text = "A run's id, KIND:ID, or a task's id, in full."
+    search_help_text = RUN_SEARCH_HELP
     fields: ClassVar[Any] = (
-        datetime_column("created_at"), "run", "action", "phase", "why", "message", "actor", "task_id", "killed", "revoked",
-        "new_task_id", datetime_column("published_at"), "facts_shown", "evidence_shown", "sweep",
-    )  # fmt: skip
+        datetime_column("created_at"),
+        "run",
+        "action",
+        "phase",
+        "why",
+        "message",
+        "requested_by",
+        "task_id",
+        "terminated",
+        "revoked",
+        "new_task_id",
+        datetime_column("published_at"),
+        "facts_shown",
+        "evidence_shown",
+        "sweep",
+    )
     readonly_fields = fields
 
-    @admin.display(description="why", ordering="reason")
+    @admin.display(description="reason", ordering="reason")
     def why(self, row: LedgerEntry) -> str:
-        """Return the reason with its sentence."""
-        spent = " (its budget was spent)" if row.exhausted else ""
-        return f"{row.reason}: {sentence(row.reason)}{spent}"
+        """Return the reason, and whether the run's requeues were used up."""
+        return describe_reason(row.reason) + (" (no requeues left)" if row.exhausted else "")
 
-    @admin.display(description="actor")
-    def actor(self, row: LedgerEntry) -> str:
-        """Return who asked for it."""
+    @admin.display(description="requested by", ordering="actor")
+    def requested_by(self, row: LedgerEntry) -> str:
+        """Return the user, or that the reaper did it by itself."""
         return row.actor or "the reaper"
 
-    @admin.display(description="its task was to be killed")
-    def killed(self, row: LedgerEntry) -> str:
-        """Return whether the task was to be killed where it runs."""
+    @admin.display(description="old task terminated")
+    def terminated(self, row: LedgerEntry) -> str:
+        """Return whether the revoke also terminates the old task where it runs."""
         return "yes" if row.terminate else "no"
 
-    @admin.display(description="its task was revoked")
+    @admin.display(description="old task revoked at")
     def revoked(self, row: LedgerEntry) -> str:
         """Return when the broker had taken the revokes of its sweep."""
-        return "-" if row.owes_revoke or row.sweep is None or not row.task_id else in_full(row.sweep.revoked_at)
+        has_revoke = row.task_id and row.sweep is not None and not row.owes_revoke
+        return format_timestamp(row.sweep.revoked_at) if has_revoke and row.sweep else "-"
 
     @admin.display(description="sent", boolean=True)
-    def sent(self, row: LedgerEntry) -> bool:
-        """Return whether the broker has taken all that had to be sent."""
+    def is_sent(self, row: LedgerEntry) -> bool:
+        """Return whether the broker has taken every message that the entry owes."""
         return not (row.owes_revoke or (row.new_task_id and row.published_at is None))
 
     @admin.display(description="facts")
     def facts_shown(self, row: LedgerEntry) -> str:
         """Return what the run's row said."""
-        return as_json(row.facts)
+        return json_block(row.facts)
 
     @admin.display(description="evidence")
     def evidence_shown(self, row: LedgerEntry) -> str:
-        """Return what was known of its task."""
-        return as_json(row.evidence)
+        """Return the evidence on its task."""
+        return json_block(row.evidence)
 
 
 @admin.register(Observation)
 class ObservationAdmin(RunRecordAdmin):
-    """What would have been done, had its kind not been switched to observe."""
+    """What would have been done, had its kind not been in dry run."""
 
     list_display = (datetime_column("created_at"), "run", "action", "why")
     list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "created_at")
     search_fields = ("run_id__exact", "task_id__exact")
-    search_help_text = "A run's id, KIND:ID, or a task's id, in full."
+    search_help_text = RUN_SEARCH_HELP
     fields: ClassVar[Any] = (datetime_column("created_at"), "run", "phase", "action", "why", "message", "task_id")
     readonly_fields = fields
 
-    @admin.display(description="why", ordering="reason")
+    @admin.display(description="reason", ordering="reason")
     def why(self, row: Observation) -> str:
-        """Return the reason with its sentence."""
-        return f"{row.reason}: {sentence(row.reason)}"
+        """Return the reason."""
+        return describe_reason(row.reason)
 
 
 @admin.register(RefusedWrite)
 class RefusedWriteAdmin(RunRecordAdmin):
-    """Writes of late or duplicate tasks that a fence stopped."""
+    """Writes of late or duplicate tasks, which the fence rejected."""
 
     list_display = (datetime_column("created_at"), "run", "write", "task_id", "worker")
     list_filter = (RunOrParentFilter, "created_at")
     search_fields = ("run_id__exact", "task_id__exact")
-    search_help_text = "A run's id, KIND:ID, or a task's id, in full."
+    search_help_text = RUN_SEARCH_HELP
     fields: ClassVar[Any] = (datetime_column("created_at"), "run", "write", "task_id", "worker")
     readonly_fields = fields
 
 
 @admin.register(WorkerHeartbeat)
 class WorkerHeartbeatAdmin(ReadOnlyAdmin):
-    """What the workers say of themselves."""
+    """The last heartbeat of every worker."""
 
     list_display = (
         "hostname",
         "incarnation",
-        datetime_column("seen_at"),
-        "holding",
-        "consumed",
+        datetime_column("seen_at", "last heartbeat"),
+        "task_count",
+        "consumes",
         "draining",
-        datetime_column("ended_at"),
+        datetime_column("ended_at", "shut down at"),
     )
     list_filter = ("draining", "complete")
     search_fields = ("hostname__startswith", "incarnation__exact")
     search_help_text = "The beginning of a hostname, or an incarnation in full."
     fields: ClassVar[Any] = (
-        "hostname", "incarnation", datetime_column("seen_at"), datetime_column("listed_at"), datetime_column("since"), datetime_column("ended_at"), "draining", "complete",
-        "consumed", "holding", "active_shown", "held_shown", "backend_pid", datetime_column("backend_start"),
-    )  # fmt: skip
+        "hostname",
+        "incarnation",
+        datetime_column("seen_at", "last heartbeat"),
+        datetime_column("listed_at", "tasks listed at"),
+        datetime_column("since", "reporting since"),
+        datetime_column("ended_at", "shut down at"),
+        "draining",
+        "complete",
+        "consumes",
+        "task_count",
+        "running_tasks",
+        "reserved_tasks",
+        "backend_pid",
+        datetime_column("backend_start"),
+    )
     readonly_fields = fields
 
-    @admin.display(description="tasks held")
-    def holding(self, row: WorkerHeartbeat) -> str:
-        """Return how many tasks it holds; there may be thousands."""
+    @admin.display(description="tasks")
+    def task_count(self, row: WorkerHeartbeat) -> str:
+        """Return how many tasks it runs or has reserved; there may be thousands."""
         return f"{len(row.active) + len(row.held):,}" + ("" if row.complete else " or more")
 
     @admin.display(description="queues")
-    def consumed(self, row: WorkerHeartbeat) -> str:
+    def consumes(self, row: WorkerHeartbeat) -> str:
         """Return the names of the queues it consumes."""
         return ", ".join(map(str, row.queues)) or "-"
 
     @admin.display(description="running tasks")
-    def active_shown(self, row: WorkerHeartbeat) -> str:
+    def running_tasks(self, row: WorkerHeartbeat) -> str:
         """Return the running tasks with their start."""
-        return as_json(row.active)
+        return json_block(row.active)
 
-    @admin.display(description="waiting tasks")
-    def held_shown(self, row: WorkerHeartbeat) -> str:
-        """Return the other tasks it holds."""
-        return as_json(row.held)
+    @admin.display(description="reserved tasks")
+    def reserved_tasks(self, row: WorkerHeartbeat) -> str:
+        """Return the tasks that it has taken from the queue and not started."""
+        return json_block(row.held)
