@@ -21,7 +21,9 @@ ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
 HELD_LIMIT = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
 LEDGER = ("tests/reaper/test_ledger.py", "tests/reaper/test_sweeps.py")
 MODEL = ("tests/reaper/model/test_model.py",)
-PAGES = ("tests/reaper/test_pages.py",)
+PAGES = ("tests/reaper/admin/test_run_views.py",)
+BULK = ("tests/reaper/admin/test_bulk_views.py",)
+ACCESS = ("tests/reaper/admin/test_access.py",)
 
 CLAIM = "waiting = model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id)"
 WRITE = "mine = self.model._default_manager.filter(pk=self.pk, status=RUNNING, task_id=self.task_id)"
@@ -221,14 +223,18 @@ GUARDS = [
     *of(
         "reaper/admin/run_views.py",
         PAGES,
-        (
-            "a button: the run as it was seen",
-            'elif reports.state_token(run) != request.POST.get("seen"):',
-            "elif False:",
-        ),
+        ("a button: the run as it was seen", "    if press.is_outdated:", "    if False:"),
+    ),
+    *of(
+        "reaper/admin/access.py",
+        ACCESS,
         ("a button: the permission", 'if not request.user.has_perm("reaper.reap"):', "if False:"),
         ("a button: POST only", "    @require_POST\n", ""),
-        ("many at once: as they were seen", "reports.state_token(run) == asked[run.pk] and ", ""),
+    ),
+    *of(
+        "reaper/admin/bulk_views.py",
+        BULK,
+        ("many at once: as they were seen", "state_token(run) == tokens[run.pk] and ", ""),
     ),
     *of(
         "reaper/adapters/model_writer.py",

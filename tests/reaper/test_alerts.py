@@ -18,7 +18,7 @@ from reaper.controls import overrides as policies
 from reaper.models import Alert, LedgerEntry, Sweep
 from reaper.monitoring import alerts
 from reaper.signals import alerted
-from tests.reaper.test_admin import user_of
+from tests.reaper.admin.pages import user_of
 from tests.worlds import (
     COMMITTED,
     HOUR,

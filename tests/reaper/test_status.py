@@ -10,8 +10,8 @@ from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.core.policy import Mode
 from reaper.models import Alert
+from tests.reaper.admin.pages import failed_job
 from tests.reaper.command import MISSING, named, reaper
-from tests.reaper.test_pages import failed_job
 from tests.worlds import HOUR, MINUTE, NOW, fresh, held_job, orphan, queued_job, report, running_job, swept
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker", "limits")]
