@@ -1,70 +1,88 @@
-"""How much may be reaped now. Pure: a reaper that goes wrong is worse than none, and it goes wrong in masses."""
+"""The brake: what fails in masses is more likely the reaper's view than the runs, so it stops at masses. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-# From this share on, with at least so many, it is no longer single workers or runs that are in trouble. Of Kubernetes'
-# node controller, which slows its evictions down when 55 % of a zone's nodes, and at least three, are not ready.
 MASS_PERCENT = 55
+"""From this share on it is no longer single workers or runs that are in trouble.
+
+Taken from Kubernetes' node controller, which slows evictions down when 55 % of a zone's nodes are not ready.
+"""
 MIN_WORKERS = 3
-# A sweep that would act on no more runs than this is never held; one that is held acts on so many.
+"""Fewer silent workers are no mass, unless they are all; the node controller's number as well."""
 HELD_LIMIT = 20
-# How a sweep's sentence begins that says that it was held.
+"""How many runs a sweep may always act on, and at most while the brake is engaged."""
 HELD = "held: "
+"""How a sweep's message begins that says that the brake is engaged."""
 
 
 class ReportingPeriod(Protocol):
-    """When a worker was heard of."""
+    """When a worker reported."""
 
     @property
-    def since(self) -> datetime: ...  # noqa: D102
+    def since(self) -> datetime:
+        """Since when it reports without a gap."""
+
     @property
-    def seen_at(self) -> datetime: ...  # noqa: D102
+    def seen_at(self) -> datetime:
+        """Its last heartbeat."""
+
     @property
-    def ended_at(self) -> datetime | None: ...  # noqa: D102
+    def ended_at(self) -> datetime | None:
+        """When it shut down cleanly; None if it has not."""
+
     @property
-    def alive(self) -> bool: ...  # noqa: D102
+    def alive(self) -> bool:
+        """Whether it reports now."""
 
 
-def detect_mass_silence(
-    workers: Sequence[ReportingPeriod], silence: timedelta, now: datetime
-) -> tuple[int, int] | None:
-    """Return how many of how many workers of a queue fell silent together, while nobody has come since; or None.
+class MassSilence(NamedTuple):
+    """Workers of one queue that stopped reporting together."""
 
-    Together means within `silence`, after which a worker counts as dead. When it was all of them, or `PERCENT` and at
-    least `WORKERS`, it is more likely the network, or the database, than each of them, and they may go on working
-    unheard. One that said goodbye is not silent. A worker that has come since, and has been there for a whole silence
-    limit itself, shows that the way is open again for whoever is left.
+    silent: int
+    """How many stopped reporting."""
+    reporting: int
+    """How many had been reporting until then, these included."""
+
+
+def detect_mass_silence(workers: Sequence[ReportingPeriod], silence: timedelta, now: datetime) -> MassSilence | None:
+    """Return how many of a queue's workers stopped reporting together, if that is not over; else None.
+
+    Together means within `silence`, after which a worker counts as dead. When it is all of them, or MASS_PERCENT and at
+    least MIN_WORKERS, the network or the database has more likely failed than each of them, and they may go on working
+    unseen. A worker that shut down cleanly is not silent. It is over when a worker has come since and has reported for a
+    whole silence limit: then the others could report as well.
     """
     newest = max((each.since for each in workers if each.alive and now - each.since >= silence), default=None)
     for last in sorted((each for each in workers if is_silent(each)), key=lambda each: each.seen_at):
         if newest is not None and newest > last.seen_at:
             continue
-        there = [each for each in workers if was_reporting_at(each, last.seen_at)]
-        silent = [each for each in there if is_silent(each) and each.seen_at <= last.seen_at + silence]
-        if len(silent) == len(there) or (len(silent) >= MIN_WORKERS and is_most(len(silent), len(there))):
-            return len(silent), len(there)
+        reporting = [each for each in workers if was_reporting_at(each, last.seen_at)]
+        silent = [each for each in reporting if is_silent(each) and each.seen_at <= last.seen_at + silence]
+        found = MassSilence(len(silent), len(reporting))
+        if found.silent == found.reporting or (found.silent >= MIN_WORKERS and is_mass(*found)):
+            return found
     return None
 
 
 def is_silent(worker: ReportingPeriod) -> bool:
-    """True when the worker is not heard of any more and did not say goodbye."""
+    """Return whether the worker stopped reporting without a clean shutdown."""
     return not worker.alive and worker.ended_at is None
 
 
 def was_reporting_at(worker: ReportingPeriod, moment: datetime) -> bool:
-    """True when the worker was reporting at the moment."""
+    """Return whether the worker was reporting at the moment."""
     ended = worker.ended_at is not None and worker.ended_at <= moment
     return worker.since <= moment <= worker.seen_at and not ended
 
 
-def exceeds_limit(acting: int, seen: int) -> bool:
-    """True when so many of the unfinished runs that were seen would be acted on that somebody should look first."""
+def exceeds_limit(to_act: int, unfinished: int) -> bool:
+    """Return whether a sweep would act on so many of the unfinished runs that a person should look first."""
     # guard: the brake
-    return acting > HELD_LIMIT and is_most(acting, seen)
+    return to_act > HELD_LIMIT and is_mass(to_act, unfinished)
 
 
-def is_most(count: int, of: int) -> bool:
-    """True from `PERCENT` on."""
-    return 100 * count >= MASS_PERCENT * of
+def is_mass(count: int, total: int) -> bool:
+    """Return whether the share of the total is MASS_PERCENT or more."""
+    return 100 * count >= MASS_PERCENT * total

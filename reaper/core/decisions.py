@@ -1,42 +1,51 @@
-"""Every rule of the reaper: given a run's facts and the evidence on it, what is to be done, and why. Pure: no I/O.
+"""Every rule of the reaper: what to do with a run, and why. Pure: no I/O.
 
     decide(run, evidence, policy, now) -> Decision
 
-The first rule that matches wins:
+Rules are tried in order, and the first one that matches decides:
 
-    phase    when                                                       action               reason
-    any      finished                                                   leave                finished
-    any      a status the adapter does not map                          leave                unknown_status
-    any      a person has exempted it                                   leave                exempt
+    phase    condition                                                  action               reason
+    any      has ended                                                  leave                finished
+    any      has a status that the adapter does not map                 leave                unknown_status
+    any      is exempt from recovery                                    leave                exempt
     any      its parent has ended                                       close, revoke        parent_ended
-    QUEUED   our own last dispatch was not confirmed within 10 s        republish the same   unpublished
-    any      acted on lately, within its backoff                        leave                backoff
-    any      no usable timestamp (none, or all in the future)           leave                no_clock
-    RUNNING  older than run_timeout                                     on_timeout           timed_out
-    RUNNING  held, but no progress for stall_timeout                    on_timeout           stalled
-    RUNNING  held by a live worker                                      leave                held
-    RUNNING  not held, but its task retries in place and waits          leave                returning
-    RUNNING  its worker is dead, or alive and without it                on_orphan            orphaned
-    RUNNING  otherwise: within orphan_grace, or cannot be known         leave                young, unknown
-    QUEUED   a worker executes it for longer than run_timeout           on_timeout           timed_out
-    QUEUED   held by a live worker (reserved, rate-limited, ETA)        leave                reserved
-    QUEUED   its message waits in the broker                            leave                backlog
-    QUEUED   no task id, older than lost_grace                          requeue              never_sent
-    QUEUED   no worker has it and no message exists, on two looks       requeue              lost
-    QUEUED   delivered to a worker that is dead, or that has it not     requeue              stranded
-    QUEUED   cannot be known, older than queue_timeout, and a run       requeue              overtaken
-             dispatched at least that much later has started
-    QUEUED   otherwise: within lost_grace, or cannot be known           leave                young, unknown
+    queued   the reaper dispatched it within 10 s, and the broker has   leave                backoff
+             not confirmed the message yet
+    queued   the reaper dispatched it longer ago, and the broker has    republish            unpublished
+             not confirmed the message
+    any      is within the backoff after the last action on it          leave                backoff
+    any      has no usable timestamp (none, or all far in the future)   leave                no_timestamp
+    running  is older than run_timeout                                  on_timeout           timed_out
+    running  a live worker has its task, but it made no progress for    on_timeout           stalled
+             stall_timeout
+    running  a live worker has its task                                 leave                in_progress
+    running  its own Celery retry is waiting in the queue               leave                retry_scheduled
+    running  started or made progress within orphan_grace               leave                within_grace
+    running  its worker is dead, or alive and no longer has its task    on_orphan            orphaned
+    running  none of these: not enough evidence                         leave                inconclusive
+    queued   a worker has been executing it longer than run_timeout     on_timeout           timed_out
+    queued   a live worker has its task (reserved, rate-limited, ETA)   leave                reserved
+    queued   its message is waiting in the broker                       leave                backlog
+    queued   is younger than lost_grace                                 leave                within_grace
+    queued   no task was ever sent for it                               requeue              never_sent
+    queued   no worker has its task and its message does not exist,     requeue              lost
+             confirmed twice
+    queued   its message was delivered to a worker that died, or that   requeue              stranded
+             no longer has it (confirmed twice)
+    queued   the broker cannot be inspected, it is older than           requeue              overtaken
+             queue_timeout, and a run dispatched that much later has
+             started
+    queued   none of these: not enough evidence                         leave                inconclusive
 
-Evidence buys speed, only time replaces it, and what cannot be known is left alone. So the verdicts orphaned, lost and
-stranded want two things besides what they say. The task's absence from every live worker is known: all their reports
-are whole, and none that answered an inspect contradicts. And there is a witness: a worker that consumes the run's queue
-has reported without a gap for a whole silence limit, and lately. Without one it may be the database or the network that
-was silent.
+The reaper acts early only on positive evidence; otherwise it waits for the timeout, and what it cannot tell, it leaves
+alone. So orphaned, lost and stranded need two more things. The task's absence from every live worker is certain: all
+their reports are complete, and none that answered an inspect contradicts. And there is a witness: a worker that
+consumes the run's queue has reported without a gap for a whole silence limit, and recently. Without a witness it may be
+the database or the network that failed.
 
-A task is killed only where a worker reports it as executing. Strict everywhere: exactly at a limit is left alone, the
-next moment is not. A requeue beyond its budget becomes a fail: a run that was started and lost again and again is
-poison, one that never starts has no worker to run it.
+A task is killed only where a worker reports it as executing. A run exactly at a limit is not yet over it. A requeue
+over its budget becomes a fail: a run that was started and lost again and again is poison, and one that never starts has
+no worker to run it.
 """
 
 from dataclasses import dataclass
@@ -46,9 +55,11 @@ from reaper.core.facts import MAX_CLOCK_AHEAD, Evidence, History, Liveness, Mess
 from reaper.core.policy import Action, Policy
 from reaper.core.reasons import Reason
 
-# A sweep publishes right after its commit, and the broker's answer is bounded (broker.BOUNDS). Within this time it may
-# be about to publish, and another sweep would send a second copy.
 PUBLISH_GRACE = timedelta(seconds=10)
+"""How long a sweep may take to publish a dispatch after its commit; within it another sweep would send a second copy.
+
+Its calls to the broker are bounded by `TRANSPORT_TIMEOUTS` in `reaper/broker/connection.py`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class Decision:
 
     @property
     def code(self) -> str:
-        """Return the word for the run's error code: `poison` when the budget is spent, else the reason."""
+        """Return the run's error code: "poison" when its budget is spent, else the reason."""
         return "poison" if self.exhausted else str(self.reason)
 
 
@@ -78,7 +89,7 @@ def leave(reason: Reason) -> Decision:
 
 
 def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> Decision:
-    """Return what is to be done with the run. Total: every run gets a decision, whatever its row holds."""
+    """Return what to do with the run. Every run gets a decision, whatever its row holds."""
     # guard: what is finished
     if run.phase is Phase.FINISHED:
         return leave(Reason.FINISHED)
@@ -109,21 +120,21 @@ def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> 
 
 
 def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime, age: timedelta) -> Decision:
-    """The rules of a run that has started."""
-    quiet = run.idle_for(now)
-    quiet = age if quiet is None else quiet
+    """Return what to do with a run that has started; `age` is the time in its phase."""
+    idle = run.idle_for(now)
+    idle = age if idle is None else idle
     executing = evidence.active_since is not None
     if age > policy.run_timeout:
         return fail_or_requeue(run, policy.on_timeout, policy, Reason.TIMED_OUT, terminate=executing)
     if evidence.holder:
-        if policy.stall_timeout is not None and quiet > policy.stall_timeout:
+        if policy.stall_timeout is not None and idle > policy.stall_timeout:
             return fail_or_requeue(run, policy.on_timeout, policy, Reason.STALLED, terminate=executing)
         # guard: held
         return leave(Reason.IN_PROGRESS)
     if evidence.retry_waiting:
         return leave(Reason.RETRY_SCHEDULED)
     # guard: the grace of an orphan
-    if quiet <= policy.orphan_grace:
+    if idle <= policy.orphan_grace:
         return leave(Reason.WITHIN_GRACE)
     # guard: the worker let it go
     if evidence.is_surely_absent and claimant_released(run, evidence):
@@ -133,25 +144,26 @@ def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datet
 
 
 def claimant_released(run: RunFacts, evidence: Evidence) -> bool:
-    """True when the worker that began the run cannot be working on it any more."""
+    """Return whether the worker that started the run cannot be working on it any more."""
     if evidence.claimant_liveness is Liveness.DEAD:
         return True
     if evidence.claimant_liveness is Liveness.ALIVE:
-        # Its report, taken after the run's last sign of life and by the same clock, is without the task.
-        listed, sign = evidence.claimant_listed_at, run.last_activity_at
-        return listed is not None and sign is not None and listed > sign
-    # A dead worker that had a copy of the message tells nothing of another one that the row names.
+        # Its list of tasks, made after the run's last activity and by the same clock, lacks this one.
+        listed_at = evidence.claimant_listed_at
+        active_at = run.last_activity_at
+        return listed_at is not None and active_at is not None and listed_at > active_at
+    # A dead worker that had a copy of the message proves nothing about another worker that the row names.
     if evidence.last_holder and run.worker in ("", hostname(evidence.last_holder)):
         return True
     if run.worker:
         return False
-    # Nobody knows who began it; but whoever is alive was watched since before, and does not have it.
-    watched, started = evidence.fleet_watched_since, run.started_at
-    return watched is not None and started is not None and watched < started
+    # It is not known which worker started it, but all live ones have reported since before, and do not have it.
+    watched_since = evidence.fleet_watched_since
+    return watched_since is not None and run.started_at is not None and watched_since < run.started_at
 
 
 def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime, age: timedelta) -> Decision:
-    """The rules of a run that waits for a worker."""
+    """Return what to do with a run that waits for a worker; `age` is the time in its phase."""
     if evidence.active_since is not None and now - evidence.active_since > policy.run_timeout:
         return fail_or_requeue(run, policy.on_timeout, policy, Reason.TIMED_OUT, terminate=True)
     if evidence.holder:
@@ -179,7 +191,7 @@ def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: dateti
 
 
 def alert_for(run: RunFacts, policy: Policy, now: datetime) -> str:
-    """Return why a run is worth a warning, `long_running` or `backlog`; '' when it is not."""
+    """Return the alert that a run is worth, "long_running" or "backlog"; '' when it is worth none."""
     age = run.age(now)
     if age is not None and run.phase is Phase.RUNNING and age > policy.alert_after:
         return "long_running"
@@ -189,45 +201,51 @@ def alert_for(run: RunFacts, policy: Policy, now: datetime) -> str:
 
 
 def fail_or_requeue(
-    run: RunFacts, how: Action, policy: Policy, reason: Reason, *, terminate: bool = False, interrupted: bool = False
+    run: RunFacts, action: Action, policy: Policy, reason: Reason, *, terminate: bool = False, interrupted: bool = False
 ) -> Decision:
-    """Return the fail, or the requeue where the kind's work may be done twice."""
-    if how is Action.REQUEUE:
+    """Return the action that the policy names: a fail, or a requeue where the work may be done twice."""
+    if action is Action.REQUEUE:
         return requeue(run, policy, reason, terminate=terminate, interrupted=interrupted)
-    return Decision(Action.FAIL, reason, terminate)
+    return Decision(Action.FAIL, reason, terminate=terminate)
 
 
 def requeue(
     run: RunFacts, policy: Policy, reason: Reason, *, terminate: bool = False, interrupted: bool = False
 ) -> Decision:
-    """Return the requeue, or the fail that takes its place when the run's budget is spent."""
+    """Return a requeue, or the fail that takes its place when the run's budget is spent."""
     history = run.history
     if run.phase is not Phase.RUNNING:
         # guard: the budget of redispatches
-        spent = history.redispatches >= policy.max_redispatches
+        exhausted = history.redispatches >= policy.max_redispatches
     elif interrupted:
         # guard: the budget of interruptions
-        spent = history.interruptions >= policy.max_interruptions
+        exhausted = history.interruptions >= policy.max_interruptions
     else:
         # guard: the budget of requeues
-        spent = history.requeues >= policy.max_requeues
+        exhausted = history.requeues >= policy.max_requeues
     return Decision(
-        Action.FAIL if spent else Action.REQUEUE, reason, terminate, exhausted=spent, interrupted=interrupted
+        Action.FAIL if exhausted else Action.REQUEUE,
+        reason,
+        terminate=terminate,
+        exhausted=exhausted,
+        interrupted=interrupted,
     )
 
 
 def in_backoff(history: History, policy: Policy, now: datetime) -> bool:
-    """True while the waiting time after the last action on this run is not over."""
-    count = history.requeues + history.redispatches + history.interruptions
+    """Return whether the waiting time after the last action on the run is not over yet."""
+    count = history.total_requeues
     if not count or not policy.backoff or history.last_action_at is None:
         return False
     wait = policy.backoff[min(count, len(policy.backoff)) - 1]
-    # An action in the future is a clock that was set back; it must not hold a run for ever.
+    # An action in the future means that a clock was set back: it must not stop recovery for ever.
     return timedelta(0) <= now - history.last_action_at <= wait
 
 
 def about_to_be_published(history: History, now: datetime) -> bool:
-    """True while the sweep that made the last dispatch may still be publishing it."""
-    made = history.unpublished_at
-    # One in the near future was made by a sweep that overlaps this one.
-    return made is not None and made <= now + MAX_CLOCK_AHEAD and now - made <= PUBLISH_GRACE
+    """Return whether the sweep that made the last dispatch may still be publishing it."""
+    dispatched_at = history.unpublished_at
+    if dispatched_at is None:
+        return False
+    # One in the near future was made by a concurrent sweep.
+    return dispatched_at <= now + MAX_CLOCK_AHEAD and now - dispatched_at <= PUBLISH_GRACE

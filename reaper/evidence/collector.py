@@ -267,7 +267,7 @@ class EvidenceCollector:
 
     def was_overtaken(self, run: RunFacts) -> bool:
         """True when a run that was dispatched later by a whole queue timeout has started."""
-        age, since = run.age(self.now), run.since(self.now)
+        age, since = run.age(self.now), run.phase_since(self.now)
         if age is None or since is None or age <= self.policy.queue_timeout or self.latest_started_dispatch is None:
             return False
         return self.latest_started_dispatch - since >= self.policy.queue_timeout

@@ -61,7 +61,7 @@ def describe_run(task_id: str) -> dict[str, str]:
     for adapter in conf.adapters().values():
         if run := adapter.find_by_task_id(task_id):
             found = {"run": f"{run.kind}:{run.pk}", "status": run.status}
-            since = None if run.phase is Phase.FINISHED else run.since(clock.now(adapter.using))
+            since = None if run.phase is Phase.FINISHED else run.phase_since(clock.now(adapter.using))
             return {**found, "since": since.isoformat(" ", "seconds")} if since else found
     return {"run": "none carries this task id (a run that was requeued or retried has a new one)"}
 

@@ -139,7 +139,7 @@ GUARDS = [
             "if age is None:\n        age = timedelta(days=1)",
         ),
         ("held", "        return leave(Reason.IN_PROGRESS)\n", "        pass\n"),
-        ("the grace of an orphan", "if quiet <= policy.orphan_grace:", "if False:"),
+        ("the grace of an orphan", "if idle <= policy.orphan_grace:", "if False:"),
         ("the grace of a lost one", "if age <= policy.lost_grace:", "if False:"),
         (
             "the worker let it go",
@@ -161,9 +161,9 @@ GUARDS = [
             "evidence.message_location is MessageLocation.ABSENT and evidence.is_confirmed:",
             "evidence.message_location is MessageLocation.ABSENT:",
         ),
-        ("the budget of requeues", "spent = history.requeues >= policy.max_requeues", "spent = False"),
-        ("the budget of redispatches", "spent = history.redispatches >= policy.max_redispatches", "spent = False"),
-        ("the budget of interruptions", "spent = history.interruptions >= policy.max_interruptions", "spent = False"),
+        ("the budget of requeues", "exhausted = history.requeues >= policy.max_requeues", "exhausted = False"),
+        ("the budget of redispatches", "exhausted = history.redispatches >= policy.max_redispatches", "exhausted = False"),
+        ("the budget of interruptions", "exhausted = history.interruptions >= policy.max_interruptions", "exhausted = False"),
     ),
     *of(
         "reaper/core/decisions.py",
@@ -202,7 +202,7 @@ GUARDS = [
     *of(
         "reaper/core/brake.py",
         SWITCHES,
-        ("the brake", "return acting > HELD_LIMIT and is_most(acting, seen)", "return False"),
+        ("the brake", "return to_act > HELD_LIMIT and is_mass(to_act, unfinished)", "return False"),
     ),
     *of(
         "reaper/evidence/collector.py",

@@ -47,7 +47,7 @@ def run(phase=Phase.RUNNING, *, acted=None, skew=timedelta(0), **ago):
 )
 def test_the_age_of_a_running_run(facts, age):
     assert run(**facts).age(NOW) == age
-    assert run(**facts).since(NOW) == (None if age is None else NOW - age)
+    assert run(**facts).phase_since(NOW) == (None if age is None else NOW - age)
 
 
 @pytest.mark.parametrize(
