@@ -51,8 +51,8 @@ def detect_mass_silence(workers: Sequence[ReportingPeriod], silence: timedelta, 
 
     Together means within `silence`, after which a worker counts as dead. When it is all of them, or MASS_PERCENT and at
     least MIN_WORKERS, the network or the database has more likely failed than each of them, and they may go on working
-    unseen. A worker that shut down cleanly is not silent. It is over when a worker has come since and has reported for a
-    whole silence limit: then the others could report as well.
+    unseen. A worker that shut down cleanly is not silent. It is over when a worker has come since and has reported for
+    a whole silence limit: then the others could report as well.
     """
     newest = max((each.since for each in workers if each.alive and now - each.since >= silence), default=None)
     for last in sorted((each for each in workers if is_silent(each)), key=lambda each: each.seen_at):

@@ -162,8 +162,16 @@ GUARDS = [
             "evidence.message_location is MessageLocation.ABSENT:",
         ),
         ("the budget of requeues", "exhausted = history.requeues >= policy.max_requeues", "exhausted = False"),
-        ("the budget of redispatches", "exhausted = history.redispatches >= policy.max_redispatches", "exhausted = False"),
-        ("the budget of interruptions", "exhausted = history.interruptions >= policy.max_interruptions", "exhausted = False"),
+        (
+            "the budget of redispatches",
+            "exhausted = history.redispatches >= policy.max_redispatches",
+            "exhausted = False",
+        ),
+        (
+            "the budget of interruptions",
+            "exhausted = history.interruptions >= policy.max_interruptions",
+            "exhausted = False",
+        ),
     ),
     *of(
         "reaper/core/decisions.py",
