@@ -1,4 +1,4 @@
-"""docs/GUARANTEES.md names tests that are there, and names them once for each promise."""
+"""docs/GUARANTEES.md and docs/internals/: every guarantee has its promises, and every promise names existing tests."""
 
 import re
 
@@ -8,33 +8,53 @@ from tests.faults.__main__ import table, written
 from tests.mutants.guards import GUARDS
 from tests.processes import ROOT
 
-PAGE = (ROOT / "docs" / "GUARANTEES.md").read_text()
-THERE = {
+DOCS = ROOT / "docs"
+GUARANTEE = re.compile(r"^\d\. \*\*(.*?)[.,]\*\*", re.MULTILINE)
+SECTION = re.compile(r"^## (.*?)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+PROMISE = re.compile(r"^\*\*(\d+)\.\*\* (.*?)(?=^\*\*\d+\.|\Z)", re.MULTILINE | re.DOTALL)
+NAMED_TEST = re.compile(r"^\* `(test_\w+)`$", re.MULTILINE)
+
+GUARANTEES = GUARANTEE.findall((DOCS / "GUARANTEES.md").read_text())
+# The headings, and for each promise below them, by its number, the tests that show it.
+SECTIONS = dict(SECTION.findall((DOCS / "internals" / "GUARANTEES-TESTS.md").read_text()))
+PROMISES = {
+    int(number): NAMED_TEST.findall(text) for section in SECTIONS.values() for number, text in PROMISE.findall(section)
+}
+EXISTING_TESTS = {
     name
     for path in (ROOT / "tests").rglob("test_*.py")
     for name in re.findall(r"^ *def (test_\w+)", path.read_text(), flags=re.MULTILINE)
 }
 
 
+def test_each_of_the_eight_guarantees_has_promises():
+    assert len(GUARANTEES) == 8
+    assert list(SECTIONS) == GUARANTEES
+    assert all(PROMISE.search(section) for section in SECTIONS.values())
+
+
+def test_the_eighteen_promises_are_there_once_each():
+    numbers = [int(number) for section in SECTIONS.values() for number, _ in PROMISE.findall(section)]
+    assert sorted(numbers) == list(range(1, 19))
+
+
 @pytest.mark.parametrize("number", range(1, 19))
-def test_each_promise_names_tests_that_are_there(number):
-    (promise,) = re.findall(rf"^{number}\. (.*?)(?=^\d+\. |^## )", PAGE, flags=re.MULTILINE | re.DOTALL)
-    named = re.findall(r"`(test_\w+)`", promise)
-    assert named
-    assert set(named) <= THERE
+def test_each_promise_names_existing_tests(number):
+    assert PROMISES[number]
+    assert set(PROMISES[number]) <= EXISTING_TESTS
 
 
-def test_the_table_of_faults_is_that_of_the_tests():
-    assert written(PAGE) == PAGE, "write it anew: python -m tests.faults"
+def test_table_of_faults_matches_the_marked_tests():
+    page = (DOCS / "internals" / "FAULTS.md").read_text()
+    assert written(page) == page, "renew it: python -m tests.faults"
     marked = sum(path.read_text().count("\n@pytest.mark.fault(") for path in (ROOT / "tests").rglob("test_*.py"))
     assert table().count("\n") == marked >= 19
 
 
-def test_the_table_of_guards_is_that_of_the_mutants():
-    section = PAGE.partition("## Mutation gate")[2].partition("\n## ")[0]
-    assert dict(re.findall(r"^\| (.+) \| `(.+)` \|$", section, flags=re.MULTILINE)) == {
-        guard.name: guard.path for guard in GUARDS
-    }
+def test_table_of_guards_matches_the_mutants():
+    page = (DOCS / "internals" / "GUARDS.md").read_text()
+    rows = re.findall(r"^\| (.+) \| `(.+)` \|$", page, flags=re.MULTILINE)
+    assert rows == [(guard.name, guard.path) for guard in GUARDS]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=[guard.name for guard in GUARDS])
