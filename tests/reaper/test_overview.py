@@ -59,7 +59,7 @@ def test_where_nothing_is_stuck_all_is_well(admin_client):
     held_job(MINUTE)
     queued_job(SECOND)
     assert now().well
-    assert "All is well. Nothing is suspect, and every sweep is on time." in shown(admin_client)
+    assert "Nothing is stuck. Every sweep is on time." in shown(admin_client)
 
 
 def test_runs_are_counted_and_the_oldest_tells_its_age():
@@ -80,7 +80,7 @@ def test_a_suspect_is_shown_with_its_verdict_and_the_evidence_in_words(admin_cli
     text = shown(admin_client)
     assert str(job.pk) in text
     assert "claimed by celery@dead, which is dead, last heard of 1 min ago; no live worker holds the task" in text
-    assert "1 of the oldest crawl_job runs is suspect." in text
+    assert "1 of the oldest crawl_job runs is stuck or at risk." in text
 
 
 def test_what_is_worth_a_warning_is_a_suspect_and_what_is_well_is_none():
@@ -110,7 +110,7 @@ def test_workers_are_shown_with_their_state(admin_client):
     assert "celery@a alive just now 0 0 crawl, mail 0.0 s" in text
     assert "celery@b draining" in text
     assert "celery@c dead 1 h ago" in text
-    assert "celery@d ended" in text
+    assert "celery@d shut down" in text
 
 
 def test_of_many_workers_those_that_died_come_first_and_the_rest_is_a_number(admin_client):
@@ -120,7 +120,7 @@ def test_of_many_workers_those_that_died_come_first_and_the_rest_is_a_number(adm
     text = shown(admin_client)
     assert text.index("celery@zz dead") < text.index("celery@w000 alive")
     assert "celery@w109" not in text
-    assert "The first 100 of 111: all reports" in text
+    assert "The first 100 of 111: all workers" in text
 
 
 def test_queues_are_shown_with_their_depth(admin_client, broker):
@@ -139,11 +139,11 @@ def test_a_broker_that_cannot_be_asked_is_told(admin_client, refusing_broker):
 
 def test_the_mode_a_pause_and_a_release_are_shown_with_their_buttons(admin_client):
     swept()
-    assert "mode act" in shown(admin_client)
+    assert "recovery active" in shown(admin_client)
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN, released_until=NOW + HOUR)
     text = shown(admin_client)
-    assert "mode dry_run brake released" in text
-    assert "As the settings say" in text
+    assert "recovery dry run brake lifted" in text
+    assert "Use the default mode" in text
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
     assert "End the pause" in shown(admin_client)
     assert "it is paused by ada until 2026-03-01 13:00:00 UTC" in shown(admin_client)
@@ -155,9 +155,9 @@ def test_schedules_are_shown_with_their_state_and_the_next_start(admin_client):
     PeriodicTask.objects.filter(task="reaper.tasks.sweep_pending").update(last_run_at=NOW - 91 * SECOND)
     PeriodicTask.objects.filter(task="reaper.tasks.raise_alerts").update(enabled=False)
     text = shown(admin_client)
-    assert "reaper: sweep running runs every 5 s 12:00:03 on Switch off" in text
-    assert "reaper: sweep pending runs every 30 s overdue for 1 min 1 s on Switch off" in text
-    assert "reaper: alert on long runs and backlogs every 1 min - off Switch on" in text
+    assert "reaper: sweep running runs every 5 s 12:00:03 enabled Disable" in text
+    assert "reaper: sweep pending runs every 30 s overdue for 1 min 1 s enabled Disable" in text
+    assert "reaper: alert on long runs and backlogs every 1 min - disabled Enable" in text
 
 
 def test_a_schedule_is_overdue_from_three_intervals_on(admin_client):
@@ -171,7 +171,7 @@ def test_a_schedule_is_overdue_from_three_intervals_on(admin_client):
 def test_a_kind_that_cannot_be_read_says_so_and_hides_no_other(admin_client, monkeypatch):
     queued_job()
     monkeypatch.setattr(type(conf.adapters()["source_result"]), "summarize", lambda *arguments: 1 / 0)
-    assert "It cannot be read: ZeroDivisionError" in shown(admin_client)
+    assert "These runs cannot be read: ZeroDivisionError" in shown(admin_client)
     assert kind().loads["queued"].count == 1
 
 
@@ -232,7 +232,7 @@ def test_who_may_only_look_sees_no_button(django_user_model, client):
     client.force_login(user)
     page = client.get(PAGE).content.decode()
     assert 'id="reaper-overview"' in page
-    assert reverse("admin:reaper_order") not in page
+    assert reverse("admin:reaper_control") not in page
     assert reverse("admin:reaper_schedule") not in page
 
 
