@@ -11,7 +11,7 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from django.conf import settings
 
-from apps.sources import claims, crawler, dispatch, network, parents
+from apps.sources import claims, crawler, dispatch, parents
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from apps.sources.runs import Run
 from reaper import api
@@ -117,12 +117,12 @@ def crawl(claim: claims.Claim, overrides: Mapping, retries: int) -> None:
             claim.progress(totals)
     except claims.ClaimLost:
         raise
-    except network.Unreachable as error:
+    except crawler.Unreachable as error:
         if retries < MAX_RETRIES:
             claim.release(retries + 1)
         else:
             claim.fail(str(error), "unreachable")
-    except network.CrawlError as error:
+    except crawler.CrawlError as error:
         claim.fail(str(error), type(error).__name__.lower())
     except SoftTimeLimitExceeded:
         claim.fail(f"Not done within the soft time limit of {settings.CRAWL_SOFT_TIME_LIMIT} s.", "time_limit")
@@ -143,7 +143,7 @@ def load_settings(claim: claims.Claim, overrides: Mapping) -> tuple[str, crawler
     url, source_config, job_config = row.get(pk=claim.pk).values()
     for config in (source_config, job_config, overrides):
         if not isinstance(config or {}, Mapping):
-            raise network.ConfigError(f"The configuration of {url} is a {type(config).__name__}; it must be an object.")
+            raise crawler.ConfigError(f"The configuration of {url} is a {type(config).__name__}; it must be an object.")
     merged = {**(source_config or {}), **(job_config or {}), **overrides}
     return url, crawler.Limits.from_config(merged, allow_private=settings.CRAWL_ALLOW_PRIVATE)
 

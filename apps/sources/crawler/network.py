@@ -1,6 +1,6 @@
-"""The way to a site: connections to checked addresses only, and the errors that a page or a crawl can end with.
+"""Connections to public addresses only.
 
-A site must not be a way into the network that the workers live in: every address of a host is checked before each
+A site must not be a way into the network that the workers live in: all addresses of a host are checked before each
 connection, which then goes to a checked address and not to a second resolution of the name.
 """
 
@@ -12,51 +12,16 @@ from typing import Any
 
 import httpcore
 
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Everything else of IPv6 is local, reserved or a disguise.
+from apps.sources.crawler.errors import Forbidden, PageError
+
+# Everything else of IPv6 is local, reserved, or wraps an IPv4 address.
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
 
-class CrawlError(Exception):
-    """The crawl as a whole cannot go on; the message is a sentence for a person."""
-
-
-class ConfigError(CrawlError):
-    """A source's URL or configuration cannot be used."""
-
-
-class Forbidden(CrawlError):
-    """The start page must not be fetched: its scheme, its address, or robots.txt says so."""
-
-
-class NotThere(CrawlError):
-    """The site has no such start page, or none that can be used (4xx, too large); trying again is no use."""
-
-
-class Unreachable(CrawlError):
-    """The start page could not be had this time: no connection, time-out, 5xx. It may work later."""
-
-
-class PageError(Exception):
-    """One page could not be had. `fate`: what that means for the crawl if it is the start page."""
-
-    def __init__(self, message: str, fate: type[CrawlError] = Unreachable) -> None:
-        super().__init__(message)
-        self.fate = fate
-
-
-class CrossSiteRedirect(PageError):
-    """A page redirects to another site, at `url`."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(f"{url} is on another site", NotThere)
-        self.url = url
-
-
 class Network(httpcore.SyncBackend):
-    """Connects to checked addresses only, and ends every wait at one deadline, of `time.monotonic`.
+    """Connects to checked addresses only, and ends every wait at one deadline (s, of `time.monotonic`).
 
-    Resolving a name is the system's and has the system's time limit.
+    Resolving a name has the system's own time limit.
     """
 
     def __init__(self, deadline: float, allow_private: bool) -> None:
@@ -112,14 +77,8 @@ def resolve_checked(host: str, port: int, *, allow_private: bool) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """True for an address of the public internet, also when it is wrapped into an IPv6 one."""
+    """True for an address of the public internet; False also for an IPv6 address that wraps another one."""
     ip = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = ip.ipv4_mapped or ip.sixtofour
-        if ip in NAT64:
-            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if wrapped is not None:
-            return is_public(str(wrapped))
-        if ip not in GLOBAL_UNICAST:
-            return False
+    if isinstance(ip, ipaddress.IPv6Address) and (ip not in GLOBAL_UNICAST or ip.sixtofour):
+        return False
     return ip.is_global and not ip.is_multicast
