@@ -1,10 +1,11 @@
 """Facts and evidence as JSON, for the ledger and for `--json`: times in ISO 8601, durations in seconds. Pure."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import partial
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -21,12 +22,26 @@ def to_dict(data: RunFacts | Evidence | History) -> dict[str, Any]:
 
 def to_compact(data: RunFacts | Evidence) -> dict[str, Any]:
     """Return the fields that differ from their defaults: half the size, and read back the same."""
-    return {name: to_plain(value) for name, value in non_defaults(data)}
+    values = ((name, getattr(data, name), default) for name, default in DEFAULTS[type(data)])
+    return {name: to_plain(value) for name, value, default in values if value is not default and value != default}
 
 
 def to_json(data: RunFacts | Evidence) -> str:
     """Return `to_compact` as a JSON text."""
-    return ENCODER.encode(dict(non_defaults(data)))
+    return ENCODER.encode(to_compact(data))
+
+
+def to_plain(value: Any) -> Any:
+    """Return a value as one that JSON knows."""
+    if type(value) in (str, bool, int, float, NoneType):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, tuple | list):
+        return [to_plain(each) for each in value]
+    return to_dict(value) if isinstance(value, History) else str(value)
 
 
 def facts_from_json(stored: Any) -> RunFacts:
@@ -41,60 +56,44 @@ def evidence_from_json(stored: Any) -> Evidence:
 
 def from_json(cls: type[Data], stored: Any, **defaults: Any) -> Data:
     """Return a dataclass from its JSON. What is missing or cannot be read, as of another version, is the default."""
+    parsers = PARSERS[cls]
     values = dict(defaults)
-    hints = TYPES[cls]
-    stored = stored if isinstance(stored, Mapping) else {}
-    for name in hints.keys() & stored.keys():
+    for name, value in stored.items() if isinstance(stored, Mapping) else ():
         try:
-            values[name] = parse_value(hints[name], stored[name])
+            if name in parsers:
+                values[name] = parsers[name](value)
         except (TypeError, ValueError, OverflowError):
             continue
     return cls(**values)
 
 
-def parse_value(hint: Any, value: Any) -> Any:
-    """Return one value from its JSON, by its type. Raise TypeError, ValueError or OverflowError if it is not one."""
-    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and NoneType in hints:
-        return None
-    hint = next(each for each in hints if each is not NoneType)
+def parser_for(hint: Any) -> Callable[[Any], Any]:
+    """Return what reads a value of the annotated type from JSON, or raises TypeError, ValueError or OverflowError."""
+    if isinstance(hint, UnionType):
+        (inner,) = (each for each in get_args(hint) if each is not NoneType)
+        parse = parser_for(inner)
+        return lambda value: None if value is None else parse(value)
     if hint is datetime:
-        return datetime.fromisoformat(value)
+        return datetime.fromisoformat
     if hint is timedelta:
-        return timedelta(seconds=value)
+        return lambda value: timedelta(seconds=value)
     if is_dataclass(hint):
-        return from_json(cast("type", hint), value)
+        return partial(from_json, cast("type", hint))
     if get_origin(hint) is Sequence:
-        return tuple(value)
-    if issubclass(hint, Enum):
-        return hint(value)
-    if not isinstance(value, hint):
+        return tuple
+    return hint if issubclass(hint, Enum) else partial(require_type, hint)
+
+
+def require_type(cls: type, value: Any) -> Any:
+    """Return the value. Raise TypeError unless it is of the class."""
+    if not isinstance(value, cls):
         raise TypeError
     return value
 
 
-def to_plain(value: Any) -> Any:
-    """Return a value as one that JSON knows."""
-    if value is None or type(value) in (str, bool, int, float):
-        return value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, tuple | list):
-        return [to_plain(each) for each in value]
-    return to_dict(value) if isinstance(value, History) else str(value)
-
-
-def non_defaults(data: RunFacts | Evidence) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of the fields that differ from their defaults."""
-    for name, default in DEFAULTS[type(data)]:
-        value = getattr(data, name)
-        if value is not default and value != default:
-            yield name, value
-
-
 DEFAULTS = {cls: [(each.name, each.default) for each in fields(cls)] for cls in (RunFacts, Evidence)}
-TYPES: dict[type, dict[str, Any]] = {cls: get_type_hints(cls) for cls in (RunFacts, Evidence, History)}
+PARSERS: dict[type, dict[str, Callable[[Any], Any]]] = {
+    cls: {name: parser_for(hint) for name, hint in get_type_hints(cls).items()} for cls in (RunFacts, Evidence, History)
+}
 # One for all: json.dumps() would make one for every row.
-ENCODER = json.JSONEncoder(default=to_plain)
+ENCODER = json.JSONEncoder()
