@@ -2,7 +2,8 @@
 
 Hypothesis makes up the stories: runs are dispatched, messages are taken, lost, copied and late, workers die, fall
 silent and come back, people interfere, the broker refuses, and several sweeps go on step by step or die in the middle.
-After each step the promises of docs/internals/GUARANTEES-TESTS.md are checked; in the end everything is healed and drained.
+After each step the promises of docs/internals/GUARANTEES-TESTS.md are checked; in the end everything is healed and
+drained.
 `MODEL_STORIES` says how many are told (`make soak` tells more).
 """
 

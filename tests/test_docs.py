@@ -1,0 +1,59 @@
+"""The hand-written docs: links lead somewhere, commands exist, and the glossary names code that exists."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from reaper.management.commands.reaper import Command
+from tests.processes import ROOT
+
+FROZEN = {"docs/RUNBOOK-ORIGINAL.md"}  # its words and links are kept as they were
+NAMES = subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).split()
+PAGES = {name: (ROOT / name).read_text() for name in NAMES if name not in FROZEN}
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+COMMAND = re.compile(r"^ {4,}manage\.py (reaper [^\n#]+)", re.MULTILINE)
+COMMANDS = sorted({match[1].strip() for page in PAGES.values() for match in COMMAND.finditer(page)})
+TARGET = re.compile(r"(?:`|^    )make ([a-z]+)", re.MULTILINE)
+
+
+def anchors_of(page):
+    """Return the anchors that a Markdown viewer gives the page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_of_page_lead_to_files_and_headings(name):
+    for path, anchor in LINK.findall(PAGES[name]):
+        target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert target.exists(), path
+        if anchor:
+            assert anchor in anchors_of(target.read_text()), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_management_command_in_docs_is_understood(line):
+    name, *words = shlex.split(line)
+    Command().create_parser("manage.py", name).parse_args(words)
+
+
+def test_make_targets_in_docs_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert {target for page in PAGES.values() for target in TARGET.findall(page)} <= targets
+
+
+def test_names_in_glossary_exist_in_the_code():
+    folders = [ROOT / "reaper", ROOT / "apps"]
+    words = {
+        word
+        for folder in folders
+        for path in folder.rglob("*.py")
+        for word in re.findall(r"[A-Za-z_]\w*", path.read_text())
+    }
+    rows = re.findall(r"^\|[^|]+\|[^|]+\|([^|]+)\|[^|]*\|$", PAGES["docs/GLOSSARY.md"], flags=re.MULTILINE)
+    names = {name for cell in rows for name in re.findall(r"`([A-Za-z_.]+)`", cell)}
+    assert len(names) > 50
+    missing = {name for name in names if not set(name.split(".")) <= words and not (ROOT / name).exists()}
+    assert missing <= {"runs.py"}
