@@ -33,7 +33,7 @@ CSRF_TRUSTED_ORIGINS = environment.origins("CSRF_TRUSTED_ORIGINS")
 if not DEBUG:
     SECURE_SSL_REDIRECT = environment.flag("SECURE_SSL_REDIRECT", True)
     # What Prometheus asks from the same machine, past the proxy that ends TLS.
-    SECURE_REDIRECT_EXEMPT = ["^metrics$", "^reaper/state$"]
+    SECURE_REDIRECT_EXEMPT = ["^metrics$"]
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_HSTS_SECONDS = environment.number("SECURE_HSTS_SECONDS", 31_536_000, least=0)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True

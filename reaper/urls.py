@@ -1,4 +1,4 @@
-"""The addresses for machines. Include them wherever you like: `path("", include("reaper.urls"))`."""
+"""The address that Prometheus scrapes: include it where you like, such as `path("", include("reaper.urls"))`."""
 
 from django.urls import path
 
@@ -7,5 +7,4 @@ from reaper.monitoring import views
 app_name = "reaper"
 urlpatterns = [
     path("metrics", views.prometheus, name="metrics"),
-    path("reaper/state", views.state, name="state"),
 ]

@@ -10,7 +10,7 @@ from django.db import connections
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
 from reaper.models import MessageSighting, Sweep, WorkerHeartbeat
-from reaper.monitoring.health import sweep_scopes
+from reaper.reports.health import sweep_scopes
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -17,7 +17,7 @@ from reaper.controls.exemptions import exempt_runs
 from reaper.core.explain import PAST
 from reaper.core.facts import RunFacts
 from reaper.core.policy import Action
-from reaper.reports.diagnosis import state_token
+from reaper.reports.timeline import state_token
 from reaper.sweeps import manual
 
 FAIL = "fail"

@@ -21,7 +21,7 @@ from reaper.controls.modes import set_controls
 from reaper.controls.overrides import differences, effective_policy
 from reaper.core.formatting import format_value
 from reaper.models import Exemption, KindControl, PolicyOverride
-from reaper.reports.diagnosis import preview
+from reaper.reports.judged import preview_policy
 
 # Runs that the preview of a policy names.
 MAX_PREVIEWED = 50
@@ -147,6 +147,6 @@ def form_context(form: PolicyOverrideForm) -> dict[str, Any]:
 def preview_context(form: PolicyOverrideForm) -> dict[str, Any]:
     """Return what the page shows of the effect that the form's policy would have now."""
     return {
-        "preview": preview(form.adapter, form.policy, MAX_PREVIEWED),
+        "preview": preview_policy(form.adapter, form.policy, MAX_PREVIEWED),
         "changes": differences(effective_policy(form.adapter), form.policy),
     }

@@ -10,7 +10,7 @@ from reaper.adapters import ModelRunAdapter, RunAdapter
 from reaper.admin.access import can_reap, can_view_runs
 from reaper.admin.bulk_views import EXEMPT, FAIL, MAX_RUNS, REQUEUE, confirmation
 from reaper.conf import settings as conf
-from reaper.reports.diagnosis import timeline
+from reaper.reports.timeline import timeline_of
 
 # The labels of the actions in the list, by what they do.
 ACTION_LABELS = {FAIL: "Reaper: fail", REQUEUE: "Reaper: requeue", EXEMPT: "Reaper: exempt from recovery"}
@@ -49,7 +49,7 @@ class ReaperRunAdminMixin:
         """Add the run's timeline and the link to the reaper's page of it."""
         adapter = self.get_adapter() if can_view_runs(request.user) else None
         run = adapter.get(unquote(object_id)) if adapter else None
-        reaper_context = {"reaper_run": run, "timeline": timeline(adapter, run) if adapter and run else []}
+        reaper_context = {"reaper_run": run, "timeline": timeline_of(adapter, run) if adapter and run else []}
         context = {**reaper_context, **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)  # type: ignore[misc]
 

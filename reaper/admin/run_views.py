@@ -28,7 +28,7 @@ from reaper.core.formatting import one_line
 from reaper.core.policy import Action
 from reaper.ledger.records import find_undoable_end
 from reaper.models import Sweep
-from reaper.reports.diagnosis import state_token, timeline
+from reaper.reports.timeline import state_token, timeline_of
 from reaper.sweeps import manual
 from reaper.sweeps.sweep import verdict
 
@@ -85,7 +85,7 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         "limits": limits_in_words(run, effective_policy(adapter)),
         "reason": judged.decision.reason,
         "seen": state_token(run),
-        "timeline": timeline(adapter, run),
+        "timeline": timeline_of(adapter, run),
     }
     return TemplateResponse(request, "admin/reaper/run.html", context)
 

@@ -1,5 +1,6 @@
 """What the `reaper` command prints: coloured on a terminal, plain elsewhere, and never cut short."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -19,9 +20,9 @@ from reaper.core.formatting import format_ago, format_duration, one_line
 from reaper.core.policy import Action, Policy, SweepScope
 from reaper.core.reasons import Reason
 from reaper.models import Sweep
-from reaper.monitoring.health import Health
-from reaper.reports.dashboard import KindStatus, Overview, worker_state
-from reaper.reports.diagnosis import Diagnosis, RunLine, describe_event
+from reaper.reports.run_lines import CappedList, RunLine
+from reaper.reports.status import KindStatus, Status, WorkerState, state_of_worker
+from reaper.reports.timeline import describe_event
 
 # Where there is no screen nothing is wrapped: one run is one line, for grep and for the eye.
 UNWRAPPED = 10_000
@@ -30,6 +31,8 @@ HEAD = ("RUN", "STATE", "ACTION", "REASON")
 WIDTHS = (50, 20, 9)
 # Workers that are named at a glance: those in trouble come first.
 WORKERS = 100
+# Runs of a kind that are listed at a glance: the oldest.
+GLANCE = 20
 # On a narrower terminal all but the run is put into one column, which may wrap.
 WIDE = 100
 COLOURS: dict[str, str] = {Action.FAIL: "red", Action.CLOSE: "yellow", Action.REQUEUE: "cyan", Action.REPUBLISH: "cyan"}
@@ -133,7 +136,7 @@ class Console:
         figures.errors = []
         self.say(f"{'would sweep' if would else 'swept'} {sweep.kind} {sweep.phase}: {figures.summary}")
 
-    def overview(self, found: Overview) -> None:
+    def overview(self, found: Status) -> None:
         """Print everything at a glance, each kind by itself."""
         for kind in found.kinds:
             self.kind(kind)
@@ -147,10 +150,16 @@ class Console:
         self.title("Workers")
         table = grid(["WORKER", "STATE", "HEARD OF", "WORKS ON", "HOLDS", "QUEUES"])
         for each in found.workers[:WORKERS]:
-            state = worker_state(each)
+            state = state_of_worker(each)
             seen = format_ago(each.seen_at, found.now) if each.seen_at else "none"
             figures = (str(len(each.active)), str(len(each.held)), one_line(", ".join(sorted(each.queues))))
-            table.add_row(one_line(each.hostname), state, seen, *figures, style="red" if state == "dead" else "")
+            table.add_row(
+                one_line(each.hostname),
+                state.replace("_", " "),
+                seen,
+                *figures,
+                style="red" if state is WorkerState.DEAD else "",
+            )
         self.console.print(table) if found.workers else self.indented(
             "None reports. Without one only the timeouts act."
         )
@@ -161,77 +170,77 @@ class Console:
         if found.queues_error:
             self.indented(found.queues_error)
         self.say()
-        if found.well:
-            self.say("All is well.", style="green")
-        else:
-            self.say("Something is the matter: see above.", style="bold red")
+        self.conclusion(found)
 
     def kind(self, kind: KindStatus) -> None:
         """Print one kind at a glance."""
         self.title(kind.kind)
         if kind.error:
             self.indented(f"It cannot be read: {kind.error}")
-        for phase, load in kind.loads.items():
-            oldest = kind.oldest[phase]
-            self.indented(
-                f"{phase}: {load.count:,}" + (f", the oldest for {format_duration(oldest)}" if oldest else "")
-            )
+        for phase, runs in kind.phases.items():
+            oldest = f", the oldest for {format_duration(runs.oldest)}" if runs.oldest else ""
+            self.indented(f"{phase}: {runs.count:,}{oldest}")
         for each in kind.sweeps:
             for said in each.notes:
                 self.indented(f"{each.phase}: {said}")
         for phase, name, said in kind.conditions:
             self.say(f"  {phase}: {name}: {said}", style="red")
-        if kind.suspects:
-            self.headed = False
-            self.runs(kind.suspects)
-        elif kind.left:
-            self.indented(f"The last sweeps left {kind.left:,} suspects.")
+        if kind.stuck_runs:
+            self.indented(f"{kind.stuck_runs:,} stuck or at risk")
+        self.headed = False
+        self.runs(kind.lines[:GLANCE])
         self.say()
 
-    def diagnosis(self, found: Diagnosis) -> None:
-        """Print a diagnosis, what is wrong first."""
-        sorts = {
-            "What the next sweep would do": found.acting,
-            "Parents that wait for their outcome": found.parents,
-            "Worth a look: not stuck, but running or waiting for long": found.alerts,
+    def diagnosis(self, found: Status) -> None:
+        """Print the full lists of a status, what is stuck first."""
+        judged = [each.judged for each in found.kinds if each.judged]
+        sorts: dict[str, Sequence[CappedList]] = {
+            "What the next sweep would do": [each.acting for each in judged],
+            "Stuck or at risk, no action yet": [each.undecided for each in judged],
+            "Parents that wait to be completed": [each.parents for each in found.kinds],
+            "Long-running or long-waiting, not stuck": [each.late for each in judged],
         }
-        for title, listed in sorts.items():
-            if listed.total:
+        for title, lists in sorts.items():
+            if total := sum(each.total for each in lists):
+                shown = [line for each in lists for line in each.lines][: lists[0].limit]
                 self.title(title)
                 self.headed = False
-                self.runs(listed.lines)
-                self.more(len(listed.lines), listed.total)
+                self.runs(shown)
+                self.more(len(shown), total)
                 self.say()
-        if found.counts:
+        if counts := sum((each.reasons for each in judged), Counter[str]()):
             self.title("Reasons")
-            self.reasons(found.counts)
+            self.reasons(counts)
             self.say()
         self.title("Sweeps")
-        self.health(found.sweeps)
+        self.health(found)
         self.say()
         self.conclusion(found)
 
-    def health(self, sweeps: Sequence[Health]) -> None:
-        """Print how the sweeps of each kind and phase are doing."""
-        table = grid(["KIND", "PHASE", "LAST GOOD ONE", ""])
+    def health(self, found: Status) -> None:
+        """Print how the sweeps of each kind and scope are doing."""
+        table = grid(["KIND", "PHASE", "LAST SUCCESS", "PROBLEMS"])
+        sweeps = [each for kind in found.kinds for each in kind.sweeps]
         for each in sweeps:
-            ago = "never" if each.last_good is None else f"{format_duration(each.last_good)} ago"
-            table.add_row(each.kind, each.phase, ago, "overdue" * each.overdue, style="red" if each.overdue else "")
+            ago = "never" if each.since_success is None else f"{format_duration(each.since_success)} ago"
+            problems = ", ".join(each.conditions)
+            table.add_row(each.kind, each.phase, ago, problems, style="red" if problems else "")
         self.console.print(table)
         for each in sweeps:
             for note in each.notes:
                 self.say(f"{each.kind} {each.phase}: {note}")
 
-    def conclusion(self, found: Diagnosis) -> None:
+    def conclusion(self, found: Status) -> None:
         """Print what the exit code says."""
-        if found.well:
-            look = f" {found.alerts.total:,} are worth a look." if found.alerts.total else ""
-            self.say(f"Nothing is stuck, and every sweep is on time.{look}", style="green")
+        late = f" {found.late_runs:,} running or waiting unusually long." if found.late_runs else ""
+        if found.is_healthy:
+            self.say(f"Nothing is stuck, and every sweep is on time.{late}", style="green")
             return
         parts = {
-            "stuck runs": found.acting.total,
-            "stuck parents": found.parents.total,
-            "overdue sweeps": found.overdue,
+            "stuck runs": found.stuck_runs,
+            "stuck parents": found.stuck_parents,
+            "problems of sweeps": sum(len(each.conditions) for each in found.kinds),
+            "unreadable kinds": sum(bool(each.error) for each in found.kinds),
         }
         self.say("; ".join(f"{name}: {count:,}" for name, count in parts.items() if count), style="bold red")
 

@@ -14,7 +14,8 @@ from reaper.core.formatting import format_value
 from reaper.core.serialization import to_plain
 from reaper.management.control_commands import actor
 from reaper.models import PolicyOverride
-from reaper.reports import diagnosis as reports
+from reaper.reports.json_output import dumps, preview_document
+from reaper.reports.judged import preview_policy
 
 USAGE = 2
 # Lines of what an edit would do: enough to see what sort of runs they are.
@@ -26,7 +27,7 @@ class Thresholds:
 
     page: Any
     adapter: Any
-    print_json: Any
+    stdout: Any
 
     def do_policy(self, kind: str, edits: Sequence[str], dry_run: bool, json: bool, user: str | None, **_: Any) -> int:
         """Show the thresholds; with edits, make them count first, or with `--dry-run` show what they would do."""
@@ -46,9 +47,9 @@ class Thresholds:
 
     def preview(self, adapter: RunAdapter, form: PolicyOverrideForm, json: bool) -> int:
         """Print what the edited thresholds would do with the runs of this moment."""
-        found = reports.preview(adapter, form.policy, None if json else SHOWN)
+        found = preview_policy(adapter, form.policy, None if json else SHOWN)
         if json:
-            self.print_json(found.counts, found.acting.lines)
+            self.stdout.write(dumps(preview_document(found)))
             return 0
         self.page.title("Dry run: nothing is written.")
         self.page.say("; ".join(differences(effective_policy(adapter), form.policy)) or "nothing changes")
@@ -61,7 +62,7 @@ class Thresholds:
         known = effective_values(adapter)
         if json:
             policy = {name: {"value": to_plain(each.value), "origin": each.source} for name, each in known.items()}
-            self.print_json({}, [], kind=adapter.kind, policy=policy)
+            self.stdout.write(dumps({"kind": adapter.kind, "policy": policy}))
             return
         width = max(map(len, known))
         for name, each in known.items():

@@ -25,7 +25,7 @@ from reaper.core.formatting import format_duration, one_line
 from reaper.core.policy import Action
 from reaper.evidence.collector import Fleet, queue_of
 from reaper.models import Alert, LedgerEntry, WorkerHeartbeat
-from reaper.monitoring.health import health_of
+from reaper.reports.health import health_of
 from reaper.signals import alerted
 from reaper.workers import registry as workers
 

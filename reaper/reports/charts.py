@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from reaper.core.formatting import format_duration
-from reaper.reports.dashboard import DAY, TimeBucket
+from reaper.reports.activity import DAY, TimeBucket
 
 WIDTH, HEIGHT, GAP = 720, 120, 2
 # Colours that the style sheet names; a reason beyond them shares the last one.

@@ -8,10 +8,14 @@ from django import template
 from django.apps import apps
 from django.utils import timezone
 
+from reaper.conf import settings as conf
 from reaper.core.formatting import format_ago, format_duration, one_line
 from reaper.core.reasons import Reason
+from reaper.models import Sweep
 from reaper.reports import charts
-from reaper.reports import dashboard as overview
+from reaper.reports.activity import DAY, TimeBucket, recent_sweeps, time_buckets
+from reaper.reports.status import Depth, Status, build_status, state_of_worker
+from reaper.workers.registry import Worker
 
 register = template.Library()
 
@@ -32,9 +36,32 @@ class Scheduled(NamedTuple):
 
 
 @register.simple_tag
-def reaper_overview() -> overview.Overview:
-    """Return everything that the overview shows."""
-    return overview.overview()
+def reaper_status() -> Status:
+    """Return the status that the overview shows."""
+    return build_status(conf.adapters(), Depth.OVERVIEW)
+
+
+@register.simple_tag
+def reaper_hours(status: Status) -> Sequence[TimeBucket]:
+    """Return what was done in each of the last 24 hours."""
+    return time_buckets(databases(), status.now, timedelta(hours=1), 24)
+
+
+@register.simple_tag
+def reaper_days(status: Status) -> Sequence[TimeBucket]:
+    """Return what was done on each of the last 30 days."""
+    return time_buckets(databases(), status.now, DAY, 30)
+
+
+@register.simple_tag
+def reaper_recent_sweeps() -> Sequence[Sweep]:
+    """Return the newest sweeps that acted, failed or were held."""
+    return recent_sweeps(databases())
+
+
+def databases() -> list[str]:
+    """Return the aliases of the databases that hold runs."""
+    return list(dict.fromkeys(adapter.using for adapter in conf.adapters().values()))
 
 
 @register.simple_tag
@@ -58,13 +85,13 @@ def scheduled(row: Any, now: datetime) -> Scheduled:
 
 
 @register.simple_tag
-def acted_chart(bars: Sequence[overview.TimeBucket]) -> charts.Chart:
+def acted_chart(bars: Sequence[TimeBucket]) -> charts.Chart:
     """Return the chart of what was done."""
     return charts.actions_chart(bars)
 
 
 @register.simple_tag
-def recovery_chart(bars: Sequence[overview.TimeBucket]) -> charts.Chart:
+def recovery_chart(bars: Sequence[TimeBucket]) -> charts.Chart:
     """Return the chart of how long it took."""
     return charts.recovery_chart(bars)
 
@@ -79,6 +106,12 @@ def duration_of(value: timedelta | None) -> str:
 def ago(moment: datetime | None, now: datetime) -> str:
     """Return how long before `now` a moment was; '-' for none."""
     return "-" if moment is None else format_ago(moment, now)
+
+
+@register.filter
+def worker_state(worker: Worker) -> str:
+    """Return the state of a worker as a word or two."""
+    return state_of_worker(worker).replace("_", " ")
 
 
 @register.filter

@@ -281,7 +281,7 @@ GUARDS = [
     ),
     *of(
         "reaper/monitoring/views.py",
-        ("tests/reaper/test_views.py",),
+        ("tests/reaper/monitoring/test_views.py",),
         ("metrics: no proxy", "if any(name in request.META for name in FORWARDED):", "if False:"),
         ("metrics: the token", "return bool(token) and scheme", "return scheme"),
     ),

@@ -76,7 +76,9 @@ def test_a_dry_run_and_the_sweep_after_it_agree(stuck):
     runs = {}
     for words in (["--dry-run"], []):
         report = json.loads(reaper("sweep", "--json", *words)[1])
-        runs[bool(words)] = sorted((run["id"], run["action"], run["reason"], run["age_s"]) for run in report["runs"])
+        runs[bool(words)] = sorted(
+            (run["id"], run["action"], run["reason"], run["age_seconds"]) for run in report["runs"]
+        )
     assert runs[True] == runs[False]
     assert len(runs[True]) == 6
 
@@ -128,7 +130,8 @@ def test_a_sweep_is_overdue_after_three_of_its_intervals(later, code, overdue):
     reaper("sweep")
     got, out, _ = reaper("diagnose", "--json", at=NOW + later * SECOND)
     assert got == code
-    assert {health["phase"] for health in json.loads(out)["sweeps"] if health["overdue"]} == overdue
+    sweeps = [each for kind in json.loads(out)["kinds"] for each in kind["sweeps"]]
+    assert {each["phase"] for each in sweeps if "sweep_overdue" in each["conditions"]} == overdue
 
 
 def test_diagnose_lists_what_is_stuck_and_what_is_worth_a_look_and_writes_nothing(stuck):
@@ -139,7 +142,7 @@ def test_diagnose_lists_what_is_stuck_and_what_is_worth_a_look_and_writes_nothin
     for name, run in stuck.items():
         name = {"in_progress": "long_running"}.get(name, name)
         assert any(str(run.pk) in line and name in line for line in out.splitlines()), name
-    assert "stuck runs: 5; stuck parents: 1; overdue sweeps: 5" in out
+    assert "stuck runs: 5; stuck parents: 1; problems of sweeps: 5" in out
 
 
 def test_diagnose_prints_the_first_hundred_only_and_json_has_all():
@@ -158,7 +161,7 @@ def test_diagnose_tells_what_the_last_sweep_complained_of():
     Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
     _, out, _ = reaper("diagnose")
     assert "crawl_job queued: no broker" in out
-    assert "crawl_job running: the one that began at 12:00:00 has not ended" in out
+    assert "crawl_job running: the sweep that started at 12:00:00 has not ended" in out
 
 
 # --- explain ----------------------------------------------------------------------------------------------------------
@@ -190,7 +193,7 @@ def test_explain_tells_what_happened_before():
     _, out, _ = reaper("explain", named(job))
     assert "Requeued by the reaper: its message is gone and no worker has its task (rule lost)" in out
     assert f"old task {job.task_id}, new task {fresh(job).task_id}" in out
-    assert f"Refused a late complete of task {job.task_id} on celery@w1/abc." in out
+    assert f"Rejected a late complete of task {job.task_id} on celery@w1/abc." in out
     report = json.loads(reaper("explain", named(job), "--json")[1])
     assert [event["action"] for event in report["history"]] == ["requeue", "refused"]
 
@@ -304,7 +307,7 @@ def test_a_kind_is_switched_and_says_so():
     )  # fmt: skip
     assert KindControl.objects.get().actor == "ann"
     code, out, _ = reaper("diagnose")
-    assert "crawl_job running: it is switched to dry_run by ann" in out
+    assert "crawl_job running: mode set to dry_run by ann" in out
     assert reaper("mode", "crawl_job", "settings")[1].startswith("crawl_job: the settings' mode. Its sweeps act")
     assert "switched to" not in reaper("diagnose")[1]
 
@@ -312,10 +315,10 @@ def test_a_kind_is_switched_and_says_so():
 def test_a_pause_and_a_release_say_until_when_and_are_ended_by_0():
     out = reaper("pause", "crawl_job", "2h", "--user", "ann")[1]
     assert "paused until 2026-03-01 14:00:00 UTC. Its sweeps do nothing" in out
-    assert "it is paused by ann until 2026-03-01 14:00:00 UTC" in reaper("diagnose")[1]
+    assert "paused by ann until 2026-03-01 14:00:00 UTC" in reaper("diagnose")[1]
     assert "paused" not in reaper("pause", "crawl_job", "0")[1]
     assert "brake released until 2026-03-01 13:00:00 UTC" in reaper("release", "crawl_job", "--user", "bob")[1]
-    assert "the brake is released by bob" in reaper("diagnose")[1]
+    assert "brake overridden by bob" in reaper("diagnose")[1]
     assert "brake released until 2026-03-01 12:15:00 UTC" in reaper("release", "crawl_job", "15m")[1]
     assert "released" not in reaper("release", "crawl_job", "0")[1]
 

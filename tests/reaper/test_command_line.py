@@ -86,13 +86,13 @@ def test_a_database_that_is_down_is_one_line_and_exits_1(tmp_path):
 def test_the_json_has_one_shape(stuck, words):
     target = [named(stuck["timed_out"])] if words == ["explain"] else []
     report = json.loads(reaper(*words, *target, "--json")[1])
-    assert report["schema"] == 1
-    assert all(isinstance(count, int) for count in report["sweep"].values())
-    assert report["sweep"]["timed_out"] == 1
-    shared = {"kind", "id", "phase", "action", "reason", "age_s", "evidence", "known"}
-    assert all(set(run) - {"alert"} == shared for run in report["runs"])
+    assert report["schema"] == 2
+    assert all(isinstance(count, int) for count in report["reasons"].values())
+    assert report["reasons"]["timed_out"] == 1
+    shared = {"kind", "id", "phase", "action", "reason", "age_seconds", "alert", "evidence", "evidence_text"}
+    assert all(set(run) == shared for run in report["runs"])
     run = next(run for run in report["runs"] if run["id"] == str(stuck["timed_out"].pk))
-    assert (run["phase"], run["action"], run["age_s"]) == ("running", "fail", 3601)
+    assert (run["phase"], run["action"], run["age_seconds"]) == ("running", "fail", 3601)
     assert set(run["evidence"]) == {field.name for field in dataclasses.fields(Evidence)}
     assert (run["evidence"]["claimant_liveness"], run["evidence"]["holder"]) == ("alive", "celery@w1/abc")
 

@@ -91,7 +91,7 @@ def shown(client, job):
     """All that people and machines are shown: the terminal, the pages, the metrics."""
     said = [*reaper("explain", f"crawl_job:{job.pk}"), *reaper("diagnose", "--json"), *reaper("status")]
     said += [*reaper("status", "--json"), metrics.exposition().decode()]
-    for page in ("/admin/reaper/", f"/admin/reaper/sweep/run/crawl_job/{job.pk}/", "/reaper/state", "/metrics"):
+    for page in ("/admin/reaper/", f"/admin/reaper/sweep/run/crawl_job/{job.pk}/", "/metrics"):
         said.append(client.get(page).content.decode())
     return said
 

@@ -27,7 +27,7 @@ def test_where_all_is_well_it_says_so():
     swept()
     held_job(MINUTE)
     code, out, err = reaper("status")
-    assert (code, err, out.splitlines()[-1]) == (0, "", "All is well.")
+    assert (code, err, out.splitlines()[-1]) == (0, "", "Nothing is stuck, and every sweep is on time.")
     assert "  running: 1, the oldest for 1 min" in out
     assert "  queued: 0" in out
 
@@ -39,7 +39,7 @@ def test_what_is_stuck_is_named_with_its_verdict():
     assert code == 1
     line = next(line for line in out.splitlines() if named(job) in line)
     assert line.split()[-2:] == ["fail", "orphaned"]
-    assert "Something is the matter: see above." in out
+    assert "stuck runs: 1" in out
     assert "celery@dead" in out
 
 
@@ -53,9 +53,9 @@ def test_the_reaper_itself_its_workers_and_its_queues_are_told():
     assert code == 1
     for text in (
         "backlog crawl_job: many (seen by ada)",
-        "running: switched_off: it is switched to off by ada",
+        "running: switched_off: mode set to off by ada",
         "source_result",
-        "running: sweep_overdue: it has never been swept",
+        "running: sweep_overdue: never swept",
         "crawl: 0 waiting",
     ):
         assert text in out
@@ -75,10 +75,10 @@ def test_its_json_has_it_all():
     job = orphan()
     queued_job()
     code, found = asked("status")
-    assert (code, found["schema"], found["well"]) == (1, 1, False)
+    assert (code, found["schema"], found["is_healthy"]) == (1, 2, False)
     assert [(run["id"], run["action"], run["reason"]) for run in found["runs"]] == [(str(job.pk), "fail", "orphaned")]
     kind = found["kinds"][0]
-    assert (kind["kind"], kind["mode"], kind["runs"], kind["suspects"]) == (
+    assert (kind["kind"], kind["mode"], kind["unfinished"], kind["stuck_runs"]) == (
         "crawl_job", "act", {"running": 1, "queued": 1}, 1,
     )  # fmt: skip
     assert {each["worker"]: each["state"] for each in found["workers"]}["celery@dead/abc"] == "dead"
@@ -97,7 +97,7 @@ def test_its_json_has_it_all():
 def test_what_says_a_sentence_has_it_as_json(words, code, says):
     run = named(running_job(HOUR))
     found = asked(*(word.format(run=run) for word in words))
-    assert found == (code, {"schema": 1, "well": code == 0, "message": [says.format(run=run)]})
+    assert found == (code, {"schema": 2, "succeeded": code == 0, "message": [says.format(run=run)]})
 
 
 def test_schedules_are_a_line_each():

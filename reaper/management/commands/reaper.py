@@ -1,12 +1,10 @@
 """`manage.py reaper …`: sweep now, diagnose, explain one run, and the runbook's steps by hand."""
 
 import argparse
-import json
 import logging
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -27,14 +25,17 @@ from reaper.management.console import BufferedConsole, Console
 from reaper.management.control_commands import SETTINGS, Switching, actor, parse_length
 from reaper.management.policy_command import Thresholds
 from reaper.models import Sweep
-from reaper.monitoring import health
-from reaper.reports import dashboard as overview
-from reaper.reports import diagnosis as reports
+from reaper.reports.health import sweep_scopes
+from reaper.reports.json_output import dumps, message_document, run_document, status_document, sweeps_document
+from reaper.reports.judged import ignore_progress
+from reaper.reports.run_lines import RunLine, line_of_verdict
+from reaper.reports.status import Depth, build_status
+from reaper.reports.sweep_listing import dry_run as list_dry_run
+from reaper.reports.sweep_listing import sweep_and_list
+from reaper.reports.timeline import history_of
 from reaper.sweeps import manual as by_hand
 from reaper.sweeps import sweep as sweeps
 
-# The JSON's version: a field that changes its meaning or goes raises it, a new one does not.
-SCHEMA = 1
 # Rows of a table of `diagnose`: more than anybody reads at night.
 SHOWN = 100
 WELL, NOT_WELL, USAGE = 0, 1, 2
@@ -135,24 +136,23 @@ class Command(Switching, Thresholds, BaseCommand):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = NOT_WELL
         if said:
-            self.stdout.write(json.dumps({"schema": SCHEMA, "well": code == WELL, "message": said.lines}, indent=2))
+            self.stdout.write(dumps(message_document(said.lines, succeeded=code == WELL)))
         if code:
             sys.exit(code)
 
     def do_sweep(self, kind: str | None, dry_run: bool, json: bool, **_: Any) -> int:
         """Sweep, or only print what a sweep would do."""
-        lines: list[reports.RunLine] = []
+        lines: list[RunLine] = []
         swept: list[Sweep] = []
         if dry_run and not json:
             self.page.title("Dry run: nothing is written.")
-        act = reports.dry_run if dry_run else reports.sweep_and_list
+        act = list_dry_run if dry_run else sweep_and_list
         with self.working("Judging" if dry_run else "Sweeping", self.chosen(kind), json) as done:
             for adapter in self.chosen(kind):
-                for phase in health.sweep_scopes(adapter):
+                for phase in sweep_scopes(adapter):
                     swept.append(act(adapter, phase, lines.extend if json else self.page.runs, done))
         if json:
-            counts = sum((Counter(row.counts) for row in swept), Counter[str]())
-            self.print_json(counts, lines, sweeps=[as_json(row) for row in swept])
+            self.stdout.write(dumps(sweeps_document(swept, lines, dry_run=dry_run)))
         elif self.page.headed:
             self.page.say()
         for row in swept:
@@ -163,24 +163,22 @@ class Command(Switching, Thresholds, BaseCommand):
 
     def do_status(self, json: bool, **_: Any) -> int:
         """Print everything at a glance."""
-        found = overview.overview()
+        status = build_status(conf.adapters(), Depth.OVERVIEW)
         if json:
-            lines = [line for kind in found.kinds for line in kind.suspects]
-            self.print_json({}, lines, **found.as_json())
+            self.stdout.write(dumps(status_document(status)))
         else:
-            self.page.overview(found)
-        return WELL if found.well else NOT_WELL
+            self.page.overview(status)
+        return WELL if status.is_healthy else NOT_WELL
 
     def do_diagnose(self, json: bool, **_: Any) -> int:
         """Print what would happen now."""
         with self.working("Judging", self.chosen(None), json) as done:
-            found = reports.diagnose(conf.adapters(), None if json else SHOWN, done)
+            status = build_status(conf.adapters(), Depth.ALL_RUNS, None if json else SHOWN, done)
         if json:
-            lines = [*found.acting.lines, *found.parents.lines, *found.alerts.lines]
-            self.print_json(found.counts, lines, sweeps=[each.as_json() for each in found.sweeps])
+            self.stdout.write(dumps(status_document(status)))
         else:
-            self.page.diagnosis(found)
-        return WELL if found.well else NOT_WELL
+            self.page.diagnosis(status)
+        return WELL if status.is_healthy else NOT_WELL
 
     def do_explain(self, run: str, json: bool, **_: Any) -> int:
         """Print what is known of one run."""
@@ -189,9 +187,9 @@ class Command(Switching, Thresholds, BaseCommand):
         verdict = sweeps.verdict(adapter, facts.pk, now)
         if verdict is None:
             raise CommandError(f"{run} was deleted a moment ago.", returncode=NOT_WELL)
-        events = reports.history(adapter, facts.pk)
+        events = history_of(adapter, facts.pk)
         if json:
-            self.print_json({verdict.decision.reason: 1}, [reports.line_of_verdict(verdict, now)], history=events)
+            self.stdout.write(dumps(run_document(line_of_verdict(verdict, now), events)))
         else:
             self.page.explanation(*verdict, policies.effective_policy(adapter), now)
             self.page.history(events)
@@ -221,7 +219,7 @@ class Command(Switching, Thresholds, BaseCommand):
         if parent.partition(":")[0] in conf.adapters():
             raise CommandError(f"{parent!r} names a run: give the parent's id alone, without a kind.", returncode=USAGE)
         for adapter in conf.adapters().values():
-            if SweepScope.PARENTS not in health.sweep_scopes(adapter):
+            if SweepScope.PARENTS not in sweep_scopes(adapter):
                 continue
             done, row = by_hand.finalize(adapter, parent, actor(user))
             if done:
@@ -275,7 +273,7 @@ class Command(Switching, Thresholds, BaseCommand):
     def working(self, what: str, adapters: list[RunAdapter], json: bool) -> Any:
         """Show how far long work with the unfinished runs has come, where somebody looks on."""
         if json or self.page.plain:
-            return nullcontext(reports.ignore_progress)
+            return nullcontext(ignore_progress)
         return self.page.working(what, sum(each.summarize(phase).count for each in adapters for phase in PHASES))
 
     def chosen(self, kind: str | None) -> list[RunAdapter]:
@@ -309,11 +307,6 @@ class Command(Switching, Thresholds, BaseCommand):
         for error in row.errors:
             self.stderr.write(f"{row.kind} {row.phase}: {error}")
 
-    def print_json(self, counts: Mapping[str, int], lines: list[reports.RunLine], **more: Any) -> None:
-        """Print the JSON that all subcommands share, with what this one adds."""
-        shared = {"schema": SCHEMA, "sweep": dict(counts), "runs": [line.as_json() for line in lines]}
-        self.stdout.write(json.dumps({**shared, **more}, indent=2, default=str))
-
 
 def option(*names: str, **how: Any) -> OneLineParser:
     """Return a parser with one argument, to be a parent of those that have it."""
@@ -331,12 +324,6 @@ def django_options() -> OneLineParser:
     for name in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
         parser.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
-
-
-def as_json(row: Sweep) -> dict[str, Any]:
-    """Return a sweep's figures for the JSON."""
-    names = ("kind", "phase", "scanned", "acted", "conflicts", "deferred", "finalized", "counts", "errors")
-    return {name: getattr(row, name) for name in names}
 
 
 @contextmanager

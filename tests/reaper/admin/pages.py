@@ -11,7 +11,7 @@ from apps.sources import claims
 from apps.sources.models import CrawlJob
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
-from reaper.reports.diagnosis import state_token
+from reaper.reports.timeline import state_token
 from reaper.sweeps.sweep import sweep
 from tests.worlds import (
     HOUR,

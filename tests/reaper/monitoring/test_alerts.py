@@ -255,12 +255,12 @@ def test_sweeps_that_are_not_as_they_should_be_are_by_phase():
 
 
 def test_every_alert_has_its_line_in_the_docs():
-    from reaper.monitoring.health import CONDITIONS
+    from reaper.reports.health import Condition
     from tests.processes import ROOT
 
     page = (ROOT / "docs" / "ALERTS.md").read_text()
     named = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-    assert named == {"long_running", "backlog", "no_consumer", "poison", "clock_skew", *CONDITIONS}
+    assert named == {"long_running", "backlog", "no_consumer", "poison", "clock_skew", *Condition}
 
 
 def test_a_kind_that_cannot_be_looked_at_hides_no_other_and_resolves_nothing(monkeypatch):

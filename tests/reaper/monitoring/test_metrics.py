@@ -12,6 +12,7 @@ from reaper.core.policy import Mode
 from reaper.core.reasons import HEALTHY_REASONS, Reason
 from reaper.models import LedgerEntry, Sweep
 from reaper.monitoring import metrics
+from reaper.reports.status import WorkerState
 from tests.reaper.test_sweeps import sweep
 from tests.reaper.test_totals import reaping, refusal
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, orphan, queued_job, report, running_job, swept
@@ -51,7 +52,7 @@ def test_what_was_done_is_counted_since_the_beginning():
     reaping(seconds=100)
     refusal()
     assert value("actions_total", kind="crawl_job", action="fail", reason="orphaned") == 2
-    assert value("refused_writes_total", kind="crawl_job", write="claim") == 1
+    assert value("rejected_writes_total", kind="crawl_job", write="claim") == 1
     found = {bound: value("recovery_seconds_bucket", kind="crawl_job", le=bound) for bound in ("5.0", "10.0", "120.0")}
     assert found == {"5.0": 0, "10.0": 1, "120.0": 2}
     assert value("recovery_seconds_count", kind="crawl_job") == 2
@@ -72,7 +73,7 @@ def test_the_last_sweep_tells_its_verdicts_and_how_many_are_suspects():
         kind="crawl_job", phase="running", started_at=NOW, finished_at=NOW + 2 * SECOND, acted=3, counts=counts
     )
     of = {"kind": "crawl_job", "phase": "running"}
-    assert value("suspects", **of) == 4
+    assert value("stuck_runs", **of) == 1
     assert {reason: value("last_sweep_runs", reason=reason, **of) for reason in counts} == counts
     assert value("last_sweep_duration_seconds", **of) == 2
     assert value("last_sweep_timestamp_seconds", **of) == (NOW + 2 * SECOND).timestamp()
@@ -90,14 +91,14 @@ def test_a_sweep_that_went_wrong_is_the_last_and_not_the_last_good_one():
     Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW, finished_at=NOW, errors=["held: most"])
     of = {"kind": "crawl_job", "phase": "running"}
     assert value("last_sweep_timestamp_seconds", **of) == NOW.timestamp()
-    assert value("last_good_sweep_timestamp_seconds", **of) == (NOW - MINUTE).timestamp()
-    assert value("condition", condition="brake_held", **of) == 1
+    assert value("last_success_timestamp_seconds", **of) == (NOW - MINUTE).timestamp()
+    assert value("condition", condition="brake_engaged", **of) == 1
     assert value("condition", condition="sweep_failing", **of) == 0
 
 
 def test_what_has_never_been_swept_has_no_time_and_is_overdue():
     of = {"kind": "crawl_job", "phase": "running"}
-    assert value("last_good_sweep_timestamp_seconds", **of) is None
+    assert value("last_success_timestamp_seconds", **of) is None
     assert value("condition", condition="sweep_overdue", **of) == 1
 
 
@@ -112,14 +113,20 @@ def test_workers_are_counted_by_their_state_and_the_worst_clock_is_told():
     report("celery@b/1", draining=True)
     report("celery@c/1", silent=HOUR)
     report("celery@d/1", listed_at=NOW + 288 * SECOND)
-    assert {state: value("workers", state=state) for state in metrics.WORKERS} == {"alive": 2, "draining": 1, "dead": 1}
+    report("celery@e/1", ended_at=NOW)
+    assert {state: value("workers", state=state) for state in WorkerState} == {
+        "alive": 2,
+        "draining": 1,
+        "dead": 1,
+        "shut_down": 1,
+    }
     assert value("worker_clock_offset_seconds") == 288
 
 
 def test_a_kind_that_cannot_be_read_does_not_hide_the_others(monkeypatch):
     queued_job()
     broken = conf.adapters()["source_result"]
-    monkeypatch.setattr(type(broken), "summarize", lambda self, phase: 1 / 0)
+    monkeypatch.setattr(type(broken), "summarize", lambda *arguments: 1 / 0)
     assert value("scrape_failed", kind="source_result") == 1
     assert value("scrape_failed", kind="crawl_job") == 0
     assert value("runs", kind="crawl_job", phase="queued") == 1

@@ -6,7 +6,7 @@ from django_celery_beat.models import PeriodicTask
 from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.models import Sweep
-from reaper.monitoring.health import health_of
+from reaper.reports.health import health_of
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, swept
 
 # With Beat's tables: the schedules are there as migrate has made them.
@@ -33,7 +33,7 @@ def test_where_all_is_swept_in_time_nothing_is_worth_a_warning():
 
 
 def test_what_never_swept_is_overdue():
-    assert conditions() == {"sweep_overdue": "it has never been swept"}
+    assert conditions() == {"sweep_overdue": "never swept"}
 
 
 @pytest.mark.parametrize(("phase", "every"), [("running", 5), ("queued", 30), ("parents", 60)])
@@ -61,39 +61,39 @@ def test_without_a_schedule_a_sweep_every_minute_is_in_time():
 
 def test_a_schedule_that_is_switched_off_is_told_instead_of_what_follows_from_it():
     PeriodicTask.objects.filter(task="reaper.tasks.sweep_running").update(enabled=False)
-    assert conditions() == {"switched_off": "its schedule is switched off"}
+    assert conditions() == {"switched_off": "its schedule is disabled"}
 
 
 def test_a_kind_that_is_switched_off_is_told_with_who_did_it():
     swept()
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="off")
-    assert conditions() == {"switched_off": "it is switched to off by ada"}
+    assert conditions() == {"switched_off": "mode set to off by ada"}
     assert conditions(kind="source_result") == {}
 
 
 def test_a_pause_is_told_until_it_ends():
     swept(NOW + HOUR)
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
-    said = {"switched_off": "it is paused by ada until 2026-03-01 13:00:00 UTC"}
+    said = {"switched_off": "paused by ada until 2026-03-01 13:00:00 UTC"}
     assert (conditions(NOW + HOUR - SECOND), conditions(NOW + HOUR)) == (said, {})
 
 
 def test_to_observe_is_a_note_and_no_warning():
     swept()
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="dry_run")
-    assert (conditions(), notes()) == ({}, ["it is switched to dry_run by ada"])
+    assert (conditions(), notes()) == ({}, ["mode set to dry_run by ada"])
 
 
 def test_a_released_brake_is_a_note():
     swept()
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, released_until=NOW + HOUR)
-    assert (conditions(), notes()) == ({}, ["the brake is released by ada"])
+    assert (conditions(), notes()) == ({}, ["brake overridden by ada"])
 
 
 def test_what_the_last_sweep_told_is_told_apart():
     swept()
     swept_running(errors=["held: 30 of 40", "the broker did not answer"])
-    assert conditions() == {"brake_held": "held: 30 of 40", "sweep_failing": "the broker did not answer"}
+    assert conditions() == {"brake_engaged": "held: 30 of 40", "sweep_failing": "the broker did not answer"}
 
 
 def test_a_sweep_that_fails_or_is_held_is_not_good_and_not_overdue():
@@ -102,7 +102,7 @@ def test_a_sweep_that_fails_or_is_held_is_not_good_and_not_overdue():
         swept_running(errors=[error])
         assert "sweep_overdue" not in conditions(NOW + 15 * SECOND)
         assert "sweep_overdue" in conditions(NOW + 16 * SECOND)
-        assert health_of(conf.adapters()["crawl_job"], NOW)[0].overdue
+        assert health_of(conf.adapters()["crawl_job"], NOW)[0].since_success is None
 
 
 def test_what_an_earlier_sweep_told_is_over():
@@ -113,19 +113,17 @@ def test_what_an_earlier_sweep_told_is_over():
 
 def test_a_sweep_that_was_cut_off_is_told_after_a_minute():
     swept_running(started_at=NOW, finished_at=None)
-    said = "the one that began at 12:00:00 has not ended"
+    said = "the sweep that started at 12:00:00 has not ended"
     assert (conditions(NOW + MINUTE).get("sweep_failing"), notes(NOW + MINUTE)) == (None, [said])
     assert conditions(NOW + MINUTE + SECOND)["sweep_failing"] == said
 
 
-def test_the_json_has_it_all():
-    swept_running(errors=["held: 30 of 40"])
-    found = health_of(conf.adapters()["crawl_job"], NOW)[0].as_json()
-    assert found == {
-        "kind": "crawl_job",
-        "phase": "running",
-        "last_good_s": None,
-        "overdue": True,
-        "conditions": {"brake_held": "held: 30 of 40"},
-        "notes": ["held: 30 of 40"],
-    }
+def test_sweep_under_way_does_not_hide_the_errors_of_the_one_before():
+    swept_running(started_at=NOW - SECOND, finished_at=NOW - SECOND, errors=["the broker did not answer"])
+    swept_running(started_at=NOW, finished_at=None)
+    assert conditions() == {"sweep_failing": "the broker did not answer"}
+
+
+def test_stuck_runs_are_those_that_the_last_sweep_left():
+    swept_running(counts={"within_grace": 5, "orphaned": 3, "inconclusive": 1}, acted=3)
+    assert health_of(conf.adapters()["crawl_job"], NOW)[0].stuck_runs == 1

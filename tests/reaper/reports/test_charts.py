@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaper.reports import charts
-from reaper.reports.dashboard import DAY, TimeBucket
+from reaper.reports.activity import DAY, TimeBucket
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

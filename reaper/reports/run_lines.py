@@ -1,0 +1,98 @@
+"""A run as people see it in a list: one `RunLine`, whether it was judged just now or recovered a while ago."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from reaper.adapters import RunAdapter
+from reaper.core.explain import evidence_in_words
+from reaper.core.facts import NO_EVIDENCE, Phase, RunFacts
+from reaper.core.policy import SweepScope
+from reaper.core.reasons import Reason
+from reaper.core.serialization import evidence_from_json, to_dict
+from reaper.models import LedgerEntry
+from reaper.sweeps.sweep import Verdict
+
+# The timestamps among the facts of a ledger entry that tell a run's age.
+TIMESTAMPS = ("created_at", "queued_at", "started_at", "progress_at")
+
+
+class RunLine(NamedTuple):
+    """One run, or one parent, and what was or would be done with it."""
+
+    kind: str
+    id: str
+    phase: str
+    """running, queued or, for a parent, parents."""
+    action: str
+    reason: str
+    age: timedelta | None = None
+    """How long it has been in its phase; None where no timestamp tells."""
+    alert: str = ""
+    """The alert that it is part of, such as long_running; '' for none."""
+    evidence_text: str = ""
+    """The evidence in words; '' when there is none."""
+    evidence: Mapping[str, Any] = {}
+    """The evidence as the ledger records it."""
+
+
+class CappedList:
+    """A list of lines that keeps the first `limit` (None: all) and counts the rest."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.total = 0
+        self.lines: list[RunLine] = []
+
+    def add(self, line: RunLine) -> None:
+        """Count a line, and keep it while there is room."""
+        self.total += 1
+        if self.limit is None or len(self.lines) < self.limit:
+            self.lines.append(line)
+
+
+def line_of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> RunLine:
+    """Return the line of a run that was judged."""
+    run, decision, evidence = verdict
+    is_known = evidence is not NO_EVIDENCE
+    return RunLine(
+        kind=run.kind,
+        id=run.pk,
+        phase=run.phase,
+        action=decision.action,
+        reason=decision.reason,
+        age=run.age(now),
+        alert=alert,
+        evidence_text=evidence_in_words(run, evidence, now) if is_known else "",
+        evidence=to_dict(evidence) if is_known else {},
+    )
+
+
+def line_of_parent(adapter: RunAdapter, parent: str) -> RunLine:
+    """Return the line of a parent that waits to be completed. Parents are not runs: their kind says so."""
+    return RunLine(
+        kind=f"{adapter.kind}.parent",
+        id=parent,
+        phase=SweepScope.PARENTS,
+        action=LedgerEntry.FINALIZE,
+        reason=Reason.CHILDREN_ENDED,
+    )
+
+
+def line_of_entry(row: LedgerEntry) -> RunLine:
+    """Return the line of a ledger entry, with the age that the run had then."""
+    if row.action == LedgerEntry.FINALIZE:
+        return RunLine(row.kind, row.run_id, SweepScope.PARENTS, row.action, row.reason)
+    stamps: dict[str, Any] = {
+        name: datetime.fromisoformat(row.facts[name]) for name in TIMESTAMPS if row.facts.get(name)
+    }
+    run = RunFacts(kind=row.kind, pk=row.run_id, phase=Phase(row.phase), **stamps)
+    return RunLine(
+        kind=row.kind,
+        id=row.run_id,
+        phase=row.phase,
+        action=row.action,
+        reason=row.reason,
+        age=run.age(row.created_at),
+        evidence=to_dict(evidence_from_json(row.evidence)),
+    )

@@ -1,0 +1,111 @@
+"""Who may read the metrics: the same machine, or whoever has the token; and nobody learns more."""
+
+import pytest
+from django.db import OperationalError
+from django.test import Client
+from freezegun import freeze_time
+
+from reaper.conf import settings as conf
+from tests.worlds import NOW, swept
+
+TOKEN = "f4fd1be0e0d74d2f9b55"
+PAGE = "/metrics"
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("limits")]
+
+
+@pytest.fixture
+def token(limits):
+    limits(METRICS_TOKEN=TOKEN)
+
+
+def answer(method="get", **environ):
+    with freeze_time(NOW):
+        return getattr(Client(), method)(PAGE, **environ)
+
+
+def elsewhere(**environ):
+    return answer(REMOTE_ADDR="10.0.0.8", **environ)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1"])
+def test_the_same_machine_may_read(address):
+    swept()
+    assert answer(REMOTE_ADDR=address).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["10.0.0.8", "::ffff:10.0.0.8", "2001:db8::1", "", "unix:", "localhost"])
+def test_another_machine_may_not(address):
+    response = answer(REMOTE_ADDR=address)
+    assert (response.status_code, response.content) == (403, b"Forbidden: use a local request or a valid token.\n")
+
+
+@pytest.mark.parametrize(
+    "header", ["X_FORWARDED_FOR", "X_FORWARDED_PROTO", "X_FORWARDED_HOST", "FORWARDED", "X_REAL_IP", "VIA"]
+)
+@pytest.mark.parametrize("said", ["10.0.0.8", "127.0.0.1", ""])
+def test_nobody_is_local_for_whom_a_proxy_asks(header, said):
+    assert answer(**{f"HTTP_{header}": said}).status_code == 403
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_the_token_opens_from_everywhere(scheme, token):
+    swept()
+    assert elsewhere(HTTP_AUTHORIZATION=f"{scheme} {TOKEN}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer None",
+        f"Basic {TOKEN}",
+        TOKEN,
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        "Bearer ä",
+    ],
+)
+def test_nothing_but_the_token_opens(sent, token):
+    assert elsewhere(HTTP_AUTHORIZATION=sent).status_code == 403
+
+
+@pytest.mark.parametrize("sent", ["Bearer", "Bearer ", "Bearer None"])
+def test_without_a_token_in_the_settings_none_opens(sent):
+    assert elsewhere(HTTP_AUTHORIZATION=sent).status_code == 403
+
+
+@pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+def test_they_are_only_read(method):
+    assert answer(method).status_code == 405
+
+
+def test_no_cache_keeps_them():
+    assert "no-store" in answer()["Cache-Control"]
+
+
+def test_the_metrics_are_in_prometheus_format():
+    response = answer()
+    assert response["Content-Type"].startswith("text/plain; version=")
+    assert b"# TYPE reaper_runs gauge" in response.content
+
+
+def test_a_database_that_is_away_is_told_without_its_address(monkeypatch):
+    def away(*arguments):
+        raise OperationalError('connection to server at "10.1.2.3", user "crawler" failed')
+
+    monkeypatch.setattr("reaper.ledger.totals.all_time_counts", away)
+    response = answer()
+    assert (response.status_code, response.content) == (503, b"Database unavailable.\n")
+
+
+@pytest.mark.parametrize(
+    "token", ["short", "x" * 19, "with a blank in it, and long", "ümlaut" * 5, 12345678901234567890, None]
+)
+def test_a_token_that_can_be_guessed_is_refused_and_not_repeated(limits, token):
+    limits(METRICS_TOKEN=token)
+    (found,) = conf.problems()
+    assert found.message.startswith('REAPER["METRICS_TOKEN"]')
+    assert str(token) not in found.message + found.hint
