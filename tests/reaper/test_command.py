@@ -195,7 +195,7 @@ def test_explain_tells_what_happened_before():
     assert f"old task {job.task_id}, new task {fresh(job).task_id}" in out
     assert f"Rejected a late complete of task {job.task_id} on celery@w1/abc." in out
     report = json.loads(reaper("explain", named(job), "--json")[1])
-    assert [event["action"] for event in report["history"]] == ["requeue", "refused"]
+    assert [event["action"] for event in report["history"]] == ["requeue", "rejected"]
 
 
 @pytest.mark.parametrize("status", ["completed", "paused"])
