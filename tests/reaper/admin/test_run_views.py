@@ -65,7 +65,7 @@ def test_timeline_shows_recovery_and_rejected_late_write(ada):
     with pytest.raises(claims.ClaimLost), freeze_time(NOW + SECOND):
         claim.complete({"pages": 1})
     page = text_of(run_page(ada, job, NOW + MINUTE))
-    assert f"2026-03-01 12:00:01 UTC Refused a late complete of task {job.task_id} on celery@w1/abc." in page
+    assert f"2026-03-01 12:00:01 UTC Rejected a late complete of task {job.task_id} on celery@w1/abc." in page
     assert "2026-03-01 12:00:00 UTC Failed by ada (rule manual). It had been running for 2 h." in page
     assert "It has ended: its status is failed" in page
     assert "Requeue Fail" not in page
