@@ -24,7 +24,8 @@ from reaper.models import (
     Sweep,
     WorkerHeartbeat,
 )
-from reaper.monitoring import alerts
+from reaper.monitoring.alerts import evaluate_all
+from reaper.monitoring.notifications import notify_channels, notify_owners
 from reaper.sweeps import sweep as sweeps
 from reaper.workers import registry as workers
 
@@ -77,19 +78,14 @@ def finalize_parents() -> None:
 @shared_task
 def raise_alerts() -> None:
     """Warn of runs that are running or waiting for long, and of sweeps and workers that are not as they should be."""
-    alerts.evaluate_all(for_each_kind)
+    evaluate_all(conf.adapters())
 
 
 @shared_task
 def send_notifications() -> None:
     """Tell each channel and each run's owner what they have not been told yet. What fails is tried again next time."""
-    for channel in alerts.enabled_channels():
-        try:
-            alerts.notify_channel(channel)
-        except Exception as error:  # what mail servers and webhooks raise varies
-            # Without the error's own words: an address that holds a secret may be among them.
-            logger.warning("the alerts could not be told by %s: %s", channel, type(error).__name__)
-    for_each_kind(alerts.notify_owners)
+    notify_channels()
+    for_each_kind(notify_owners)
 
 
 @shared_task
