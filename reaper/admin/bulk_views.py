@@ -14,7 +14,7 @@ from reaper.admin.links import model_of
 from reaper.admin.run_views import UNFINISHED
 from reaper.conf import clock
 from reaper.controls.exemptions import exempt_runs
-from reaper.core.explain import PAST
+from reaper.core.explain import ACTION_DONE
 from reaper.core.facts import RunFacts
 from reaper.core.policy import Action
 from reaper.reports.timeline import state_token
@@ -65,7 +65,7 @@ def act_on_runs(request: HttpRequest) -> HttpResponseBase:
         if state_token(run) == tokens[run.pk] and run.phase in UNFINISHED
     ]
     done = exempt_all(request, adapter, unchanged) if act == EXEMPT else act_on_all(request, adapter, unchanged, act)
-    outcome = "exempt from recovery" if act == EXEMPT else PAST[ACTIONS[act]]
+    outcome = "exempt from recovery" if act == EXEMPT else ACTION_DONE[ACTIONS[act]]
     messages.success(request, f"{done:,} of {len(tokens):,} {adapter.kind} runs {outcome}.")
     if len(tokens) > done:
         messages.warning(

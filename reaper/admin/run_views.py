@@ -17,11 +17,11 @@ from reaper.conf import clock
 from reaper.controls.exemptions import exempt_run, remove_exemption
 from reaper.controls.overrides import effective_policy
 from reaper.core.explain import (
-    PAST,
-    evidence_in_words,
-    facts_in_words,
-    limits_in_words,
-    verdict_in_words,
+    ACTION_DONE,
+    describe_decision,
+    describe_evidence,
+    describe_facts,
+    describe_limits,
 )
 from reaper.core.facts import Phase, RunFacts
 from reaper.core.formatting import one_line
@@ -69,7 +69,7 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
     if judged is None:
         raise Http404(f"There is no {kind} run {one_line(pk, 100)!r}.")
     run = judged.run
-    evidence = evidence_in_words(run, judged.evidence, now)
+    evidence = describe_evidence(run, judged.evidence, now)
     is_reopenable = run.phase is Phase.FINISHED and adapter.supports_reopen and find_undoable_end(adapter, run.pk)
     context = {
         **admin.site.each_context(request),
@@ -78,11 +78,11 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         "host_page": change_url(admin.site, kind, run.pk),
         "is_unfinished": run.phase in UNFINISHED,
         "is_reopenable": is_reopenable,
-        "facts": facts_in_words(run, now),
+        "facts": describe_facts(run, now),
         "evidence": f"{evidence[:1].upper()}{evidence[1:]}." if evidence else "",
-        "verdict": verdict_in_words(run, judged.decision),
+        "verdict": describe_decision(run, judged.decision),
         "will_act": judged.decision.action is not Action.LEAVE,
-        "limits": limits_in_words(run, effective_policy(adapter)),
+        "limits": describe_limits(run, effective_policy(adapter)),
         "reason": judged.decision.reason,
         "seen": state_token(run),
         "timeline": timeline_of(adapter, run),
@@ -117,7 +117,7 @@ def end_run(press: Press, action: Action) -> None:
     if refuse_if_changed(press):
         return
     applied, row = manual.act_on_run(press.adapter, press.run, action, press.actor)
-    done = f"{press.name} was {PAST[action]}." if applied else ""
+    done = f"{press.name} was {ACTION_DONE[action]}." if applied else ""
     report_outcome(press.request, row, done, changed_text(press))
 
 

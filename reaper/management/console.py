@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reaper.core.decisions import Decision
-from reaper.core.explain import evidence_in_words, facts_in_words, limits_in_words, verdict_in_words
+from reaper.core.explain import describe_decision, describe_evidence, describe_facts, describe_limits
 from reaper.core.facts import NO_EVIDENCE, Evidence, RunFacts
 from reaper.core.formatting import format_ago, format_duration, one_line
 from reaper.core.policy import Action, Policy, SweepScope
@@ -247,12 +247,12 @@ class Console:
     def explanation(self, run: RunFacts, decision: Decision, evidence: Evidence, policy: Policy, now: datetime) -> None:
         """Print what is known of a run, and what would be done with it."""
         self.title(f"{run.kind}:{run.pk}")
-        known = "" if evidence is NO_EVIDENCE else f"Known: {evidence_in_words(run, evidence, now)}."
+        known = "" if evidence is NO_EVIDENCE else f"Known: {describe_evidence(run, evidence, now)}."
         for sentence in (
-            *facts_in_words(run, now),
+            describe_facts(run, now),
             known,
-            verdict_in_words(run, decision),
-            limits_in_words(run, policy),
+            describe_decision(run, decision),
+            describe_limits(run, policy),
         ):
             if sentence:
                 self.indented(sentence)

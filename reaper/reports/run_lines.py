@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from reaper.adapters import RunAdapter
-from reaper.core.explain import evidence_in_words
+from reaper.core.explain import describe_evidence
 from reaper.core.facts import NO_EVIDENCE, Phase, RunFacts
 from reaper.core.policy import SweepScope
 from reaper.core.reasons import Reason
@@ -63,7 +63,7 @@ def line_of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> RunLine
         reason=decision.reason,
         age=run.age(now),
         alert=alert,
-        evidence_text=evidence_in_words(run, evidence, now) if is_known else "",
+        evidence_text=describe_evidence(run, evidence, now) if is_known else "",
         evidence=to_dict(evidence) if is_known else {},
     )
 

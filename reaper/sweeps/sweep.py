@@ -25,7 +25,7 @@ from reaper.controls import overrides as policies
 from reaper.controls.exemptions import exempt_ids
 from reaper.core import brake
 from reaper.core.decisions import Decision, decide, leave
-from reaper.core.explain import describe
+from reaper.core.explain import describe_action
 from reaper.core.facts import NO_EVIDENCE, Evidence, Phase, RunFacts
 from reaper.core.formatting import one_line
 from reaper.core.policy import Action, Mode, Policy, SweepScope
@@ -289,7 +289,7 @@ class SweepRun:
     def change(self, each: Verdict) -> RunUpdate:
         """Return the change that a verdict asks for."""
         new_task_id = str(uuid.uuid4()) if each.decision.action is Action.REQUEUE else ""
-        message = describe(each.run, each.decision, self.now, actor=self.actor)
+        message = describe_action(each.run, each.decision, self.now, actor=self.actor)
         return RunUpdate(each.run, each.decision, message, new_task_id, each.evidence)
 
     def write(self, changes: Sequence[RunUpdate]) -> Sequence[RunUpdate]:
@@ -378,7 +378,7 @@ def dry_run_note(each: Verdict, now: datetime) -> Observation:
         phase=each.run.phase,
         action=each.decision.action,
         reason=each.decision.reason,
-        message=describe(each.run, each.decision, now),
+        message=describe_action(each.run, each.decision, now),
     )
 
 

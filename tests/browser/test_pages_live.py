@@ -84,7 +84,7 @@ def test_a_stuck_run_appears_by_itself_and_is_explained(tab):
     stuck = job()
     expect(tab.get_by_role("link", name=str(stuck.pk))).to_be_visible()
     expect(tab.locator(".reaper-verdict")).to_contain_text("1 of the oldest crawl_job runs is suspect.")
-    expect(tab.get_by_text("claimed by celery@dead, which is dead")).to_be_visible()
+    expect(tab.get_by_text("started by celery@dead, which is dead")).to_be_visible()
     past()
     workers()
     tab.reload()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from reaper.core.decisions import Decision, decide
-from reaper.core.explain import describe, evidence_in_words
+from reaper.core.explain import describe_action, describe_evidence
 from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation
 from reaper.core.formatting import format_duration
 from reaper.core.policy import Action
@@ -66,7 +66,7 @@ from tests.worlds import NOW, SECOND
             Decision(Action.FAIL, Reason.ORPHANED, exhausted=True),
             "",
             "Failed by the reaper: no live worker has its task any more (rule orphaned)."
-            " It had been running for 1 min. Its kind allows no requeue.",
+            " It had been running for 1 min. Requeueing is disabled for its kind.",
         ),
         (
             running(MINUTE, parent_ended=True),
@@ -78,7 +78,7 @@ from tests.worlds import NOW, SECOND
             queued(MINUTE),
             Decision(Action.REPUBLISH, Reason.UNPUBLISHED),
             "",
-            "Sent again by the reaper: the broker never confirmed its last dispatch (rule unpublished)."
+            "Sent again under the same task id by the reaper: the broker never confirmed its last dispatch (rule unpublished)."
             " It had been pending for 1 min.",
         ),
         (
@@ -97,7 +97,7 @@ from tests.worlds import NOW, SECOND
     ],
 )
 def test_the_sentence_says_what_happened_how_long_it_was_stuck_and_by_which_rule(run, decision, by, sentence):
-    assert describe(run, decision, NOW, actor=by) == sentence
+    assert describe_action(run, decision, NOW, actor=by) == sentence
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ GONE = Evidence(absent=True, witness=W2, queue="crawl", waiting=0)
 DEAD = replace(GONE, claimant_liveness=Liveness.DEAD, claimant_seen_at=NOW - 48 * SECOND)
 ABSENT = replace(GONE, message_location=MessageLocation.ABSENT)
 LOOKED = replace(ABSENT, first_sighting_at=NOW - 31 * SECOND, all_reported_since=True)
-CLAIMED = "claimed by celery@w1, which is dead, last heard of 48 s ago; "
-NOBODY = "no live worker holds the task"
-UNSURE = "no live worker says that it holds the task, but none has been reporting for long enough to be sure"
-UNKNOWN = "whether a live worker holds the task is not known"
+CLAIMED = "started by celery@w1, which is dead, last heartbeat 48 s ago; "
+NOBODY = "no live worker has the task"
+UNSURE = "no live worker reports the task, but none has reported long enough to confirm that"
+UNKNOWN = "can't tell whether a live worker still has the task"
 
 
 @pytest.mark.parametrize(
@@ -137,36 +137,36 @@ UNKNOWN = "whether a live worker holds the task is not known"
         (
             running(),
             replace(DEAD, shutdown_announced=True),
-            "claimed by celery@w1, which had announced its end and is dead, last heard of 48 s ago; " + NOBODY,
+            "started by celery@w1, which announced its shutdown and is gone, last heartbeat 48 s ago; " + NOBODY,
         ),
         (
             running(),
             replace(DEAD, claimant_liveness=Liveness.ALIVE, claimant_seen_at=NOW - 2 * SECOND),
-            "claimed by celery@w1, which is alive, last heard of 2 s ago; " + NOBODY,
+            "started by celery@w1, which is alive, last heartbeat 2 s ago; " + NOBODY,
         ),
         (
             running(),
             replace(DEAD, claimant_liveness=Liveness.ALIVE, claimant_seen_at=NOW + SECOND),
-            "claimed by celery@w1, which is alive, last heard of just now; " + NOBODY,
+            "started by celery@w1, which is alive, last heartbeat just now; " + NOBODY,
         ),
-        (running(), GONE, "claimed by celery@w1, which left no report; " + NOBODY),
-        (running(worker=""), GONE, "its row names no worker; " + NOBODY),
+        (running(), GONE, "started by celery@w1, no heartbeat from it is recorded; " + NOBODY),
+        (running(worker=""), GONE, "no worker recorded on the run; " + NOBODY),
         (
             running(worker=""),
             replace(GONE, fleet_watched_since=NOW - HOUR),
-            "its row names no worker; no live worker holds the task; all live workers have been reporting for 1 h",
+            "no worker recorded on the run; no live worker has the task; all live workers have been reporting for 1 h",
         ),
         (
             running(worker=""),
             replace(GONE, last_holder=W1),
-            "its row names no worker; no live worker holds the task;"
-            " celery@w1, which is dead, had the task when it last reported",
+            "no worker recorded on the run; no live worker has the task;"
+            " celery@w1, which is dead, had the task at its last heartbeat",
         ),
         (
             running(worker=""),
             replace(GONE, last_holder=W1, shutdown_announced=True),
-            "its row names no worker; no live worker holds the task;"
-            " celery@w1, which had announced its end and is dead, had the task when it last reported",
+            "no worker recorded on the run; no live worker has the task;"
+            " celery@w1, which announced its shutdown and is gone, had the task at its last heartbeat",
         ),
         # that the claimant had it is not said twice
         (running(), replace(DEAD, last_holder=W1), CLAIMED + NOBODY),
@@ -174,9 +174,9 @@ UNKNOWN = "whether a live worker holds the task is not known"
         (
             running(),
             replace(DEAD, holder=W2, active_since=NOW - 3 * MINUTE),
-            CLAIMED + "celery@w2 has been working on the task for 3 min",
+            CLAIMED + "celery@w2 has been running the task for 3 min",
         ),
-        (queued(), Evidence(holder="celery@w2"), "celery@w2 holds the task and is not working on it yet"),
+        (queued(), Evidence(holder="celery@w2"), "celery@w2 has reserved the task"),
         (running(), replace(DEAD, witness=""), CLAIMED + UNSURE),
         (running(), replace(DEAD, absent=False), CLAIMED + UNKNOWN),
         (
@@ -184,10 +184,14 @@ UNKNOWN = "whether a live worker holds the task is not known"
             replace(DEAD, absent=False, uncertainties=("celery@w3 answers but does not report",)),
             CLAIMED + UNKNOWN + "; celery@w3 answers but does not report",
         ),
-        (running(task_id=None), replace(DEAD, absent=False), CLAIMED + "it has no task"),
-        (queued(task_id=""), NO_EVIDENCE, "it has no task"),
+        (running(task_id=None), replace(DEAD, absent=False), CLAIMED + "no task was ever sent for it"),
+        (queued(task_id=""), NO_EVIDENCE, "no task was ever sent for it"),
         # where its message is
-        (running(), replace(DEAD, retry_waiting=True), CLAIMED + NOBODY + "; its own retry is waiting in queue crawl"),
+        (
+            running(),
+            replace(DEAD, retry_waiting=True),
+            CLAIMED + NOBODY + "; its Celery retry is waiting in queue crawl",
+        ),
         (queued(), ABSENT, NOBODY + "; its message is not in queue crawl (0 waiting)"),
         (queued(), replace(ABSENT, waiting=None), NOBODY + "; its message is not in queue crawl"),
         (queued(), replace(ABSENT, queue="", waiting=None), NOBODY + "; its message is not in its queue"),
@@ -199,40 +203,40 @@ UNKNOWN = "whether a live worker holds the task is not known"
         (
             queued(),
             replace(GONE, message_location=MessageLocation.DELIVERED),
-            NOBODY + "; its message was taken from queue crawl (0 waiting) and is not acknowledged",
+            NOBODY + "; its message was delivered from queue crawl (0 waiting) and is not acknowledged",
         ),
         (
             queued(),
             replace(GONE, message_location=MessageLocation.DELIVERED, last_holder=W1),
-            NOBODY + "; celery@w1, which is dead, had the task when it last reported"
-            "; its message was taken from queue crawl (0 waiting) and is not acknowledged",
+            NOBODY + "; celery@w1, which is dead, had the task at its last heartbeat"
+            "; its message was delivered from queue crawl (0 waiting) and is not acknowledged",
         ),
         (
             queued(),
             replace(GONE, waiting=3, overtaken=True),
-            NOBODY + "; whether its message is in queue crawl (3 waiting) is not known"
-            "; runs that were sent much later have started",
+            NOBODY + "; can't tell whether its message is in queue crawl (3 waiting)"
+            "; runs dispatched much later have already started",
         ),
         (
             queued(),
             LOOKED,
             NOBODY + "; its message is not in queue crawl (0 waiting)"
-            "; the same was seen 31 s ago, and every live worker has reported since",
+            "; the same was found 31 s ago, and every live worker has reported since",
         ),
         (
             queued(),
             replace(LOOKED, all_reported_since=False),
             NOBODY + "; its message is not in queue crawl (0 waiting)"
-            "; the same was seen 31 s ago, and not every live worker has reported since",
+            "; the same was found 31 s ago, and not every live worker has reported since",
         ),
     ],
 )
 def test_what_is_known_in_words(run, evidence, words):
-    assert evidence_in_words(run, evidence, NOW) == words
+    assert describe_evidence(run, evidence, NOW) == words
 
 
 @given(runs(), evidences(), POLICIES)
 @always
 def test_there_are_words_for_everything(run, evidence, policy):
-    assert describe(run, decide(run, evidence, policy, NOW), NOW).endswith(".")
-    assert evidence_in_words(run, evidence, NOW)
+    assert describe_action(run, decide(run, evidence, policy, NOW), NOW).endswith(".")
+    assert describe_evidence(run, evidence, NOW)

@@ -17,7 +17,7 @@ from reaper.adapters import RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.controls import overrides as policies
-from reaper.core.explain import PAST
+from reaper.core.explain import ACTION_DONE
 from reaper.core.facts import Phase, RunFacts
 from reaper.core.policy import Action, Mode, SweepScope
 from reaper.management import scheduler_loop as loop
@@ -264,7 +264,7 @@ class Command(Switching, Thresholds, BaseCommand):
             if not row.errors:
                 self.stderr.write(f"{target} has moved on since it was read. Nothing was done; look again.")
             return NOT_WELL
-        self.page.say(f"{target} was {PAST[action]}.")
+        self.page.say(f"{target} was {ACTION_DONE[action]}.")
         if row.errors:
             later = "publishes its new task" if action is Action.REQUEUE else "revokes its task"
             self.stderr.write(f"This is in the ledger: the next sweep {later}.")

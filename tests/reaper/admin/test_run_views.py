@@ -48,7 +48,7 @@ def test_run_page_shows_facts_next_action_limits_and_timeline(ada):
     job = running_job(2 * HOUR)
     page = text_of(run_page(ada, job))
     assert (
-        f"It has been running for 2 h, claimed by celery@w1/abc, last progress none, its task is {job.task_id}." in page
+        f"It has been running for 2 h, started by celery@w1/abc, no progress recorded, task id {job.task_id}." in page
     )
     assert "It would be failed: it was running longer than its run timeout (rule timed_out)." in page
     assert "Limits: run_timeout 1 h" in page
@@ -67,7 +67,7 @@ def test_timeline_shows_recovery_and_rejected_late_write(ada):
     page = text_of(run_page(ada, job, NOW + MINUTE))
     assert f"2026-03-01 12:00:01 UTC Rejected a late complete of task {job.task_id} on celery@w1/abc." in page
     assert "2026-03-01 12:00:00 UTC Failed by ada (rule manual). It had been running for 2 h." in page
-    assert "It has ended: its status is failed" in page
+    assert "It has ended with status failed" in page
     assert "Requeue Fail" not in page
 
 
@@ -133,7 +133,7 @@ def test_exempt_and_remove_exemption(ada):
     job = running_job(2 * HOUR)
     assert "is exempt from recovery" in act(ada, job, "exempt")
     assert (Exemption.objects.get().run_id, Exemption.objects.get().actor) == (str(job.pk), "ada")
-    assert "It is left alone: it is exempt from recovery" in text_of(run_page(ada, job))
+    assert "No action: it is exempt from recovery" in text_of(run_page(ada, job))
     assert "is monitored again" in act(ada, job, "unexempt")
     assert not Exemption.objects.exists()
 

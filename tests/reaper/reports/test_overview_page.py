@@ -55,7 +55,7 @@ def test_a_suspect_is_shown_with_its_verdict_and_the_evidence_in_words(admin_cli
     job = orphan()
     text = shown(admin_client)
     assert str(job.pk) in text
-    assert "claimed by celery@dead, which is dead, last heard of 1 min ago; no live worker holds the task" in text
+    assert "started by celery@dead, which is dead, last heartbeat 1 min ago; no live worker has the task" in text
     assert "1 crawl_job run stuck or at risk." in text
 
 
