@@ -78,7 +78,7 @@ from tests.worlds import NOW, SECOND
             queued(MINUTE),
             Decision(Action.REPUBLISH, Reason.UNPUBLISHED),
             "",
-            "Sent again under the same task id by the reaper: the broker never confirmed its last dispatch (rule unpublished)."
+            "Sent again by the reaper: the broker never confirmed its last dispatch (rule unpublished)."
             " It had been pending for 1 min.",
         ),
         (
