@@ -15,7 +15,7 @@ from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.db import pagination
 from reaper.ledger import records
-from reaper.workers import heartbeat
+from reaper.workers import identity
 
 __all__ = ["adapter_for", "now", "paginate", "record_manual_dispatch", "record_refused_write", "worker_name"]
 
@@ -25,7 +25,7 @@ def worker_name() -> str:
 
     It is the same in all processes of a worker, and another one after the worker was restarted. '' outside of a worker.
     """
-    return heartbeat.worker_name()
+    return identity.worker_name()
 
 
 def adapter_for(model_or_kind: type[Model] | str) -> RunAdapter:

@@ -16,15 +16,15 @@ class ReaperConfig(AppConfig):
     def ready(self) -> None:
         """Bind the system checks, also to the start of workers and Beat, the workers' reports, and the schedules."""
         from reaper.checks import abort_on_errors, check_reaper
-        from reaper.workers import heartbeat as reporter
+        from reaper.workers import heartbeat
 
         register(check_reaper, "reaper")
         worker_init.connect(abort_on_errors)
         beat_init.connect(abort_on_errors)
-        worker_init.connect(reporter.on_init)
-        worker_ready.connect(reporter.on_ready)
-        worker_shutting_down.connect(reporter.on_shutting_down)
-        worker_shutdown.connect(reporter.on_shutdown)
+        worker_init.connect(heartbeat.on_init)
+        worker_ready.connect(heartbeat.on_ready)
+        worker_shutting_down.connect(heartbeat.on_shutting_down)
+        worker_shutdown.connect(heartbeat.on_shutdown)
         if apps.is_installed("django_celery_beat"):
             from reaper.schedules import create_after_migrate
 

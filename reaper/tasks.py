@@ -27,7 +27,7 @@ from reaper.models import (
 from reaper.monitoring.alerts import evaluate_all
 from reaper.monitoring.notifications import notify_channels, notify_owners
 from reaper.sweeps import sweep as sweeps
-from reaper.workers import registry as workers
+from reaper.workers import registry
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def prune_history() -> None:
         prune(Exemption.objects.using(using).filter(until__lt=horizon))
         prune(Alert.objects.using(using).filter(resolved_at__lt=horizon))
         # A look that was never followed by another is of a run that has gone its way.
-        prune(MessageSighting.objects.using(using).filter(created_at__lt=clock.now(using) - workers.REPORT_RETENTION))
+        prune(MessageSighting.objects.using(using).filter(created_at__lt=clock.now(using) - registry.REPORT_RETENTION))
         prune(Sweep.objects.using(using).filter(started_at__lt=horizon).exclude(pk__in=last_good_sweeps(using)))
     prune_reports()
 
@@ -112,7 +112,7 @@ def prune_reports() -> None:
         for page in adapter.iter_unfinished(Phase.RUNNING):
             named.update(run.worker for run in page)
     using = router.db_for_write(WorkerHeartbeat)
-    workers.prune(using, clock.now(using), named)
+    registry.prune(using, clock.now(using), named)
 
 
 def prune(rows: QuerySet) -> None:

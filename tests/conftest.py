@@ -8,7 +8,9 @@ from django.db import connection
 from pytest_django.plugin import blocking_manager_key
 
 # What waits for the network waits by the real clock: with frozen time it would wait for ever.
-freezegun.configure(extend_ignore_list=["kombu", "reaper.broker.queues", "reaper.workers.inspect"])
+freezegun.configure(
+    extend_ignore_list=["kombu", "reaper.broker.queues", "reaper.broker.snapshot", "reaper.workers.inspect"]
+)
 
 
 @pytest.hookimpl(trylast=True)
@@ -50,4 +52,4 @@ def _test_settings(settings):
 def _nobody_answers_soon(request, monkeypatch):
     """The workers of most tests are rows only, which answer no inspect: that is not waited for. Live ones do answer."""
     if not request.node.get_closest_marker("live"):
-        monkeypatch.setattr("reaper.evidence.collector.INSPECT_TIMEOUT_S", 0.1)
+        monkeypatch.setattr("reaper.evidence.sources.INSPECT_TIMEOUT_S", 0.1)

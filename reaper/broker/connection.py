@@ -1,4 +1,4 @@
-"""The broker, asked within bounds: a sweep must end also when the broker hangs."""
+"""The connection to the broker, with limits: a sweep must end even when the broker hangs."""
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -16,36 +16,49 @@ from kombu.pidbox import Mailbox
 from reaper.adapters import Message
 from reaper.exceptions import BrokerUnavailable
 
-# A connection of the sweep's own, because one from Celery's pool whose Redis has died blocks until Redis is back,
-# whatever its timeouts say. Seconds; one refused or hanging connection costs about 2 s, and a sweep pays it once.
-# The first line is Redis's, the second RabbitMQ's, which takes a message only once it says so; each ignores the other.
+# kombu's transport options, in seconds. A refused or hanging connection costs about 2 s, and a sweep pays it once.
+# Each transport ignores the options of the other.
 TRANSPORT_TIMEOUTS = {
-    **{"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1},
-    **{"connect_timeout": 1, "read_timeout": 2, "write_timeout": 2, "confirm_publish": True},
+    # Redis
+    "socket_timeout": 2,
+    "socket_connect_timeout": 1,
+    "max_retries": 0,
+    "connect_retries_timeout": 1,
+    # RabbitMQ
+    "connect_timeout": 1,
+    "read_timeout": 2,
+    "write_timeout": 2,
+    # A message counts as published only once RabbitMQ confirms it.
+    "confirm_publish": True,
 }
-# What a message raises that no broker could take; RabbitMQ's client packs a message's fields with struct.
+# What publishing raises for a message that no broker could take. RabbitMQ's client packs the fields with struct.
 ENCODING_ERRORS = (
-    *(SerializationError, SerializerNotInstalled, FrameSyntaxError),
-    *(LookupError, TypeError, ValueError, struct.error),
+    SerializationError,
+    SerializerNotInstalled,
+    FrameSyntaxError,
+    LookupError,
+    TypeError,
+    ValueError,
+    struct.error,
 )
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def format_error(error: Exception) -> str:
-    """Return an error as words; the time-outs of sockets have none of their own."""
+    """Return "TypeName: text"; the type's name alone for an error without a text, such as a socket's timeout."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 class NonRetryingProducer(Producer):
-    """A producer, and the pool that hands it out, that publishes at once or not at all.
+    """A producer that publishes at once or not at all, and that is its own pool.
 
-    kombu's mailbox asks to retry without an end: a revoke would wait for a broker that has gone until it is back.
+    kombu's mailbox retries without end: a revoke would block until a broker that is gone comes back.
     """
 
     @contextmanager
     def acquire(self) -> Iterator[Self]:
-        """Hand out this producer, as a pool does."""
+        """Yield this producer, as a pool does."""
         yield self
 
     def publish(self, *args: Any, **options: Any) -> Any:
@@ -54,9 +67,13 @@ class NonRetryingProducer(Producer):
 
 
 class Broker:
-    """One sweep's connection to the broker: opened when it is first needed, given up for the sweep when it fails."""
+    """One sweep's own connection: opened when it is first needed, and given up for the sweep when it fails.
+
+    Celery's pool is not used: a pooled connection whose Redis has died blocks until Redis is back, despite time-outs.
+    """
 
     def __init__(self, app: Celery | None = None) -> None:
+        """Use the broker of `app`, by default Celery's current app."""
         self.app = app or current_app
         self.error = ""
         self._connection: Any = None
@@ -70,24 +87,33 @@ class Broker:
             self._connection.release()
 
     def publish(self, task: str, message: Message, task_id: str) -> None:
-        """Send one task. Raises `BrokerDown`, and ValueError for a message that no broker could take."""
-        self._ask("did not take a message", partial(self._send, task, message, task_id))
+        """Send one task.
+
+        Raises `BrokerUnavailable`, and ValueError for a message that no broker could take.
+        """
+        self._call_guarded("publishing to the broker failed", partial(self._send, task, message, task_id))
 
     def revoke(self, task_ids: Sequence[str], *, terminate: bool = False, destination: Sequence[str] = ()) -> None:
-        """Forbid the tasks to start, in one broadcast; `terminate` kills those that run. Raises `BrokerDown`.
+        """Keep the tasks from starting, in one broadcast; `terminate` also kills those that run.
 
-        `destination` names the workers that it is for; without it, it is for all.
+        `destination` names the nodes that it is sent to; by default all of them. Raises `BrokerUnavailable`.
         """
         signal = {"terminate": True, "signal": "SIGKILL"} if terminate else {}
         arguments = {"task_id": list(task_ids), **signal}
-        self._ask("did not take a message", lambda: self.mailbox().cast([*destination] or None, "revoke", arguments))
+        self._call_guarded(
+            "publishing to the broker failed",
+            lambda: self.mailbox().cast([*destination] or None, "revoke", arguments),
+        )
 
-    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
-        """Return what the question finds out over the connection. Raises `BrokerDown`, and ValueError for a bug."""
-        return self._ask("did not answer", lambda: question(self._connection))
+    def call(self, function: Callable[[Connection], Result]) -> Result:
+        """Return what the function returns for the connection.
+
+        Raises `BrokerUnavailable`, and ValueError for an error of the function's own.
+        """
+        return self._call_guarded("the broker did not answer", lambda: function(self._connection))
 
     def mailbox(self) -> Mailbox:
-        """Return the workers' mailbox on this connection, once there is one."""
+        """Return the workers' mailbox on this connection, which must be open."""
         # Celery's control commands take a connection, but publish through its pool all the same.
         mailbox = self.app.control.mailbox(self._connection)
         mailbox.producer_pool = NonRetryingProducer(self._connection)
@@ -97,25 +123,25 @@ class Broker:
         options = {"retry": False, **message.options, "task_id": task_id, "producer": self._producer}
         self.app.send_task(task, message.args, message.kwargs, **options)
 
-    def _ask(self, failure: str, what: Callable[[], Answer]) -> Answer:
+    def _call_guarded(self, failure: str, function: Callable[[], Result]) -> Result:
         if self.error:
             raise BrokerUnavailable(self.error)
         try:
             self._connect()
         except Exception as error:
-            raise self._down(failure, error) from error
+            raise self._mark_down(failure, error) from error
         try:
-            return what()
+            return function()
         # What a broken broker raises varies: kombu's errors, the client library's own, RuntimeError.
         except Exception as error:
-            # On Redis, kombu takes any KeyError for a broken connection and says so.
+            # On Redis, kombu takes any KeyError for a broken connection and wraps it.
             cause = error.__cause__ if isinstance(error, OperationalError) else error
             if isinstance(cause, ENCODING_ERRORS):
                 raise ValueError(format_error(cause)) from error
-            raise self._down(failure, error) from error
+            raise self._mark_down(failure, error) from error
 
-    def _down(self, failure: str, error: Exception) -> BrokerUnavailable:
-        self.error = f"the broker {failure}: {format_error(error)}"
+    def _mark_down(self, failure: str, error: Exception) -> BrokerUnavailable:
+        self.error = f"{failure}: {format_error(error)}"
         return BrokerUnavailable(self.error)
 
     def _connect(self) -> None:

@@ -14,7 +14,7 @@ from reaper.core.policy import Policy
 from reaper.core.serialization import to_plain
 from reaper.exceptions import InvalidValue
 from reaper.models import PolicyOverride
-from reaper.workers.registry import DEAD_AFTER
+from reaper.workers.timing import DEAD_AFTER
 
 logger = logging.getLogger(__name__)
 

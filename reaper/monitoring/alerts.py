@@ -13,16 +13,16 @@ from django.db import router
 from django.db.models import Count
 
 from reaper.adapters import RunAdapter
+from reaper.broker.queues import resolve_queue
 from reaper.conf import clock
 from reaper.controls.overrides import effective_policy
 from reaper.core.decisions import alert_for
 from reaper.core.facts import Phase, RunFacts
 from reaper.core.formatting import format_duration, one_line
-from reaper.evidence.collector import Fleet, queue_of
-from reaper.models import Alert, LedgerEntry, WorkerHeartbeat
+from reaper.evidence.fleet import Fleet, load_fleet
+from reaper.models import Alert, LedgerEntry
 from reaper.reports.health import health_of
 from reaper.signals import alerted
-from reaper.workers.registry import load_workers
 
 # Documented in docs/ALERTS.md, therefore written out.
 logger = logging.getLogger("reaper.alerts")
@@ -59,16 +59,14 @@ def evaluate_all(adapters: Mapping[str, RunAdapter]) -> None:
     workers cannot be read.
     """
     using = router.db_for_write(Alert)
-    heartbeats = router.db_for_write(WorkerHeartbeat)
-    at = clock.now(heartbeats)
-    fleet = Fleet(load_workers(heartbeats, at), at)
+    fleet = load_fleet()
     for kind, adapter in adapters.items():
         try:
             now = clock.now(adapter.using)
             reconcile_alerts(kind, detect_alerts(adapter, now, fleet), now, using, type(adapter))
         except Exception:  # the host's code, which may raise anything
             logger.exception("the alerts of %s could not be evaluated", kind)
-    reconcile_alerts("", detect_clock_skew(fleet), at, using, Alert)
+    reconcile_alerts("", detect_clock_skew(fleet), fleet.now, using, Alert)
 
 
 def detect_alerts(adapter: RunAdapter, now: datetime, fleet: Fleet) -> list[AlertCondition]:
@@ -102,7 +100,7 @@ def detect_late_runs(adapter: RunAdapter, now: datetime) -> Iterator[AlertCondit
 
 def detect_missing_consumer(adapter: RunAdapter, now: datetime, fleet: Fleet) -> Iterator[AlertCondition]:
     """Yield `no_consumer`: runs are waiting, and no live worker consumes their queue."""
-    queue = queue_of(adapter)
+    queue = resolve_queue(adapter)
     waiting = adapter.summarize(Phase.QUEUED)
     age = max((run.age(now) or timedelta(0) for run in waiting.oldest), default=timedelta(0))
     if queue and age > NO_CONSUMER_AFTER and not fleet.consumers(queue):

@@ -10,24 +10,23 @@ from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-from django.db import router
-
 from reaper.adapters import PhaseSummary, RunAdapter
 from reaper.broker.connection import Broker
-from reaper.broker.queues import scan_queues
+from reaper.broker.queues import resolve_queue, scan_queues
 from reaper.conf import clock
 from reaper.conf.settings import QUEUE
 from reaper.controls.modes import ControlState, state_of
 from reaper.controls.overrides import effective_policy
 from reaper.core.formatting import one_line
 from reaper.core.policy import Mode
-from reaper.evidence.collector import EvidenceCollector, Fleet, queue_of
-from reaper.models import Alert, WorkerHeartbeat
+from reaper.evidence.collector import EvidenceCollector
+from reaper.evidence.fleet import Fleet, load_fleet
+from reaper.models import Alert
 from reaper.reports.health import Condition, SweepHealth, health_of
 from reaper.reports.judged import PHASES, JudgedRuns, OnProgress, ignore_progress, judge_unfinished, sort_verdicts
 from reaper.reports.run_lines import CappedList, RunLine, line_of_parent
 from reaper.sweeps.sweep import judge_all
-from reaper.workers.registry import Worker, load_workers
+from reaper.workers.registry import Worker
 
 # The oldest runs of a phase that an overview judges: those that are stuck are among them.
 JUDGE_LIMIT = 50
@@ -196,20 +195,18 @@ def build_status(
     `limit`: lines kept per list of a kind (None: all). `report`: called with the number of runs judged since the last
     call. Raises `django.db.Error` when the workers or alerts cannot be read.
     """
-    using = router.db_for_write(WorkerHeartbeat)
-    now = clock.now(using)
-    fleet = Fleet(load_workers(using, now), now)
+    fleet = load_fleet()
     workers = sorted(fleet.workers, key=lambda each: (ORDER[state_of_worker(each)], each.hostname, each.incarnation))
     if depth is Depth.SWEEPS:
         kinds = [build_kind(adapter) for adapter in adapters.values()]
-        return Status(now, depth, kinds, workers)
-    own_queues = {QUEUE, *(queue_of(each) for each in adapters.values())}
+        return Status(fleet.now, depth, kinds, workers)
+    own_queues = {QUEUE, *(resolve_queue(each) for each in adapters.values())}
     with Broker() as broker:
         judge = RunJudge(broker, fleet, depth, limit, report)
         kinds = [build_kind(adapter, judge) for adapter in adapters.values()]
         scan = scan_queues(broker, own_queues.union(fleet.queues) - {""}, SCAN_TIMEOUT_S)
     return Status(
-        now=now,
+        now=fleet.now,
         depth=depth,
         kinds=kinds,
         workers=workers,
@@ -234,8 +231,7 @@ class RunJudge(NamedTuple):
         if self.depth is Depth.ALL_RUNS:
             collector = EvidenceCollector(adapter, self.broker, policy, now)
             return judge_unfinished(collector, self.limit, self.on_progress)
-        collector = EvidenceCollector(adapter, self.broker, policy, now, may_inspect=False)
-        collector.fleet = self.fleet
+        collector = EvidenceCollector(adapter, self.broker, policy, now, may_inspect=False, fleet=self.fleet)
         oldest = [run for summary in summaries.values() for run in summary.oldest]
         return sort_verdicts([judge_all(oldest, collector)] if oldest else [], collector, self.limit)
 

@@ -12,7 +12,7 @@ from reaper.adapters import Message, RunAdapter, RunUpdate
 from reaper.broker.connection import Broker
 from reaper.core.facts import RunFacts
 from reaper.core.formatting import one_line
-from reaper.evidence.collector import Fleet
+from reaper.evidence.fleet import Fleet
 from reaper.exceptions import BrokerUnavailable
 from reaper.ledger import records as ledger
 from reaper.ledger.records import RevokeRequest
@@ -54,12 +54,12 @@ class Outbox:
                 return
             Sweep.objects.using(self.adapter.using).filter(pk=sweep.pk).update(revoked_at=self.now)
 
-    def terminate_leftovers(self, crowd: Fleet, stopped: Callable[[], bool]) -> None:
+    def terminate_leftovers(self, fleet: Fleet, stopped: Callable[[], bool]) -> None:
         """Kill the tasks that lost their runs a while ago and that a worker still reports as executing.
 
         Before the first kill, `stopped` is asked whether the kind is still to be acted on.
         """
-        executing = {task_id: worker for worker in crowd.live for task_id in worker.active}
+        executing = {task_id: worker for worker in fleet.live for task_id in worker.active}
         if not executing:
             return
         rows = ledger.entries_of_tasks(self.adapter, executing, self.now - ledger.REVOKE_WITHIN)

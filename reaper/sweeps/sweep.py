@@ -30,7 +30,9 @@ from reaper.core.facts import NO_EVIDENCE, Evidence, Phase, RunFacts
 from reaper.core.formatting import one_line
 from reaper.core.policy import Action, Mode, Policy, SweepScope
 from reaper.core.reasons import Reason
-from reaper.evidence.collector import EvidenceCollector, Finding, store_sightings
+from reaper.evidence.collector import EvidenceCollector
+from reaper.evidence.finding import Finding
+from reaper.evidence.sightings import store_sightings
 from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, Observation, Sweep
 from reaper.signals import reaped, swept
@@ -125,7 +127,7 @@ def finalize_parents(adapter: RunAdapter) -> Sweep:
 
 def silence_hold(counts: Mapping[str, int], sources: EvidenceCollector) -> str:
     """Return the sentence that nothing is decided by a task's absence, as the workers fell silent together; or ''."""
-    if not counts.get(Reason.INCONCLUSIVE) or not (silence := sources.silence):
+    if not counts.get(Reason.INCONCLUSIVE) or not (silence := sources.mass_silence):
         return ""
     return f"{brake.HELD}{silence}: nothing is decided by the absence of a task until one consumes the queue again"
 
@@ -180,7 +182,7 @@ class SweepRun:
         if self.mode is Mode.ACT:
             self.outbox.send_owed_revokes()
         for page in plan(self.adapter, phase, self.sources):
-            store_sightings(self.adapter, page, self.sources)
+            store_sightings(self.adapter, page, self.sources.scanned_at)
             self.note(page)
             # Those that cannot be written leave their room to those behind them; without room, these are not even read.
             if len(self.acting) >= self.room:

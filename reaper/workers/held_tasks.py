@@ -1,4 +1,4 @@
-"""Which tasks a worker holds, as Celery's own lists name them, read from another thread."""
+"""The tasks that a worker holds, by Celery's own lists, read from another thread."""
 
 import time
 from collections.abc import Iterable
@@ -8,19 +8,29 @@ from typing import Any, NamedTuple
 from celery.worker import state
 from celery.worker.request import Request
 
-# What a row may carry: at most 0.5 MB of JSON.
-MOST_IDS = 10_000
+# Task ids that a heartbeat may carry: at most 0.5 MB of JSON.
+MAX_TASK_IDS = 10_000
+# Characters of a task id; the usual length of a column for one.
+MAX_ID_LENGTH = 255
+# How often to copy a list anew that changes while it is copied.
+COPY_ATTEMPTS = 100
 
 
 class TaskSnapshot(NamedTuple):
-    """The tasks that a worker holds: the running ones with their start, all the others."""
+    """The tasks that a worker holds at one moment."""
 
     active: dict[str, float]
+    """When each running task started, by task id: seconds since the epoch, by the worker's clock."""
     held: set[str]
+    """The ids of all its other tasks: reserved, scheduled, rate-limited."""
 
 
 def snapshot_tasks(consumer: Any) -> TaskSnapshot:
-    """Return what Celery's lists name at this moment. None of them names all: the tests show what each leaves out."""
+    """Return the tasks that Celery's lists name at this moment.
+
+    None of the lists is complete; the tests show what each one leaves out. Raises RuntimeError when a list changes so
+    often that it cannot be copied, and AttributeError where Celery's internals have changed.
+    """
     starts = [(request.id, request.time_start or time.time()) for request in copy_live(state.active_requests)]
     # Two copies of one message have the same id: the first start counts.
     active = dict(sorted(starts, key=itemgetter(1), reverse=True))
@@ -35,32 +45,32 @@ def snapshot_tasks(consumer: Any) -> TaskSnapshot:
 
 
 def copy_live(collection: Iterable) -> list:
-    """Return another thread's collection as a list. Raises RuntimeError when it never keeps still."""
-    for _ in range(100):
+    """Return another thread's collection as a list. Raises RuntimeError when it changes during every attempt."""
+    for _ in range(COPY_ATTEMPTS):
         try:
             return list(collection)
-        except RuntimeError:  # it changed meanwhile
+        except RuntimeError:  # it changed during the copy
             continue
     return list(collection)
 
 
-def union(holdings: Iterable[TaskSnapshot]) -> TaskSnapshot:
-    """Return what any of them names."""
+def union(snapshots: Iterable[TaskSnapshot]) -> TaskSnapshot:
+    """Return the tasks that any of the snapshots names."""
     active: dict[str, float] = {}
     held: set[str] = set()
-    for holding in holdings:
-        active.update(holding.active)
-        held |= holding.held
+    for snapshot in snapshots:
+        active.update(snapshot.active)
+        held |= snapshot.held
     return TaskSnapshot(active, held - active.keys())
 
 
-def truncate(holding: TaskSnapshot, most: int = MOST_IDS) -> tuple[TaskSnapshot, bool]:
-    """Return what a row can carry, running tasks first, and whether that is all."""
-    active = {each: holding.active[each] for each in json_safe_ids(holding.active)[:most]}
-    held = set(json_safe_ids(holding.held)[: most - len(active)])
-    return TaskSnapshot(active, held), len(active) + len(held) == len(holding.active) + len(holding.held)
+def truncate(tasks: TaskSnapshot, limit: int = MAX_TASK_IDS) -> tuple[TaskSnapshot, bool]:
+    """Return the tasks that a heartbeat can carry, running ones first, and whether these are all of them."""
+    active = {task_id: tasks.active[task_id] for task_id in json_safe_ids(tasks.active)[:limit]}
+    held = set(json_safe_ids(tasks.held)[: limit - len(active)])
+    return TaskSnapshot(active, held), len(active) + len(held) == len(tasks.active) + len(tasks.held)
 
 
 def json_safe_ids(ids: Iterable[Any]) -> list[str]:
-    """Return the ids that every database takes as JSON: a message's headers may hold anything."""
-    return [each for each in ids if isinstance(each, str) and len(each) <= 255 and each.isprintable()]
+    """Return the ids that every database accepts in JSON: a message's headers may hold anything."""
+    return [each for each in ids if isinstance(each, str) and len(each) <= MAX_ID_LENGTH and each.isprintable()]

@@ -1,7 +1,7 @@
 """`celery inspect query TASK_ID …`: what a worker does with a task, and which run the task belongs to.
 
 Celery's command line runs no `django.setup()`: it knows the command only where the project's Celery module imports this
-file, and the models are touched by the worker alone, when it is asked.
+file, and only the worker that answers touches the models.
 """
 
 import threading
@@ -15,45 +15,46 @@ from celery.worker.control import Panel, inspect_command
 from celery.worker.state import requests
 from django.db import connections
 
-# Seconds. Celery's command line waits 1 s for the replies, and the worker does nothing else meanwhile.
-PATIENCE = 0.7
-# Held by the thread that asks the database, so that a database that hangs keeps one thread and not one per question.
-_asking = threading.Lock()
+# Seconds. Celery's command line waits 1 s for the replies, and the worker does nothing else during that time.
+DATABASE_TIMEOUT_S = 0.7
+# Held by the thread that queries the database: a database that hangs keeps one thread, not one per command.
+_querying = threading.Lock()
 
 
 @inspect_command(variadic="ids", signature="id1 [id2 [... [idN]]]")
 def query(state: Any, ids: Any, **_: Any) -> dict[str, Any]:
-    """Say what this worker does with the tasks, and which runs they belong to."""
-    asked = [str(task_id) for task_id in maybe_list(ids) or []]
-    if not asked:
+    """Return, by task id, what this worker does with the task, and which run it belongs to. Raises nothing."""
+    task_ids = [str(task_id) for task_id in maybe_list(ids) or []]
+    if not task_ids:
         return {"error": "name at least one task id"}
-    runs = call_with_timeout(PATIENCE, lambda: {task_id: describe_run(task_id) for task_id in asked})
+    runs = call_with_timeout(DATABASE_TIMEOUT_S, lambda: {task_id: describe_run(task_id) for task_id in task_ids})
     unknown = {"run": f"unknown: {runs}"}
-    doing = describe_held_tasks(state)
+    held = describe_held_tasks(state)
     return {
         task_id: {
-            "this_worker": doing.get(task_id, "does not hold it"),
+            "this_worker": held.get(task_id, "does not hold it"),
             **(runs[task_id] if isinstance(runs, dict) else unknown),
         }
-        for task_id in asked
+        for task_id in task_ids
     }
 
 
 def describe_held_tasks(state: Any) -> dict[str, str]:
-    """Return what the worker does with each task that it holds. None of Celery's own lists has all of them."""
+    """Return what the worker does with each task that it holds, by task id. None of Celery's lists has all of them."""
     buckets = [bucket.contents for bucket in state.consumer.task_buckets.values() if bucket]
-    ways: tuple[tuple[str, list[str]], ...] = (
+    # The last description of a task is the most specific one.
+    descriptions: tuple[tuple[str, list[str]], ...] = (
         ("holds it", list(requests)),
         ("waits to execute it (rate limit)", [entry[0].id for entry in chain.from_iterable(buckets)]),
         ("waits to execute it (reserved)", [each["id"] for each in Panel.data["reserved"](state)]),
         ("waits until its time comes (scheduled)", [each["request"]["id"] for each in Panel.data["scheduled"](state)]),
         ("executes it", [each["id"] for each in Panel.data["active"](state)]),
     )
-    return {task_id: doing for doing, ids in ways for task_id in ids}
+    return {task_id: description for description, ids in descriptions for task_id in ids}
 
 
 def describe_run(task_id: str) -> dict[str, str]:
-    """Return what is known of the run that carries the task id."""
+    """Return the run that carries the task id ("run": "KIND:ID"), its status, and since when it is in its phase."""
     from reaper.conf import clock
     from reaper.conf import settings as conf
     from reaper.core.facts import Phase
@@ -66,26 +67,29 @@ def describe_run(task_id: str) -> dict[str, str]:
     return {"run": "none carries this task id (a run that was requeued or retried has a new one)"}
 
 
-def call_with_timeout(patience: float, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
-    """Return what `ask` returns, or a sentence that says why it has no answer by then. Never raises."""
-    answers: SimpleQueue[Mapping[str, Any] | str] = SimpleQueue()
-    threading.Thread(target=lambda: answers.put(run_query(ask)), name="reaper-query", daemon=True).start()
+def call_with_timeout(seconds: float, function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
+    """Return what the function returns, or a sentence that says why it returned nothing in time. Raises nothing."""
+    results: SimpleQueue[Mapping[str, Any] | str] = SimpleQueue()
+    threading.Thread(target=lambda: results.put(run_query(function)), name="reaper-query", daemon=True).start()
     try:
-        return answers.get(timeout=patience)
+        return results.get(timeout=seconds)
     except Empty:
-        return f"the database did not answer within {patience} s"
+        return f"the database did not answer within {seconds} s"
 
 
-def run_query(ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
-    """Ask, unless an earlier question still waits, and let go of the thread's connections."""
-    if not _asking.acquire(blocking=False):
-        return "the database has not answered an earlier question yet"
+def run_query(function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
+    """Return what the function returns or, as a sentence, what it raised; close this thread's connections.
+
+    Call nothing while an earlier query still waits for the database.
+    """
+    if not _querying.acquire(blocking=False):
+        return "the database has not answered an earlier query yet"
     try:
-        return ask()
+        return function()
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     finally:
         try:
             connections.close_all()
         finally:
-            _asking.release()
+            _querying.release()

@@ -1,79 +1,88 @@
-"""Which workers live, and what they hold: the reports as they are read."""
+"""The workers, dead or alive, as their heartbeats are stored."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections
 
 from reaper.models import WorkerHeartbeat
-from reaper.workers.heartbeat import GAP
+from reaper.workers.liveness import has_session, is_alive
+from reaper.workers.timing import DEAD_AFTER
 
-# Four reports missed: with nothing but silence to go by, the worker is dead.
-DEAD_AFTER = timedelta(seconds=12)
-# How long a report is kept that no unfinished run names.
+# How long a heartbeat is kept that no unfinished run names.
 REPORT_RETENTION = timedelta(days=1)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Worker:
-    """One worker as its last report says."""
+    """One worker, as its last heartbeat describes it."""
 
     hostname: str
+    """The node name by which Celery knows it."""
     incarnation: str
-    # By the database's clock, and by the worker's own when it took its lists.
+    """Which start of that node it is: a worker and its successor share the hostname."""
     seen_at: datetime
+    """When the heartbeat was written, by the database's clock."""
     listed_at: datetime
-    # It has been reporting without a gap since then, by the database's clock.
+    """When the worker took its lists of tasks, by its own clock."""
     since: datetime
-    # Running tasks -> when they began, in seconds since the epoch by the worker's clock.
+    """Since when it has reported without a gap, by the database's clock."""
     active: Mapping[str, float]
-    # The ids of all tasks that it holds, the running ones included.
+    """When each running task started, by task id: seconds since the epoch, by the worker's clock."""
     held: frozenset[str]
+    """The ids of all tasks that it holds: running, reserved, scheduled or rate-limited."""
     queues: frozenset[str]
+    """The names of the queues that it consumes; none while it drains."""
     draining: bool
-    # False: it may hold tasks that are not named.
+    """True once it shuts down: it takes no more tasks."""
     complete: bool
+    """False when it may hold tasks that it does not name."""
     ended_at: datetime | None
+    """When it shut down cleanly, by the database's clock; None while it runs, and after a crash."""
     alive: bool
+    """Whether it counts as alive; see `reaper.workers.liveness`."""
 
     @property
     def name(self) -> str:
-        """Return "hostname/incarnation", which a run's row carries."""
+        """Return "hostname/incarnation", the name that a run's row carries."""
         return f"{self.hostname}/{self.incarnation}"
 
     @property
     def skew(self) -> timedelta:
-        """Return what is to be added to a stamp of the worker's clock to get the database's time."""
+        """Return what to add to a timestamp of the worker's clock to get the database's time."""
         return self.seen_at - self.listed_at
 
 
 def load_workers(using: str, now: datetime) -> list[Worker]:
-    """Return every worker that has a report, dead or alive: one query, and on PostgreSQL one more."""
+    """Return every worker that has a heartbeat, dead or alive: with one query, and on PostgreSQL one more.
+
+    `using` is the alias of the database that has the heartbeats, `now` its time.
+    """
     rows = list(WorkerHeartbeat.objects.using(using).order_by("pk").values())
     sessions = load_sessions(using, rows)
     return [parse_worker(row, sessions, now) for row in rows]
 
 
 def load_sessions(using: str, rows: Iterable[Mapping[str, Any]]) -> Mapping[int, datetime | None]:
-    """Return the start of each session that a report names and that is still there, by its number."""
+    """Return the start of each session that wrote one of the heartbeats and still exists, by its number."""
     pids = [row["backend_pid"] for row in rows if row["backend_pid"] is not None and row["ended_at"] is None]
     if not pids or connections[using].vendor != "postgresql":
         return {}
     with connections[using].cursor() as cursor:
-        # Of the sessions of other roles only the number is shown to all.
+        # Of another role's sessions PostgreSQL shows everybody the number, and nothing else.
         cursor.execute("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = ANY(%s)", [pids])
         return dict(cursor.fetchall())
 
 
 def parse_worker(row: Mapping[str, Any], sessions: Mapping[int, datetime | None], now: datetime) -> Worker:
-    """Return the worker that a row tells of. Whatever cannot be read is left out, and the report is then incomplete."""
-    active, active_ids, well = parse_active(row["active"])
-    held, all_held = parse_names(row["held"])
-    queues, all_queues = parse_names(row["queues"])
+    """Return the worker of a heartbeat's row. A value that cannot be read is left out, and makes it incomplete."""
+    active = parse_active(row["active"])
+    held = parse_names(row["held"])
+    queues = parse_names(row["queues"])
     seen_at = row["seen_at"] or LONG_AGO
     stamped = all(row[name] for name in ("seen_at", "listed_at", "since")) and seen_at <= now + DEAD_AFTER
     return Worker(
@@ -82,57 +91,59 @@ def parse_worker(row: Mapping[str, Any], sessions: Mapping[int, datetime | None]
         seen_at=seen_at,
         listed_at=row["listed_at"] or seen_at,
         since=row["since"] or seen_at,
-        active=active,
-        held=held | active_ids,
-        queues=queues,
+        active=active.started,
+        held=held.names | active.task_ids,
+        queues=queues.names,
         draining=bool(row["draining"]),
-        complete=bool(row["complete"] and well and all_held and all_queues and stamped),
+        complete=bool(row["complete"] and active.complete and held.complete and queues.complete and stamped),
         ended_at=row["ended_at"],
         alive=is_alive(row["ended_at"], seen_at, has_session(row, sessions), now),
     )
 
 
-def is_alive(ended_at: datetime | None, seen_at: datetime, session: bool | None, now: datetime) -> bool:
-    """Return whether a worker lives. `session`: whether its own is still there; None where that cannot be known."""
-    silence = now - seen_at
-    # guard: a worker is dead only after its silence
-    if ended_at is not None or silence > DEAD_AFTER:
-        return False
-    # A session may also have been ended by hand: the worker then reports again at once, over a new one.
-    return not (session is False and silence > GAP)
+class ActiveTasks(NamedTuple):
+    """The running tasks of a heartbeat."""
+
+    started: Mapping[str, float]
+    """The starts that could be read, by task id, in seconds since the epoch."""
+    task_ids: frozenset[str]
+    """All task ids, also those whose start could not be read."""
+    complete: bool
+    """Whether everything could be read."""
 
 
-def has_session(row: Mapping[str, Any], sessions: Mapping[int, datetime | None]) -> bool | None:
-    """Return whether the session that wrote the report is still there; None where the report names none."""
-    pid, start = row["backend_pid"], row["backend_start"]
-    if pid is None:
-        return None
-    return pid in sessions and (sessions[pid] is None or start is None or sessions[pid] == start)
+class Names(NamedTuple):
+    """A list of names of a heartbeat."""
+
+    names: frozenset[str]
+    """Those that could be read."""
+    complete: bool
+    """Whether everything could be read."""
 
 
-def parse_active(value: Any) -> tuple[dict[str, float], frozenset[str], bool]:
-    """Return the starts that can be read, all ids, and whether that is everything."""
+def parse_active(value: Any) -> ActiveTasks:
+    """Return the running tasks of the JSON value {task id: start}."""
     if not isinstance(value, Mapping):
-        return {}, frozenset(), False
-    starts = {each: float(start) for each, start in value.items() if is_number(start)}
-    return starts, frozenset(value), len(starts) == len(value)
+        return ActiveTasks({}, frozenset(), complete=False)
+    started = {task_id: float(start) for task_id, start in value.items() if is_timestamp(start)}
+    return ActiveTasks(started, frozenset(value), complete=len(started) == len(value))
 
 
-def parse_names(value: Any) -> tuple[frozenset[str], bool]:
-    """Return the names that can be read, and whether those are all."""
+def parse_names(value: Any) -> Names:
+    """Return the names of the JSON value [name, …]."""
     if not isinstance(value, Sequence) or isinstance(value, str):
-        return frozenset(), False
+        return Names(frozenset(), complete=False)
     names = [each for each in value if isinstance(each, str)]
-    return frozenset(names), len(names) == len(value)
+    return Names(frozenset(names), complete=len(names) == len(value))
 
 
-def is_number(value: Any) -> bool:
-    """Return whether the value is a number that is a time."""
+def is_timestamp(value: Any) -> bool:
+    """Return whether the value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def prune(using: str, now: datetime, keep: Collection[str]) -> None:
-    """Delete the reports of workers that have been silent for more than a day and are not named in `keep`."""
+    """Delete the heartbeats that are older than `REPORT_RETENTION`, but not those of the workers named in `keep`."""
     old = WorkerHeartbeat.objects.using(using).filter(seen_at__lt=now - REPORT_RETENTION)
     kept = [pk for pk, *name in old.values_list("pk", "hostname", "incarnation") if "/".join(name) in keep]
     old.exclude(pk__in=kept).delete()

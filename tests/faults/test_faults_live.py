@@ -328,7 +328,7 @@ def test_a_message_whose_confirmation_is_lost_is_sent_again_under_the_same_id(wo
         assert proxy.lost == 1
     finally:
         proxy.close()
-    assert "the broker did not take a message" in told
+    assert "publishing to the broker failed" in told
     assert world.redis.ids() == [fresh(world.unsent).task_id]
     assert LedgerEntry.objects.get(action="requeue").published_at is None
     world.heal()

@@ -12,7 +12,7 @@ from celery.worker import request
 from django.utils import timezone
 
 from apps.sources import crawler, tasks
-from reaper.workers import heartbeat as reporter
+from reaper.workers import heartbeat, heartbeat_report
 
 HOUR = timedelta(hours=1)
 # What a host's clock drifts by in some weeks without a time server.
@@ -49,16 +49,16 @@ def shift_clock(by: timedelta) -> None:
             return datetime.now(tz) + by
 
     timezone.now = lambda: utc_now() + by
-    reporter.datetime = Shifted
+    heartbeat_report.datetime = Shifted
     request.time = lambda: seconds() + by.total_seconds()
 
 
 def mute() -> None:
     """It is of a release that did not have the reaper: nothing reports, and runs name no incarnation."""
-    worker_init.disconnect(reporter.on_init)
-    worker_ready.disconnect(reporter.on_ready)
-    worker_shutting_down.disconnect(reporter.on_shutting_down)
-    worker_shutdown.disconnect(reporter.on_shutdown)
+    worker_init.disconnect(heartbeat.on_init)
+    worker_ready.disconnect(heartbeat.on_ready)
+    worker_shutting_down.disconnect(heartbeat.on_shutting_down)
+    worker_shutdown.disconnect(heartbeat.on_shutdown)
 
 
 def computing() -> None:

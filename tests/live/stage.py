@@ -84,7 +84,7 @@ class Stage:
         """Start a worker that consumes its own queue besides `crawl`, or these; return its pid."""
         words = ["-A", "config.celery", "worker", "-n", f"{node or name}@test", "-Q", queues or f"crawl,{name}"]
         words += ["-l", "info", "--without-gossip", "--without-mingle", *(options or ("-c", "1"))]
-        order = {"summary": words, "log": str(self.log(name)), "odd": odd}
+        order = {"words": words, "log": str(self.log(name)), "odd": odd}
         self.nursery.stdin.write(json.dumps(order) + "\n")
         self.nursery.stdin.flush()
         self.pids[name] = int(self.nursery.stdout.readline())

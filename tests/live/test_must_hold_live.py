@@ -20,7 +20,7 @@ from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, WorkerHeartbeat
 from reaper.signals import alerted
 from reaper.sweeps import sweep as sweeps
-from reaper.workers.heartbeat import DEADLINE
+from reaper.workers.timing import MAX_LIST_AGE
 from tests import processes, rabbit
 from tests.live.odd import DRIFT
 from tests.live.stage import stage_at
@@ -166,7 +166,7 @@ def sweep_again():
     """Sweep, wait for the next report, and sweep again: the second look decides."""
     sweep_pending()
     looked = clock.now("default")
-    wait_until(lambda: heard() - timedelta(seconds=DEADLINE) > looked, what="a report of after the look")
+    wait_until(lambda: heard() - MAX_LIST_AGE > looked, what="a report of after the look")
     return sweep_pending()
 
 

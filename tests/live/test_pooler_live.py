@@ -7,7 +7,8 @@ from django.db import connection
 
 from reaper.conf import clock
 from reaper.models import WorkerHeartbeat
-from reaper.workers.registry import DEAD_AFTER, load_workers
+from reaper.workers.registry import load_workers
+from reaper.workers.timing import DEAD_AFTER
 from tests import processes
 from tests.live import pooler
 from tests.live.stage import stage_at

@@ -14,7 +14,13 @@ class Guard(NamedTuple):
 
 
 RULES = ("tests/reaper/test_decisions.py",)
-EVIDENCE = ("tests/reaper/test_evidence.py",)
+EVIDENCE = (
+    "tests/reaper/evidence/test_collector.py",
+    "tests/reaper/evidence/test_fleet.py",
+    "tests/reaper/evidence/test_inspection.py",
+    "tests/reaper/evidence/test_queued.py",
+    "tests/reaper/evidence/test_running.py",
+)
 SWEEPS = ("tests/reaper/test_sweeps.py",)
 SWITCHES = ("tests/reaper/test_switches.py",)
 ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
@@ -190,21 +196,33 @@ GUARDS = [
         ),
     ),
     *of(
-        "reaper/evidence/collector.py",
+        "reaper/evidence/fleet.py",
         EVIDENCE,
         ("a witness has been there for long", "and self.now - worker.since >= DEAD_AFTER", ""),
-        ("a witness is fresh", "if self.now - worker.seen_at <= MAX_REPORT_AGE", "if True"),
-        ("a report that is not whole", "and not crowd.uncertainties and not silence", "and not silence"),
-        ("a doubt about the answer", "if not node and not doubts:", "if not node:"),
+        ("a witness is fresh", "if self.now - worker.seen_at <= MAX_HEARTBEAT_AGE", "if True"),
+    ),
+    *of(
+        "reaper/evidence/heartbeats.py",
+        EVIDENCE,
+        ("a report that is not whole", "and not fleet.uncertainties and not silence", "and not silence"),
+    ),
+    *of(
+        "reaper/evidence/inspection.py",
+        EVIDENCE,
+        ("a doubt about the answer", "if not node and not reasons:", "if not node:"),
+    ),
+    *of(
+        "reaper/evidence/queued.py",
+        EVIDENCE,
         ("more consumers than reports", "if consumers is not None and consumers >", "if False and consumers >"),
     ),
     *of(
-        "reaper/workers/registry.py",
-        ("tests/reaper/test_workers.py", *EVIDENCE),
+        "reaper/workers/liveness.py",
+        ("tests/reaper/workers/test_liveness.py", "tests/reaper/workers/test_registry.py", *EVIDENCE),
         (
             "a worker is dead only after its silence",
             "if ended_at is not None or silence > DEAD_AFTER:",
-            "if ended_at is not None or silence > GAP:",
+            "if ended_at is not None or silence > MAX_GAP:",
         ),
     ),
     *of(
@@ -213,9 +231,9 @@ GUARDS = [
         ("the brake", "return to_act > HELD_LIMIT and is_mass(to_act, unfinished)", "return False"),
     ),
     *of(
-        "reaper/evidence/collector.py",
+        "reaper/evidence/fleet.py",
         SWITCHES,
-        ("mass silence", "silent = brake.detect_mass_silence(mine, DEAD_AFTER, self.now)", "silent = None"),
+        ("mass silence", "= brake.detect_mass_silence(consumers, DEAD_AFTER, self.now)", "= None"),
     ),
     *of(
         "reaper/sweeps/sweep.py",

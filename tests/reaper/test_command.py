@@ -100,7 +100,7 @@ def test_a_dry_run_tells_that_workers_fell_silent_together():
         job = running_job(5 * MINUTE, worker=f"celery@s{number}/abc")
         report(job.worker, silent=MINUTE, active={job.task_id: 0})
     code, _, err = reaper("sweep", "--dry-run")
-    assert (code, err.count("held: 3 of 3 workers of queue crawl fell silent together")) == (1, 1)
+    assert (code, err.count("held: 3 of 3 workers of queue crawl lost heartbeat together")) == (1, 1)
 
 
 def test_a_broker_that_is_down_is_told_and_is_not_well(stuck, refusing_broker):

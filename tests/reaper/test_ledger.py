@@ -23,7 +23,7 @@ from reaper.core.serialization import evidence_from_json, facts_from_json, to_co
 from reaper.ledger import records as ledger
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps import sweep as sweeps
-from reaper.workers.registry import DEAD_AFTER
+from reaper.workers.timing import DEAD_AFTER
 from tests.reaper.test_decisions import DEAD, POLICIES, REPEATS, always, evidences, queued, running
 from tests.reaper.test_decisions import runs as any_runs
 from tests.worlds import NOW, SECOND, queued_job, running_job

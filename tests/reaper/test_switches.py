@@ -350,7 +350,7 @@ def test_when_most_workers_fall_silent_together_nothing_is_taken_from_them(limit
     # What needs no evidence goes on.
     assert fresh(late).status == "failed"
     assert row.errors == [
-        "held: 3 of 5 workers of queue crawl fell silent together, and none has come back since: nothing is decided by"
+        "held: 3 of 5 workers of queue crawl lost heartbeat together, and none is back: nothing is decided by"
         " the absence of a task until one consumes the queue again"
     ]
 

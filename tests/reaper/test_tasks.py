@@ -127,7 +127,7 @@ def test_the_last_good_sweep_of_every_kind_and_phase_outlives_its_time():
         sweep_row(400 * DAY, kind="source_result"),
         sweep_row(365 * DAY, phase="parents", idle=True),
     }
-    sweep_row(200 * DAY, errors=["the broker did not take a message"])
+    sweep_row(200 * DAY, errors=["publishing to the broker failed"])
     sweep_row(200 * DAY, finished_at=None)
     tasks.prune_history()
     assert set(Sweep.objects.all()) == kept

@@ -17,17 +17,18 @@ FOLDER = Path(os.environ.get("WORKLOAD_FOLDER", "/nowhere"))
 
 def identity() -> str:
     """The name of the worker that this runs in. The app is made before Django is set up, which the reaper needs."""
-    from reaper.workers import heartbeat as reporter
+    from reaper.workers.identity import worker_name
 
-    return reporter.worker_name()
+    return worker_name()
 
 
 @worker_init.connect
 def hurry(**_) -> None:
     """Report more often than a worker does, so that the tests need not wait for it."""
-    from reaper.workers import heartbeat as reporter
+    from reaper.workers import timing
 
-    reporter.INTERVAL, reporter.DEADLINE = 0.2, 1
+    timing.REPORT_INTERVAL_S = 0.2
+    timing.WRITE_TIMEOUT_S = 1
 
 
 def is_reported() -> bool:

@@ -300,7 +300,7 @@ def test_a_database_that_hangs_does_not_stop_the_worker(worker):
     job = job_of(task_id=str(uuid4()))
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("LOCK TABLE crawl_jobs IN ACCESS EXCLUSIVE MODE")
-        for why in ("did not answer within", "not answered an earlier question"):
+        for why in ("did not answer within", "not answered an earlier query"):
             assert why in query(job.task_id)["run"]
             assert inspect().ping()
     wait_until(lambda: query(job.task_id)["run"] == f"crawl_job:{job.pk}", what="the worker can ask again")

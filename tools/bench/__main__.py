@@ -99,7 +99,7 @@ def conclude(figures: list[Figure]) -> int:
 def await_witness(processes: ProcessGroup) -> None:
     """Wait until the idle worker has been reporting for long enough to tell that another one is dead."""
     from reaper.models import WorkerHeartbeat
-    from reaper.workers.registry import DEAD_AFTER
+    from reaper.workers.timing import DEAD_AFTER
 
     end = time.monotonic() + 120
     while not any(report.seen_at - report.since > DEAD_AFTER for report in WorkerHeartbeat.objects.all()):

@@ -117,7 +117,7 @@ def test_revoke_that_broker_rejects_is_sent_by_next_sweep(ada, broker, monkeypat
     job = held_job(MINUTE)
 
     def refuse(*arguments, **more):
-        raise BrokerUnavailable("the broker did not take a message: nobody is there")
+        raise BrokerUnavailable("publishing to the broker failed: nobody is there")
 
     with monkeypatch.context() as patched:
         patched.setattr(Broker, "revoke", refuse)

@@ -10,7 +10,7 @@ from apps.sources import claims
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.models import WorkerHeartbeat
 from reaper.workers.inspect import InspectionResult
-from reaper.workers.registry import DEAD_AFTER
+from reaper.workers.timing import DEAD_AFTER
 
 QUEUE = "crawl"
 NAMES = ("w1", "w2", "w3")

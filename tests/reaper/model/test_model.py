@@ -422,7 +422,7 @@ def world(broker, settings, monkeypatch):
 
     monkeypatch.setattr(Broker, "_connect", unless_refusing(connect))
     monkeypatch.setattr(dispatch, "send", unless_refusing(send))
-    monkeypatch.setattr("reaper.evidence.collector.inspect_workers", lambda *args: Story.now_told.fleet.inquire(*args))
+    monkeypatch.setattr("reaper.evidence.sources.inspect_workers", lambda *args: Story.now_told.fleet.inquire(*args))
     stepping(monkeypatch, lambda sweep, changes: Story.now_told.committed(sweep, changes))
     Story.redis, Story.notified, Story.written = broker.client, Counter(), []
 

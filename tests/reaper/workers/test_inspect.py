@@ -1,4 +1,4 @@
-"""The second opinion: what real workers say that they hold, what silence costs, and that nothing is left behind."""
+"""Inspecting the workers: what they say that they hold, what silence costs, and that nothing is left behind."""
 
 import base64
 import json
@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
 import pytest
-from celery import Celery
 from freezegun.api import real_monotonic
 from kombu import Connection
 from kombu.pidbox import Mailbox
@@ -18,25 +17,20 @@ from reaper.broker.connection import Broker
 from reaper.workers.inspect import InspectionResult, inspect_workers
 from tests import little, servers
 from tests.processes import halt, wait_until
+from tests.reaper.broker.messages import celery_app
 
 KINDS = {"active": [], "reserved": [], "scheduled": [], "query_task": {}}
-
-
-def project(url):
-    app = Celery("elsewhere", set_as_current=False)
-    app.conf.broker_write_url = url
-    return app
 
 
 @pytest.fixture
 def app(broker, monkeypatch):
     monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
-    return project(broker.url)
+    return celery_app(broker.url)
 
 
-def ask(app, *ids, expected=("one@test",), seconds=2.0):
-    with Broker(app) as asked:
-        return inspect_workers(asked, ids, expected, seconds)
+def inspect(app, *ids, expected=("one@test",), seconds=2.0):
+    with Broker(app) as broker:
+        return inspect_workers(broker, ids, expected, seconds)
 
 
 class Node:
@@ -88,7 +82,7 @@ def nodes(broker, *made):
 
 
 class TestReplies:
-    def test_what_each_command_tells_is_held(self, app, broker):
+    def test_reply_to_each_command_names_holders(self, app, broker):
         told = {
             "active": [{"id": "a1"}, {"id": "a2"}],
             "reserved": [{"id": "r1"}],
@@ -96,35 +90,41 @@ class TestReplies:
             "query_task": {"q1": ["reserved", {"id": "q1"}], "q2": ["active", {}], "q3": ["ready", {}]},
         }
         with nodes(broker, ("one@test", told)):
-            found = ask(app, "q1", "q2", "q3")
-        assert found.holding == dict.fromkeys(["a1", "a2", "r1", "s1", "q1", "q2", "q3"], "one@test")
+            found = inspect(app, "q1", "q2", "q3")
+        assert found.holders == dict.fromkeys(["a1", "a2", "r1", "s1", "q1", "q2", "q3"], "one@test")
         assert found.active == dict.fromkeys(["a1", "a2", "q2"], "one@test")
-        assert (found.responded_fully, found.duplicate_nodes, found.unread, found.error) == ({"one@test"}, set(), 0, "")
+        assert found.responded_fully == {"one@test"}
+        assert found.duplicate_nodes == set()
+        assert found.malformed == 0
+        assert found.error == ""
 
-    def test_the_one_that_executes_a_task_is_named_before_one_that_only_has_it(self, app, broker):
+    def test_holder_is_the_executing_worker_before_a_reserving_one(self, app, broker):
         made = [("one@test", {"reserved": [{"id": "t1"}]}), ("two@test", {"active": [{"id": "t1"}]})]
         for order in (made, made[::-1]):
             with nodes(broker, *order):
-                found = ask(app, expected=["one@test", "two@test"])
-            assert found.holding == found.active == {"t1": "two@test"}
+                found = inspect(app, expected=["one@test", "two@test"])
+            assert found.holders == found.active == {"t1": "two@test"}
 
-    def test_two_under_one_name_are_told(self, app, broker):
+    def test_two_workers_of_one_name_are_duplicates(self, app, broker):
         with nodes(broker, ("one@test", {"active": [{"id": "t1"}]}), ("one@test", {}), ("two@test", {})):
-            found = ask(app, expected=["one@test", "one@test", "two@test"])
-        assert (found.responded_fully, found.duplicate_nodes) == ({"one@test", "two@test"}, {"one@test"})
-        assert found.holding == {"t1": "one@test"}
+            found = inspect(app, expected=["one@test", "one@test", "two@test"])
+        assert found.responded_fully == {"one@test", "two@test"}
+        assert found.duplicate_nodes == {"one@test"}
+        assert found.holders == {"t1": "one@test"}
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_garbage_is_counted_and_whoever_says_it_has_not_answered(self, app, broker, kind):
-        garbage = [None, 5, "text", {"ok": "pong"}, [1], [{}], [{"request": 1}], [{"id": []}], ValueError("notified")]
+    def test_malformed_reply_is_counted_and_is_no_full_response(self, app, broker, kind):
+        garbage = [None, 5, "text", {"ok": "pong"}, [1], [{}], [{"request": 1}], [{"id": []}], ValueError("boom")]
         held = {"active": [{"id": "t1"}], "reserved": [{"id": "t2"}]}
         odd = [(f"odd{number}@test", {**held, kind: each}) for number, each in enumerate(garbage)]
         with nodes(broker, *odd, ("one@test", {})):
-            found = ask(app, expected=["nobody@test"], seconds=1.0)
-        assert (found.responded_fully, found.unread, found.error) == ({"one@test"}, len(garbage), "")
-        assert found.holding.keys() == {"active": {"t2"}, "reserved": {"t1"}}.get(kind, {"t1", "t2"})
+            found = inspect(app, expected=["nobody@test"], seconds=1.0)
+        assert found.responded_fully == {"one@test"}
+        assert found.malformed == len(garbage)
+        assert found.error == ""
+        assert found.holders.keys() == {"active": {"t2"}, "reserved": {"t1"}}.get(kind, {"t1", "t2"})
 
-    def test_what_is_no_reply_at_all_is_counted_or_told_and_never_raised(self, app, broker):
+    def test_undecodable_reply_is_counted_and_not_raised(self, app, broker):
         heard = []
 
         def disturb():
@@ -138,28 +138,30 @@ class TestReplies:
 
         thread = threading.Thread(target=disturb)
         thread.start()
-        found = ask(app, seconds=1.0)
+        found = inspect(app, seconds=1.0)
         thread.join()
         assert sorted(heard) == sorted(KINDS)
-        assert (found.unread, found.responded_fully, found.holding) == (4, set(), {})
+        assert found.malformed == 4
+        assert found.responded_fully == set()
+        assert found.holders == {}
 
-    def test_nobody_there_is_no_error(self, app):
+    def test_inspection_without_workers_is_no_error(self, app):
         begin = real_monotonic()
-        found = ask(app, "t1", seconds=0.3)
+        found = inspect(app, "t1", seconds=0.3)
         assert 0.3 <= real_monotonic() - begin < 1.5
         assert found == InspectionResult()
 
-    def test_as_many_as_are_expected_end_it_and_none_expected_waits_for_whoever_is_there(self, app, broker):
+    def test_inspection_ends_when_all_expected_nodes_have_answered(self, app, broker):
         with nodes(broker, ("one@test", {}), ("two@test", {})):
             took = []
             for expected in (["one@test", "two@test"], ["one@test"], [], ["one@test", "one@test"], ["three@test"]):
                 begin = real_monotonic()
-                found = ask(app, expected=expected, seconds=1.0)
+                found = inspect(app, expected=expected, seconds=1.0)
                 took.append(real_monotonic() - begin)
                 assert expected == ["one@test"] or found.responded_fully == {"one@test", "two@test"}
         assert max(took[:2]) < 0.9 <= min(took[2:])
 
-    def test_a_broker_that_refuses_is_not_the_same_as_nobody(self, refusing_broker):
+    def test_refusing_broker_differs_from_no_workers(self, refusing_broker):
         with Broker() as asked:
             found = inspect_workers(asked, ["t1"], ["one@test"])
             assert found.error == asked.error
@@ -168,9 +170,9 @@ class TestReplies:
 
     @pytest.mark.live
     @pytest.mark.parametrize("half_way", [False, True])
-    def test_a_broker_that_hangs_costs_a_few_seconds(self, hanging_broker, monkeypatch, half_way):
+    def test_hanging_broker_ends_the_inspection_within_6s(self, hanging_broker, monkeypatch, half_way):
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
-        asked = Broker(project(hanging_broker.url))
+        asked = Broker(celery_app(hanging_broker.url))
         if half_way:
             hanging_broker.go_on()
             asked.revoke(["t1"])
@@ -217,8 +219,8 @@ class TestWorkers:
     @pytest.fixture
     def app(self, crew, monkeypatch):
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
-        app = project(crew[0].url)
-        wait_until(lambda: ask(app, expected=ALL).responded_fully == ALL, what="all workers answer")
+        app = celery_app(crew[0].url)
+        wait_until(lambda: inspect(app, expected=ALL).responded_fully == ALL, what="all workers answer")
         return app
 
     @pytest.fixture
@@ -232,65 +234,67 @@ class TestWorkers:
 
         yield give
         release.touch()
-        wait_until(lambda: not ask(app, expected=ALL).active, what="the tasks have ended")
+        wait_until(lambda: not inspect(app, expected=ALL).active, what="the tasks have ended")
 
-    def test_all_answer_at_once_and_nothing_is_left_behind(self, app, crew):
+    def test_real_workers_answer_at_once_and_leave_nothing_behind(self, app, crew):
         client = crew[0].client
         keys, connected = set(client.keys()), client.info("clients")["connected_clients"]
         begin = real_monotonic()
-        found = ask(app, "t1", expected=ALL, seconds=20.0)
+        found = inspect(app, "t1", expected=ALL, seconds=20.0)
         assert real_monotonic() - begin < 10
-        assert (found.responded_fully, found.active, found.duplicate_nodes, found.unread, found.error) == (
-            ALL,
-            {},
-            set(),
-            0,
-            "",
-        )
+        assert found.responded_fully == ALL
+        assert found.active == {}
+        assert found.duplicate_nodes == set()
+        assert found.malformed == 0
+        assert found.error == ""
         assert set(client.keys()) <= keys, "an earlier test's messages may still go"
         assert client.smembers("_kombu.binding.reply.celery.pidbox") == set()
         wait_until(lambda: client.info("clients")["connected_clients"] <= connected)
 
-    def test_what_a_worker_executes_reserves_and_schedules_is_held(self, app, hold):
+    def test_executed_reserved_and_scheduled_tasks_are_held(self, app, hold):
         active, reserved, later = (str(uuid4()) for _ in range(3))
         hold("one", later, countdown=300)
-        wait_until(lambda: later in ask(app, expected=ALL).holding)
+        wait_until(lambda: later in inspect(app, expected=ALL).holders)
         hold("one", active)
-        wait_until(lambda: active in ask(app, expected=ALL).active)
+        wait_until(lambda: active in inspect(app, expected=ALL).active)
         hold("one", reserved)
-        wait_until(lambda: reserved in ask(app, expected=ALL).holding)
-        found = ask(app, reserved, "gone", expected=ALL)
-        assert found.holding.items() >= dict.fromkeys([active, reserved, later], "one@test").items()
-        assert "gone" not in found.holding
+        wait_until(lambda: reserved in inspect(app, expected=ALL).holders)
+        found = inspect(app, reserved, "gone", expected=ALL)
+        assert found.holders.items() >= dict.fromkeys([active, reserved, later], "one@test").items()
+        assert "gone" not in found.holders
         assert found.active == {active: "one@test"}
 
-    def test_a_busy_solo_worker_and_a_stopped_one_are_silent_and_cost_the_time_once(self, app, crew, hold):
+    def test_busy_solo_and_stopped_workers_cost_the_time_only_once(self, app, crew, hold):
         server, workers = crew
         task_id, others = str(uuid4()), ALL - {"solo@test"}
         hold("solo", task_id)
         wait_until(
-            lambda: not server.client.llen("solo") and ask(app, expected=others, seconds=2.0).responded_fully == others
+            lambda: (
+                not server.client.llen("solo") and inspect(app, expected=others, seconds=2.0).responded_fully == others
+            )
         )
         halt(workers["two"].pid)
         try:
             begin = real_monotonic()
-            found = ask(app, task_id, expected=ALL, seconds=3.0)
+            found = inspect(app, task_id, expected=ALL, seconds=3.0)
             assert 3.0 <= real_monotonic() - begin < 5.5
         finally:
             workers["two"].send_signal(signal.SIGCONT)
-        assert (found.responded_fully, found.active, found.error) == ({"one@test"}, {}, "")
-        assert task_id not in found.holding
+        assert found.responded_fully == {"one@test"}
+        assert found.active == {}
+        assert found.error == ""
+        assert task_id not in found.holders
 
-    def test_late_answers_are_left_nowhere(self, app, crew):
+    def test_late_replies_are_left_nowhere(self, app, crew):
         server, workers = crew
         keys = set(server.client.keys())
         halt(workers["two"].pid)
         try:
-            found = ask(app, expected=ALL, seconds=2.0)
+            found = inspect(app, expected=ALL, seconds=2.0)
         finally:
             workers["two"].send_signal(signal.SIGCONT)
         assert found.responded_fully == ALL - {"two@test"}
-        wait_until(lambda: ask(app, expected=ALL).responded_fully == ALL)
+        wait_until(lambda: inspect(app, expected=ALL).responded_fully == ALL)
         assert set(server.client.keys()) <= keys, "an earlier test's messages may still go"
 
 
@@ -300,25 +304,24 @@ class TestRabbit:
     @pytest.fixture
     def app(self, rabbit, monkeypatch):
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
-        return project(rabbit.url)
+        return celery_app(rabbit.url)
 
-    def test_a_worker_answers_and_a_terminate_reaches_the_one_that_is_named(self, app, rabbit, tmp_path):
+    def test_rabbitmq_worker_answers_and_only_the_named_is_terminated(self, app, rabbit, tmp_path):
         task_id = str(uuid4())
         with little.workers(rabbit.url, tmp_path, prey="prefork"):
             with Broker(app) as asked:
                 asked.publish("little.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id)
-            wait_until(lambda: ask(app, task_id, expected=["prey@test"]).active == {task_id: "prey@test"})
+            wait_until(lambda: inspect(app, task_id, expected=["prey@test"]).active == {task_id: "prey@test"})
             with Broker(app) as asked:
                 asked.revoke([task_id], terminate=True, destination=["another@test"])
                 assert inspect_workers(asked, [task_id], ["prey@test"]).active == {task_id: "prey@test"}
                 asked.revoke([task_id], terminate=True, destination=["prey@test"])
             prey = frozenset({"prey@test"})
-            wait_until(
-                lambda: ask(app, task_id, expected=["prey@test"]) == InspectionResult(responded_fully=prey, heard=prey)
-            )
+            idle = InspectionResult(responded_fully=prey, responded=prey)
+            wait_until(lambda: inspect(app, task_id, expected=["prey@test"]) == idle)
 
-    def test_a_broker_that_hangs_is_not_the_same_as_nobody(self, app, rabbit):
-        assert ask(app, seconds=0.1) == InspectionResult()
+    def test_hanging_rabbitmq_differs_from_no_workers(self, app, rabbit):
+        assert inspect(app, seconds=0.1) == InspectionResult()
         asked = Broker(app)
         asked.revoke(["t1"])
         with rabbit.stopped(), asked:

@@ -18,7 +18,7 @@ def waiting(task_id):
     return SimpleNamespace(entry=SimpleNamespace(args=(request, "bucket", 1)))
 
 
-def test_what_is_in_any_of_celerys_lists_is_held(consumer):
+def test_task_in_any_of_celerys_lists_is_held(consumer):
     running, reserved, scheduled, limited = (Task(name) for name in ("running", "reserved", "scheduled", "limited"))
     running.time_start = 7.5
     state.requests["known"] = None
@@ -31,7 +31,7 @@ def test_what_is_in_any_of_celerys_lists_is_held(consumer):
     assert found == TaskSnapshot({"running": 7.5}, {"known", "reserved", "scheduled", "limited", "eta"})
 
 
-def test_a_running_task_whose_id_a_second_copy_has_taken_away_is_active(consumer):
+def test_running_task_is_active_after_its_second_copy_ended(consumer):
     original = Task("a", 7.5)
     state.task_accepted(request := SimpleNamespace(id="a", name="t"), add_active_request=lambda _: None)
     state.active_requests.add(original)
@@ -41,7 +41,7 @@ def test_a_running_task_whose_id_a_second_copy_has_taken_away_is_active(consumer
     assert snapshot_tasks(consumer).active == {"a": 7.5}
 
 
-def test_a_list_that_changes_while_it_is_read_is_read_again():
+def test_list_that_changes_while_copied_is_copied_again():
     class Restless:
         reads = 0
 
@@ -54,7 +54,7 @@ def test_a_list_that_changes_while_it_is_read_is_read_again():
     assert copy_live(Restless()) == ["a"]
 
 
-def test_of_two_running_copies_the_first_start_counts(consumer):
+def test_first_start_of_running_copies_counts(consumer):
     copies = [Task("a", start) for start in (8.5, 7.5, 9.5)]
     state.active_requests.update(copies)
     assert snapshot_tasks(consumer).active == {"a": 7.5}
@@ -63,13 +63,14 @@ def test_of_two_running_copies_the_first_start_counts(consumer):
 @pytest.mark.parametrize(
     ("active", "held", "complete"), [(3, 7, True), (3, 8, False), (10, 0, True), (10, 1, False), (11, 0, False)]
 )
-def test_what_a_row_cannot_carry_is_left_out_and_said_so(active, held, complete):
-    holding = TaskSnapshot({f"a{n}": 1.0 for n in range(active)}, {f"h{n}" for n in range(held)})
-    kept, whole = truncate(holding, most=10)
+def test_tasks_beyond_the_limit_are_left_out_and_reported(active, held, complete):
+    tasks = TaskSnapshot({f"a{n}": 1.0 for n in range(active)}, {f"h{n}" for n in range(held)})
+    kept, whole = truncate(tasks, limit=10)
     assert whole is complete
-    assert (len(kept.active), len(kept.held)) == (min(active, 10), min(held, 10 - len(kept.active)))
+    assert len(kept.active) == min(active, 10)
+    assert len(kept.held) == min(held, 10 - len(kept.active))
 
 
 @pytest.mark.parametrize("odd", ["nul\0", "\ud800", "x" * 256, None, 7, "new\nline"])
-def test_an_id_that_not_every_database_takes_is_left_out_and_said_so(odd):
+def test_id_that_not_every_database_accepts_is_left_out_and_reported(odd):
     assert truncate(TaskSnapshot({"a": 1.0}, {"b", odd})) == (TaskSnapshot({"a": 1.0}, {"b"}), False)

@@ -8,7 +8,7 @@ from uuid import uuid4
 from celery.worker.control import Panel
 from kombu.asynchronous.timer import Timer
 
-from reaper.workers import inspect_command as inspecting
+from reaper.workers import inspect_command
 from tests.reaper.command import named
 from tests.worlds import COMMITTED, NOW, child, parent, queued_job, running_job
 
@@ -27,7 +27,7 @@ def said(run):
 
 
 @COMMITTED
-def test_it_names_the_run_its_status_and_since_when():
+def test_query_names_the_run_its_status_and_since_when():
     since = "2026-03-01 11:00:00+00:00"
     hour = timedelta(hours=1)
     running, queued = running_job(hour, created_at=NOW - 2 * hour), queued_job(hour)
@@ -38,19 +38,19 @@ def test_it_names_the_run_its_status_and_since_when():
 
 
 @COMMITTED
-def test_many_ids_are_answered_one_by_one_and_an_unknown_one_is_said_to_be():
+def test_query_of_many_ids_answers_each_and_names_unknown_ones():
     run, unknown = running_job(), str(uuid4())
     answer = query(run.task_id, unknown)
     assert answer[run.task_id]["run"] == named(run)
     assert answer[unknown]["run"].startswith("none carries this task id")
 
 
-def test_no_id_is_an_error_and_no_question():
+def test_query_without_an_id_is_an_error():
     assert query() == {"error": "name at least one task id"}
 
 
 @COMMITTED
-def test_what_breaks_the_question_is_said_in_one_line(settings):
+def test_query_that_breaks_says_so_in_one_line(settings):
     settings.REAPER = {"ADAPTERS": ["nowhere.Adapter"]}
     told = query("x")["x"]["run"]
     assert told.startswith("unknown: ")
@@ -58,16 +58,15 @@ def test_what_breaks_the_question_is_said_in_one_line(settings):
     assert "\n" not in told
 
 
-def test_one_question_that_hangs_keeps_one_thread():
+def test_query_that_hangs_keeps_one_thread():
     """The database that never answers is a lock here; a real one is in the runbook's live test."""
     hangs, before = threading.Event(), threading.active_count()
-    assert (
-        inspecting.call_with_timeout(0.01, lambda: hangs.wait(60) and {}) == "the database did not answer within 0.01 s"
-    )
-    again = [inspecting.call_with_timeout(5, dict) for _ in range(3)]
-    assert again == ["the database has not answered an earlier question yet"] * 3
+    hanging = inspect_command.call_with_timeout(0.01, lambda: hangs.wait(60) and {})
+    assert hanging == "the database did not answer within 0.01 s"
+    again = [inspect_command.call_with_timeout(5, dict) for _ in range(3)]
+    assert again == ["the database has not answered an earlier query yet"] * 3
     assert threading.active_count() <= before + 1
     hangs.set()
-    assert inspecting._asking.acquire(timeout=5)
-    inspecting._asking.release()
-    assert inspecting.call_with_timeout(5, dict) == {}
+    assert inspect_command._querying.acquire(timeout=5)
+    inspect_command._querying.release()
+    assert inspect_command.call_with_timeout(5, dict) == {}

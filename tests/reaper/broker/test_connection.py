@@ -1,4 +1,4 @@
-"""The broker, asked within bounds: what arrives where, and how soon a dead one is given up."""
+"""The broker, link within bounds: what arrives where, and how soon a dead one is given up."""
 
 import os
 import subprocess
@@ -8,12 +8,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from celery import Celery
 from freezegun.api import real_monotonic
 
 from reaper.adapters import Message
 from reaper.broker.connection import Broker
 from reaper.exceptions import BrokerUnavailable
+from tests.reaper.broker.messages import celery_app
 from tests.servers import Revoke, eventually
 
 TASK = "apps.sources.tasks.crawl_source"
@@ -28,32 +28,32 @@ def within(seconds):
     assert took <= seconds, f"took {took:.1f} s"
 
 
-def test_a_task_lands_in_its_kinds_queue_under_the_given_id(broker):
-    with Broker() as asked:
-        asked.publish(TASK, Message(["s"], {"crawl_job_id": "j"}), "t1")
-        asked.publish(TASK, Message(), "t2")
+def test_publish_sends_to_the_kinds_queue_under_the_given_id(broker):
+    with Broker() as link:
+        link.publish(TASK, Message(["s"], {"crawl_job_id": "j"}), "t1")
+        link.publish(TASK, Message(), "t2")
     assert broker.waiting("crawl") == [("t1", TASK, ["s"], {"crawl_job_id": "j"}), ("t2", TASK, [], {})]
     assert broker.revokes() == []
 
 
-def test_the_message_chooses_its_queue_but_not_its_id(broker):
-    with Broker() as asked:
-        asked.publish(TASK, Message(options={"queue": "slow", "task_id": "its own"}), "t1")
+def test_message_options_choose_the_queue_but_not_the_id(broker):
+    with Broker() as link:
+        link.publish(TASK, Message(options={"queue": "slow", "task_id": "its own"}), "t1")
     assert broker.ids("slow") == ["t1"]
     assert broker.ids("crawl") == []
 
 
-def test_many_revokes_are_one_broadcast(broker):
-    with Broker() as asked:
-        asked.revoke(["t1", "t2"])
-        asked.revoke(["t3"], terminate=True)
+def test_revoke_of_many_tasks_is_one_broadcast(broker):
+    with Broker() as link:
+        link.revoke(["t1", "t2"])
+        link.revoke(["t3"], terminate=True)
     assert broker.revokes() == [Revoke(["t1", "t2"], False, None), Revoke(["t3"], True, "SIGKILL")]
 
 
-def test_a_revoke_goes_to_the_workers_that_it_names(broker):
-    with Broker() as asked:
-        asked.revoke(["t1"], destination=["one@host", "two@host"])
-        asked.revoke(["t2"], terminate=True, destination=("one@host",))
+def test_revoke_goes_to_the_named_workers(broker):
+    with Broker() as link:
+        link.revoke(["t1"], destination=["one@host", "two@host"])
+        link.revoke(["t2"], terminate=True, destination=("one@host",))
     assert broker.revokes() == [
         Revoke(["t1"], False, None, ["one@host", "two@host"]),
         Revoke(["t2"], True, "SIGKILL", ["one@host"]),
@@ -78,91 +78,91 @@ UNSENDABLE = {
 
 
 @pytest.mark.parametrize("message", UNSENDABLE.values(), ids=UNSENDABLE)
-def test_a_message_that_no_broker_could_take_is_its_own_fault_only(broker, message):
-    with Broker() as asked:
+def test_unsendable_message_raises_value_error_and_spares_the_broker(broker, message):
+    with Broker() as link:
         with pytest.raises(ValueError, match=r"\w+: .+"):
-            asked.publish(TASK, message, "t1")
-        assert asked.error == ""
-        asked.publish(TASK, Message(), "t2")
+            link.publish(TASK, message, "t1")
+        assert link.error == ""
+        link.publish(TASK, Message(), "t2")
     assert broker.ids() == ["t2"]
 
 
 @pytest.mark.parametrize("url", ["nobody-knows://host", "redis://127.0.0.1/no number"])
-def test_an_address_that_makes_no_sense_is_the_brokers_fault(url, monkeypatch):
+def test_invalid_broker_address_raises_broker_unavailable(url, monkeypatch):
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", url)
-    with Broker() as asked:
+    with Broker() as link:
         with pytest.raises(BrokerUnavailable):
-            asked.publish(TASK, Message(), "t1")
+            link.publish(TASK, Message(), "t1")
         with pytest.raises(BrokerUnavailable):
-            asked.revoke(["t1"])
+            link.revoke(["t1"])
 
 
-def test_a_question_is_answered_over_the_sweeps_connection(broker):
-    with Broker() as asked:
-        assert asked.ask(lambda connection: connection.transport.driver_type) == "redis"
+def test_call_passes_the_sweeps_connection(broker):
+    with Broker() as link:
+        assert link.call(lambda connection: connection.transport.driver_type) == "redis"
         with pytest.raises(ValueError, match="KeyError"):
-            asked.ask(lambda connection: {}["nothing"])
-        assert asked.error == ""
+            link.call(lambda connection: {}["nothing"])
+        assert link.error == ""
 
 
-def test_a_broker_that_did_not_answer_is_not_given_messages_either(refusing_broker):
-    with within(3), Broker() as asked:
+def test_publish_after_a_failed_call_fails_at_once(refusing_broker):
+    with within(3), Broker() as link:
         with pytest.raises(BrokerUnavailable, match="the broker did not answer: "):
-            asked.ask(lambda connection: connection.channel())
+            link.call(lambda connection: connection.channel())
         with within(1), pytest.raises(BrokerUnavailable, match="the broker did not answer: "):
-            asked.publish(TASK, Message(), "t1")
+            link.publish(TASK, Message(), "t1")
 
 
-def test_one_connection_serves_the_whole_sweep_and_is_closed_after_it(broker):
+def test_one_connection_serves_the_whole_sweep_and_is_closed(broker):
     def connections():
         return int(broker.client.info("clients")["connected_clients"])
 
     before = connections()
-    with Broker() as asked:
+    with Broker() as link:
         for number in range(20):
-            asked.publish(TASK, Message(), f"t{number}")
-            asked.revoke([f"t{number}"])
+            link.publish(TASK, Message(), f"t{number}")
+            link.revoke([f"t{number}"])
         assert connections() - before <= 3
     assert eventually(lambda: connections() <= before)
 
 
-def test_a_broker_that_is_not_needed_is_not_asked(refusing_broker):
-    with within(1), Broker() as asked:
-        assert asked.error == ""
+def test_unused_broker_is_not_connected(refusing_broker):
+    with within(1), Broker() as link:
+        assert link.error == ""
 
 
 @pytest.mark.parametrize("first", ["publish", "revoke"])
-def test_a_refusing_broker_is_given_up_at_once(refusing_broker, first):
-    with within(3), Broker() as asked:
+def test_refusing_broker_is_given_up_at_once(refusing_broker, first):
+    with within(3), Broker() as link:
         with pytest.raises(BrokerUnavailable) as told:
-            asked.publish(TASK, Message(), "t1") if first == "publish" else asked.revoke(["t1"])
-        assert str(told.value).startswith("the broker did not take a message: ")
-        with within(1), pytest.raises(BrokerUnavailable, match="did not take"):
-            asked.revoke(["t1"])
-        with within(1), pytest.raises(BrokerUnavailable, match="did not take"):
-            asked.publish(TASK, Message(), "t2")
+            link.publish(TASK, Message(), "t1") if first == "publish" else link.revoke(["t1"])
+        assert str(told.value).startswith("publishing to the broker failed: ")
+        with within(1), pytest.raises(BrokerUnavailable, match="publishing to the broker failed"):
+            link.revoke(["t1"])
+        with within(1), pytest.raises(BrokerUnavailable, match="publishing to the broker failed"):
+            link.publish(TASK, Message(), "t2")
 
 
 @pytest.mark.live
 @pytest.mark.parametrize("first", ["publish", "revoke"])
-def test_a_hanging_broker_is_given_up_within_seconds_and_the_second_ask_answers_at_once(hanging_broker, first):
-    with within(8), Broker() as asked:
+def test_hanging_broker_is_given_up_within_6s_and_then_at_once(hanging_broker, first):
+    with within(8), Broker() as link:
         with within(6), pytest.raises(BrokerUnavailable):
-            asked.publish(TASK, Message(), "t1") if first == "publish" else asked.revoke(["t1"])
+            link.publish(TASK, Message(), "t1") if first == "publish" else link.revoke(["t1"])
         with within(1), pytest.raises(BrokerUnavailable):
-            asked.publish(TASK, Message(), "t2")
+            link.publish(TASK, Message(), "t2")
 
 
 @pytest.mark.live
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("first", ["publish", "revoke"])
 @pytest.mark.parametrize("then", ["publish", "revoke"])
-def test_a_broker_that_goes_in_mid_sweep_is_given_up_within_seconds(hanging_broker, end, first, then):
+def test_broker_lost_in_mid_sweep_is_given_up_within_6s(hanging_broker, end, first, then):
     def ask(what, task_id):
-        asked.publish(TASK, Message(), task_id) if what == "publish" else asked.revoke([task_id])
+        link.publish(TASK, Message(), task_id) if what == "publish" else link.revoke([task_id])
 
     hanging_broker.go_on()
-    with within(8), Broker() as asked:
+    with within(8), Broker() as link:
         ask(first, "t1")
         hanging_broker.stop() if end == "stop" else hanging_broker.process.kill()
         with within(6), pytest.raises(BrokerUnavailable):
@@ -172,20 +172,14 @@ def test_a_broker_that_goes_in_mid_sweep_is_given_up_within_seconds(hanging_brok
 
 
 @pytest.mark.live
-def test_the_next_sweep_finds_a_broker_that_is_back(hanging_broker):
-    with Broker() as asked, pytest.raises(BrokerUnavailable):
-        asked.publish(TASK, Message(), "t1")
+def test_next_sweep_reaches_a_broker_that_is_back(hanging_broker):
+    with Broker() as link, pytest.raises(BrokerUnavailable):
+        link.publish(TASK, Message(), "t1")
     hanging_broker.go_on()
-    with Broker() as asked:
-        asked.publish(TASK, Message(), "t2")
-        asked.revoke(["t1"])
+    with Broker() as link:
+        link.publish(TASK, Message(), "t2")
+        link.revoke(["t1"])
     assert "t2" in hanging_broker.ids()
-
-
-def celery_on(server):
-    app = Celery("elsewhere", set_as_current=False)
-    app.conf.broker_write_url = server.url
-    return app
 
 
 WORKER = """
@@ -204,7 +198,7 @@ def note(word):
 
 
 @pytest.mark.live
-def test_a_real_worker_discards_what_was_revoked_and_does_what_was_published(broker, tmp_path, monkeypatch):
+def test_real_worker_discards_revoked_tasks_and_runs_published_ones(broker, tmp_path, monkeypatch):
     monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
     (tmp_path / "little.py").write_text(WORKER)
     noted = tmp_path / "noted"
@@ -212,17 +206,17 @@ def test_a_real_worker_discards_what_was_revoked_and_does_what_was_published(bro
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "DJANGO_"))}
     environment |= {"LITTLE_BROKER": broker.url, "LITTLE_FILE": str(noted), "PYTHONPATH": str(tmp_path)}
     words = [sys.executable, "-m", "celery", "-A", "little", "worker", "-P", "solo", "-Q", "little", "-l", "INFO"]
-    app, ids = celery_on(broker), [str(uuid4()) for _ in range(3)]
+    app, ids = celery_app(broker.url), [str(uuid4()) for _ in range(3)]
     with Path(tmp_path, "log").open("wb") as log:
         worker = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=tmp_path)
     try:
         said = lambda: Path(tmp_path, "log").read_text()  # noqa: E731
         assert eventually(lambda: "ready." in said()), said()
-        with Broker(app) as asked:
-            asked.revoke([ids[0], ids[1]])
+        with Broker(app) as link:
+            link.revoke([ids[0], ids[1]])
             assert eventually(lambda: said().count("revoked") >= 1), said()
             for task_id, word in zip(ids, ("never", "nor this", "done"), strict=True):
-                asked.publish("little.note", Message([word], options={"queue": "little"}), task_id)
+                link.publish("little.note", Message([word], options={"queue": "little"}), task_id)
         assert eventually(lambda: noted.read_text()), said()
         assert noted.read_text() == "done\n"
     finally:
@@ -236,24 +230,24 @@ class TestRabbit:
     @pytest.fixture
     def app(self, rabbit, monkeypatch):
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL", raising=False)
-        return celery_on(rabbit)
+        return celery_app(rabbit.url)
 
     @pytest.mark.parametrize("message", [*UNSENDABLE.values(), Message(options={"priority": "high"})])
-    def test_a_message_that_no_broker_could_take_is_its_own_fault_only(self, app, message):
+    def test_unsendable_message_raises_value_error_and_spares_the_broker(self, app, message):
         queue = str(uuid4())
-        with Broker(app) as asked:
+        with Broker(app) as link:
             with pytest.raises(ValueError, match=r"\w+: .+"):
-                asked.publish("little.hold", message, "t1")
-            asked.publish("little.hold", Message(options={"queue": queue}), "t2")
-            found = asked.ask(lambda connection: connection.channel().queue_declare(queue, passive=True))
+                link.publish("little.hold", message, "t1")
+            link.publish("little.hold", Message(options={"queue": queue}), "t2")
+            found = link.call(lambda connection: connection.channel().queue_declare(queue, passive=True))
         assert found.message_count == 1
 
     @pytest.mark.parametrize("then", ["publish", "revoke"])
-    def test_a_broker_that_goes_in_mid_sweep_is_given_up_within_seconds(self, app, rabbit, then):
-        asked = Broker(app)
-        asked.publish("little.hold", Message(), "t1")
-        with rabbit.stopped(), within(8), asked:
+    def test_broker_lost_in_mid_sweep_is_given_up_within_6s(self, app, rabbit, then):
+        link = Broker(app)
+        link.publish("little.hold", Message(), "t1")
+        with rabbit.stopped(), within(8), link:
             with within(4), pytest.raises(BrokerUnavailable):
-                asked.publish("little.hold", Message(), "t2") if then == "publish" else asked.revoke(["t1"])
+                link.publish("little.hold", Message(), "t2") if then == "publish" else link.revoke(["t1"])
             with within(1), pytest.raises(BrokerUnavailable):
-                asked.publish("little.hold", Message(), "t3")
+                link.publish("little.hold", Message(), "t3")

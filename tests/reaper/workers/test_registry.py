@@ -1,4 +1,4 @@
-"""Who lives, what they hold, and what of a report that cannot be believed."""
+"""The workers as they are stored, and heartbeats that cannot be believed."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,12 +7,10 @@ from django.db import connection
 from django.db.models import JSONField, Value
 
 from reaper.models import WorkerHeartbeat
-from reaper.workers import registry as workers
-from reaper.workers.registry import is_alive
+from reaper.workers.registry import Worker, load_workers, parse_worker, prune
 from tests.worlds import NOW, SECOND
 
 pytestmark = pytest.mark.django_db
-
 ROW = {
     "hostname": "celery@w1",
     "incarnation": "abc",
@@ -34,30 +32,10 @@ def report(ago=timedelta(0), **fields):
     return WorkerHeartbeat.objects.create(**{**ROW, "seen_at": NOW - ago, **fields})
 
 
-@pytest.mark.parametrize(
-    ("silent", "session", "ended", "alive"),
-    [
-        (0, None, False, True),
-        (12, None, False, True),
-        (13, None, False, False),
-        (12, True, False, True),
-        (13, True, False, False),  # stopped, or cut off: its session is no proof of life
-        (0, False, False, True),  # ended by hand a moment ago: it reports again
-        (8, False, False, True),
-        (9, False, False, False),
-        (0, None, True, False),
-        (0, True, True, False),
-        (-30, None, False, True),
-    ],
-)
-def test_who_lives(silent, session, ended, alive):
-    assert is_alive(NOW if ended else None, NOW - silent * SECOND, session, NOW) is alive
-
-
-def test_a_report_is_read_whole():
+def test_heartbeat_is_parsed_completely():
     report()
-    (worker,) = workers.load_workers("default", NOW)
-    assert worker == workers.Worker(
+    (worker,) = load_workers("default", NOW)
+    assert worker == Worker(
         hostname="celery@w1",
         incarnation="abc",
         seen_at=NOW,
@@ -71,13 +49,14 @@ def test_a_report_is_read_whole():
         ended_at=None,
         alive=True,
     )
-    assert (worker.name, worker.skew) == ("celery@w1/abc", SECOND)
+    assert worker.name == "celery@w1/abc"
+    assert worker.skew == SECOND
 
 
-def test_two_workers_of_one_hostname_are_two():
+def test_two_workers_of_one_hostname_are_kept_apart():
     report(13 * SECOND)
     report(incarnation="def")
-    assert {worker.name: worker.alive for worker in workers.load_workers("default", NOW)} == {
+    assert {worker.name: worker.alive for worker in load_workers("default", NOW)} == {
         "celery@w1/abc": False,
         "celery@w1/def": True,
     }
@@ -103,22 +82,27 @@ def test_two_workers_of_one_hostname_are_two():
         ({"since": None}, {"a": 7.5}, {"a", "b"}, {"crawl"}),
     ],
 )
-def test_of_a_report_that_is_wrong_the_rest_is_read_and_it_is_incomplete(garbage, active, held, queues):
-    worker = workers.parse_worker({**ROW, **garbage}, {}, NOW)
-    assert (worker.active, worker.held, worker.queues) == (active, held, queues)
-    assert (worker.complete, worker.alive) == (False, True)
+def test_malformed_heartbeat_is_incomplete_and_its_rest_is_parsed(garbage, active, held, queues):
+    worker = parse_worker({**ROW, **garbage}, {}, NOW)
+    assert worker.active == active
+    assert worker.held == held
+    assert worker.queues == queues
+    assert worker.complete is False
+    assert worker.alive is True
 
 
-def test_a_worker_that_was_never_seen_is_dead():
-    worker = workers.parse_worker({**ROW, "seen_at": None, "listed_at": None}, {}, NOW)
-    assert (worker.alive, worker.complete, worker.skew) == (False, False, timedelta(0))
+def test_worker_without_timestamps_is_dead():
+    worker = parse_worker({**ROW, "seen_at": None, "listed_at": None}, {}, NOW)
+    assert worker.alive is False
+    assert worker.complete is False
+    assert worker.skew == timedelta(0)
 
 
-def test_a_report_written_while_now_was_read_is_believed():
-    assert workers.parse_worker({**ROW, "seen_at": NOW + 12 * SECOND}, {}, NOW).complete
+def test_heartbeat_up_to_12s_ahead_is_believed():
+    assert parse_worker({**ROW, "seen_at": NOW + 12 * SECOND}, {}, NOW).complete
 
 
-def test_json_null_and_unreadable_json_in_the_table_raise_nothing():
+def test_null_and_unreadable_json_columns_raise_nothing():
     null = Value(None, JSONField())
     report(active=null, held=null, queues=null)
     if connection.vendor == "sqlite":
@@ -126,39 +110,17 @@ def test_json_null_and_unreadable_json_in_the_table_raise_nothing():
             cursor.execute("PRAGMA ignore_check_constraints = ON")
             cursor.execute("UPDATE reaper_workerheartbeat SET active = '{\"a\": ', held = 'b'")
             cursor.execute("PRAGMA ignore_check_constraints = OFF")
-    (worker,) = workers.load_workers("default", NOW)
-    assert (worker.held, worker.complete, worker.alive) == (frozenset(), False, True)
-
-
-# --- sessions -----------------------------------------------------------------------------------------------------
-
-
-START = NOW - 60 * SECOND
-
-
-@pytest.mark.parametrize(
-    ("named", "there", "answer"),
-    [
-        ((None, None), {}, None),
-        ((None, None), {7: START}, None),
-        ((7, START), {}, False),
-        ((7, START), {8: START}, False),
-        ((7, START), {7: START}, True),
-        ((7, START), {7: START + SECOND}, False),  # the number was given to another session since
-        ((7, START), {7: None}, True),  # its start is hidden from this role
-        ((7, None), {7: START}, True),
-    ],
-)
-def test_whether_a_reports_session_is_still_there(named, there, answer):
-    row = dict(zip(("backend_pid", "backend_start"), named, strict=True))
-    assert workers.has_session(row, there) is answer
+    (worker,) = load_workers("default", NOW)
+    assert worker.held == frozenset()
+    assert worker.complete is False
+    assert worker.alive is True
 
 
 postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL shows its sessions")
 
 
 @postgresql
-def test_a_session_that_is_there_keeps_a_worker_alive_and_one_that_is_gone_does_not():
+def test_existing_session_keeps_a_silent_worker_alive():
     with connection.cursor() as cursor:
         cursor.execute("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
         pid, start = cursor.fetchone()
@@ -166,28 +128,25 @@ def test_a_session_that_is_there_keeps_a_worker_alive_and_one_that_is_gone_does_
     report(9 * SECOND, incarnation="gone", backend_pid=pid, backend_start=start - SECOND)
     report(8 * SECOND, incarnation="late", backend_pid=pid, backend_start=start - SECOND)
     report(9 * SECOND, incarnation="pooled")
-    alive = {worker.incarnation: worker.alive for worker in workers.load_workers("default", NOW)}
+    alive = {worker.incarnation: worker.alive for worker in load_workers("default", NOW)}
     assert alive == {"abc": True, "gone": False, "late": True, "pooled": True}
 
 
 @postgresql
-def test_a_census_asks_twice_however_many_workers_there_are(django_assert_num_queries):
+def test_load_workers_runs_two_queries_for_any_number(django_assert_num_queries):
     WorkerHeartbeat.objects.bulk_create(
         WorkerHeartbeat(**{**ROW, "incarnation": str(number), "backend_pid": 10**9 + number, "backend_start": NOW})
         for number in range(300)
     )
     with django_assert_num_queries(2):
-        assert len(workers.load_workers("default", NOW)) == 300
+        assert len(load_workers("default", NOW)) == 300
 
 
-# --- pruning ------------------------------------------------------------------------------------------------------
-
-
-def test_reports_of_the_long_silent_are_deleted_unless_a_run_names_them():
+def test_old_heartbeats_are_pruned_unless_a_run_names_them():
     day = timedelta(days=1)
     report(day + SECOND, incarnation="gone")
     report(day, incarnation="within_grace")
     report(day + SECOND, incarnation="named")
     report(day + SECOND, hostname="odd/host@x", incarnation="named too")
-    workers.prune("default", NOW, {"celery@w1/named", "odd/host@x/named too"})
+    prune("default", NOW, {"celery@w1/named", "odd/host@x/named too"})
     assert set(WorkerHeartbeat.objects.values_list("incarnation", flat=True)) == {"within_grace", "named", "named too"}

@@ -1,0 +1,46 @@
+"""Sending, taking and scanning messages, for the tests of this folder."""
+
+from celery import Celery
+from kombu import Connection
+
+from reaper.adapters import Message
+from reaper.broker.connection import Broker
+from reaper.broker.queues import scan_queues
+
+TASK = "little.hold"
+
+
+def celery_app(url, **transport_options):
+    """A Celery project on that broker."""
+    app = Celery("elsewhere", set_as_current=False)
+    app.conf.update(broker_write_url=url, broker_transport_options=transport_options)
+    return app
+
+
+def send(app, queue, *ids, **options):
+    with Broker(app) as asked:
+        for task_id in ids:
+            asked.publish(TASK, Message(["x"], options={"queue": queue, **options}), task_id)
+
+
+def scan(app, *names, seconds=20.0):
+    with Broker(app) as asked:
+        return scan_queues(asked, names, seconds)
+
+
+class Consumer:
+    """Takes messages as a worker does, and acknowledges them when it is told to."""
+
+    def __init__(self, url, queue, **transport_options):
+        self.connection = Connection(url, transport_options=transport_options)
+        self.queue = self.connection.SimpleQueue(queue)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.connection.close()
+
+    def take(self):
+        message = self.queue.get(timeout=10)
+        return message.headers["id"], message

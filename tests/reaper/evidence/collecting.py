@@ -1,0 +1,31 @@
+"""Collecting evidence and sweeping at a fixed time, for the tests of this folder."""
+
+from freezegun import freeze_time
+
+from reaper.broker.connection import Broker
+from reaper.broker.snapshot import QueueSnapshot
+from reaper.conf import settings as conf
+from reaper.evidence import sources
+from reaper.evidence.collector import EvidenceCollector
+from reaper.sweeps import sweep as sweeps
+from tests.worlds import NOW
+
+WITNESS = "celery@crawl-witness/abc"
+WITNESS_NODE, HOLDER_NODE = "celery@crawl-witness", "celery@w1"
+
+
+def sweep(phase, at=NOW):
+    with freeze_time(at):
+        return sweeps.sweep(conf.adapters()["crawl_job"], phase)
+
+
+def gather(*rows, at=NOW):
+    """The evidence on each of the rows."""
+    adapter = conf.adapters()["crawl_job"]
+    with freeze_time(at), Broker() as link:
+        collector = EvidenceCollector(adapter, link, conf.policy(adapter), at)
+        return [found.evidence for found in collector.gather([adapter.get(str(row.pk)) for row in rows])]
+
+
+def scan_finds(monkeypatch, **found):
+    monkeypatch.setattr(sources, "scan_queues", lambda link, queues, seconds: QueueSnapshot(**found))
