@@ -11,7 +11,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper import api
 from reaper.db import pagination
 from reaper.models import LedgerEntry, RefusedWrite
-from reaper.workers import heartbeat
+from reaper.workers import identity
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
 from tests.worlds import NOW, queued_job, running_job
@@ -93,8 +93,7 @@ def test_worker_name_outside_of_a_worker_is_empty():
 
 
 def test_worker_name_in_a_worker_is_hostname_and_incarnation(monkeypatch):
-    monkeypatch.setattr(heartbeat, "hostname", "celery@w1")
-    monkeypatch.setattr(heartbeat, "incarnation", "abc")
+    monkeypatch.setattr(identity, "current", identity.WorkerIdentity("celery@w1", "abc"))
     assert api.worker_name() == "celery@w1/abc"
 
 
