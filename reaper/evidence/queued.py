@@ -83,7 +83,7 @@ def locate_message(task_id: str, snapshot: QueueSnapshot, fleet: Fleet) -> Locat
 def was_overtaken(sources: EvidenceSources, run: RunFacts) -> bool:
     """Return whether a run has started that was dispatched later by at least the whole queue timeout."""
     age = run.age(sources.now)
-    since = run.since(sources.now)
+    since = run.phase_since(sources.now)
     timeout = sources.policy.queue_timeout
     if age is None or since is None or age <= timeout or sources.latest_started_dispatch is None:
         return False
