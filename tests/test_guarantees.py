@@ -5,7 +5,6 @@ import re
 import pytest
 
 from tests.faults.__main__ import table, written
-from tests.mutants.guards import GUARDS
 from tests.processes import ROOT
 
 DOCS = ROOT / "docs"
@@ -49,16 +48,3 @@ def test_table_of_faults_matches_the_marked_tests():
     assert written(page) == page, "renew it: python -m tests.faults"
     marked = sum(path.read_text().count("\n@pytest.mark.fault(") for path in (ROOT / "tests").rglob("test_*.py"))
     assert table().count("\n") == marked >= 19
-
-
-def test_table_of_guards_matches_the_mutants():
-    page = (DOCS / "internals" / "GUARDS.md").read_text()
-    rows = re.findall(r"^\| (.+) \| `(.+)` \|$", page, flags=re.MULTILINE)
-    assert rows == [(guard.name, guard.path) for guard in GUARDS]
-
-
-@pytest.mark.parametrize("guard", GUARDS, ids=[guard.name for guard in GUARDS])
-def test_each_guard_stands_where_the_mutants_look_for_it(guard):
-    assert (ROOT / guard.path).read_text().count(guard.old) == 1
-    assert guard.new != guard.old
-    assert all((ROOT / test).is_file() for test in guard.tests)

@@ -138,8 +138,8 @@ def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datet
         return leave(Reason.WITHIN_GRACE)
     # guard: the worker let it go
     if evidence.is_surely_absent and claimant_released(run, evidence):
-        # guard: a running one that is not known
         return fail_or_requeue(run, policy.on_orphan, policy, Reason.ORPHANED, interrupted=evidence.shutdown_announced)
+    # guard: a running one that is not known
     return leave(Reason.INCONCLUSIVE)
 
 
@@ -185,8 +185,8 @@ def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: dateti
     ):
         return requeue(run, policy, Reason.STRANDED)
     if evidence.message_location is MessageLocation.UNKNOWN and age > policy.queue_timeout and evidence.overtaken:
-        # guard: a waiting one that is not known
         return requeue(run, policy, Reason.OVERTAKEN)
+    # guard: a waiting one that is not known
     return leave(Reason.INCONCLUSIVE)
 
 

@@ -1,8 +1,11 @@
 """`make mutants`: takes each guard away in a copy of the code, and demands that its tests turn red.
 
 Needs the servers that `make mutants` starts. Exits with 1 and names each guard whose loss no test noticed.
+With `--table` it only writes docs/internals/GUARDS.md: every guard, where it stands, and what its mutant is.
 """
 
+import argparse
+import ast
 import os
 import shutil
 import subprocess
@@ -14,70 +17,106 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
+from typing import NamedTuple
 
-from tests.mutants.guards import GUARDS, Guard
+from tests.mutants.guards import GUARDS, MODEL_TESTS, Guard
+from tests.mutants.marks import Mark, iter_marks, mutate, normalize
+from tests.mutants.table import PAGE, page
+from tests.processes import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-PASSED, FAILED = 0, 1
-# Seconds for one run of the tests; without a guard some may hang. All of them, as they are, take longer.
-PATIENCE, PATIENCE_WITH_ALL = 240, 600
-# Guards that are tried at once, each in a copy with a database of its own.
+PASSED, FAILED = 0, 1  # pytest's exit statuses
+# Seconds for one guard's tests, some of which may hang without the guard; and for all tests, with every guard in place.
+GUARD_TIMEOUT, BASELINE_TIMEOUT = 240, 600
+# Guards that are tried at once, each in a copy of the code with a database of its own.
 LANES = 2
 
 
-def pytest(folder: Path, *words: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-    """Run tests of the copy; the test database, which has the copy's name, is made once and kept."""
-    options = ["-q", "--reuse-db", "-m", "not live", "-p", "no:cacheprovider", "-p", "no:randomly", "--timeout", "60"]
-    # The folder of a unix socket, if there is one, stands before the database's name.
-    server = os.environ["DATABASE_URL"].partition("?")[0].rpartition("/")[0]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "DATABASE_URL": f"{server}/{folder.name}"}
-    command = [sys.executable, "-m", "pytest", *options, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=patience)
+class Trial(NamedTuple):
+    """One guard to take away, and the tests that have to turn red."""
+
+    name: str
+    guard: Guard
+    mark: Mark
+    tests: tuple[str, ...]
 
 
-def first(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run tests of a new copy as it is."""
-    return pytest(folder, "--create-db", *words, patience=PATIENCE_WITH_ALL)
+class Fate(NamedTuple):
+    """What became of a mutant."""
+
+    verdict: str
+    """`killed`, `SURVIVED`, or what went wrong."""
+    test: str = ""
+    """The test that noticed first."""
 
 
-def copy_of_the_code(folder: Path) -> Path:
-    """Return a copy of what git knows, with the changes that are not committed."""
+def iter_trials() -> Iterator[Trial]:
+    """Yield every guard with its own tests, then those that the model test has to find as well."""
+    marks = {mark.name: mark for mark in iter_marks()}
+    for guard in GUARDS:
+        yield Trial(guard.name, guard, marks[guard.name], guard.tests)
+    for guard in GUARDS:
+        if guard.model:
+            yield Trial(f"model: {guard.name}", guard, marks[guard.name], MODEL_TESTS)
+
+
+def copy_code(folder: Path) -> Path:
+    """Return a copy of what git knows, with the changes that are not committed.
+
+    Files with guards are written as `ast.unparse` has them, as the mutants are: only the mutation tells the two apart.
+    """
     names = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).split("\n")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    for name in {mark.path for mark in iter_marks()}:
+        (folder / name).write_text(normalize(ast.parse((ROOT / name).read_text())))
     return folder
 
 
-def without(guard: Guard, folder: Path) -> tuple[str, str]:
-    """Take the guard away, run its tests, and put it back; return `killed` or what else happened, and by which test."""
-    path = folder / guard.path
-    before = path.read_text()
-    if before.count(guard.old) != 1:
-        return f"stands {before.count(guard.old)} times in {guard.path}", ""
-    path.write_text(before.replace(guard.old, guard.new))
+def run_pytest(folder: Path, *arguments: str, timeout: float = GUARD_TIMEOUT) -> subprocess.CompletedProcess[str]:
+    """Run tests of the copy; the test database, which has the copy's name, is made once and kept."""
+    options = ["-q", "--reuse-db", "-m", "not live", "-p", "no:cacheprovider", "-p", "no:randomly", "--timeout", "60"]
+    # The folder of a unix socket, if there is one, stands before the database's name.
+    server = os.environ["DATABASE_URL"].partition("?")[0].rpartition("/")[0]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "DATABASE_URL": f"{server}/{folder.name}"}
+    command = [sys.executable, "-m", "pytest", *options, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def run_baseline(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run tests of a new copy as it is, and create its test database."""
+    return run_pytest(folder, "--create-db", *tests, timeout=BASELINE_TIMEOUT)
+
+
+def run_mutant(trial: Trial, folder: Path) -> Fate:
+    """Take the guard away, run its tests, and put it back."""
+    path = folder / trial.mark.path
+    baseline = path.read_text()
+    path.write_text(mutate((ROOT / trial.mark.path).read_text(), trial.mark.line, trial.guard.transformer))
     try:
-        done = pytest(folder, "-x", *guard.tests)
+        done = run_pytest(folder, "-x", *trial.tests)
     except subprocess.TimeoutExpired:
-        return "killed", "(hung)"
+        return Fate("killed", "(hung)")
     finally:
-        path.write_text(before)
+        path.write_text(baseline)
     if done.returncode == FAILED:
         red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return "killed", red[0].split(" - ")[0].rpartition("::")[2] if red else "?"
-    return ("SURVIVED", "") if done.returncode == PASSED else (f"broken: {done.stdout[-500:]}{done.stderr[-500:]}", "")
+        return Fate("killed", red[0].split(" - ")[0].rpartition("::")[2] if red else "?")
+    if done.returncode == PASSED:
+        return Fate("SURVIVED")
+    return Fate(f"broken: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
 @contextmanager
-def lanes(guards: Sequence[Guard]) -> Iterator[Queue[Path]]:
-    """Yield the copies. Raises SystemExit when the tests are red as it is."""
-    tests = list(dict.fromkeys(test for guard in guards for test in guard.tests))
+def lanes(trials: Sequence[Trial]) -> Iterator[Queue[Path]]:
+    """Yield the copies. Raises SystemExit when the tests are red with every guard in place."""
+    tests = list(dict.fromkeys(test for trial in trials for test in trial.tests))
     with tempfile.TemporaryDirectory(prefix="reaper-mutants-") as temporary, ThreadPoolExecutor(LANES) as pool:
-        copies = [copy_of_the_code(Path(temporary) / f"lane{number}") for number in range(min(LANES, len(guards)))]
-        # Between them they try all the tests, and each makes its database.
-        asked = [tests[number :: len(copies)] or tests[:1] for number in range(len(copies))]
-        for done in pool.map(lambda copy, files: first(copy, *files), copies, asked):
+        copies = [copy_code(Path(temporary) / f"lane{number}") for number in range(min(LANES, len(trials)))]
+        # Between them they run all the tests, and each creates its database.
+        shares = [tests[number :: len(copies)] or tests[:1] for number in range(len(copies))]
+        for done in pool.map(run_baseline, copies, shares):
             if done.returncode != PASSED:
                 raise SystemExit(f"The tests are red already:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
         free: Queue[Path] = Queue()
@@ -86,26 +125,41 @@ def lanes(guards: Sequence[Guard]) -> Iterator[Queue[Path]]:
         yield free
 
 
-def tried(guard: Guard, free: Queue[Path]) -> bool:
+def is_killed(trial: Trial, free: Queue[Path]) -> bool:
     """Try one guard in a copy that is free, print what became of it, and return whether a test noticed."""
     folder = free.get()
     try:
         begin = time.monotonic()
-        fate, by = without(guard, folder)
-        print(f"{guard.name:45} {fate:10} {time.monotonic() - begin:5.1f} s  {by}", flush=True)
+        fate = run_mutant(trial, folder)
+        print(f"{trial.name:45} {fate.verdict:10} {time.monotonic() - begin:5.1f} s  {fate.test}", flush=True)
     finally:
         free.put(folder)
-    return fate == "killed"
+    return fate.verdict == "killed"
 
 
-def main(chosen: Sequence[str]) -> int:
-    """Try every guard, or those whose names contain one of the words; print a table; return the exit status."""
-    guards = [guard for guard in GUARDS if not chosen or any(word in guard.name for word in chosen)]
-    with lanes(guards) as free, ThreadPoolExecutor(LANES) as pool:
-        fates = list(pool.map(lambda guard: tried(guard, free), guards))
-    alive = [guard.name for guard, killed in zip(guards, fates, strict=True) if not killed]
-    print(f"mutants: {len(guards)}, killed {len(guards) - len(alive)}, not killed: {', '.join(alive) or 'none'}")
+def try_guards(words: Sequence[str]) -> int:
+    """Try every guard, or those whose names contain one of the words; return the exit status."""
+    trials = [trial for trial in iter_trials() if not words or any(word in trial.name for word in words)]
+    if not trials:
+        raise SystemExit(f"No guard has {' or '.join(words)} in its name.")
+    with lanes(trials) as free, ThreadPoolExecutor(LANES) as pool:
+        fates = list(pool.map(lambda trial: is_killed(trial, free), trials))
+    alive = [trial.name for trial, killed in zip(trials, fates, strict=True) if not killed]
+    print(f"mutants: {len(trials)}, killed {len(trials) - len(alive)}, not killed: {', '.join(alive) or 'none'}")
     return int(bool(alive))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("words", nargs="*", help="only the guards with one of these in their names")
+    parser.add_argument("--table", action="store_true", help=f"only write {PAGE.relative_to(ROOT)}")
+    options = parser.parse_args(arguments)
+    if options.table:
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page())
+        return 0
+    return try_guards(options.words)
 
 
 if __name__ == "__main__":

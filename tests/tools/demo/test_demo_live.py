@@ -16,7 +16,7 @@ from tests.processes import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RUN = [sys.executable, "-m", "config.embedded", "run", "--", sys.executable, "-m", "tools.demo"]
 MARK = "REAPER_DEMO_TEST"
 
