@@ -69,10 +69,10 @@ class PolicyValue(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """`REAPER` as it was read; the names in the settings are in upper case."""
+    """`REAPER` as it was read: the adapters are instances by kind, in their order. Names in `REAPER` are in upper case."""
 
     adapters: Mapping[str, RunAdapter] = field(default_factory=dict)
-    """Required. One RunAdapter per kind of run, as dotted paths; here the instances by kind, in that order."""
+    """Required. The RunAdapter of each kind of run, as dotted paths: ["shop.reaping.Orders"]."""
     kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Policy values of single kinds: {"order": {"ON_TIMEOUT": "requeue"}}."""
     clock: str = CLOCKS[0]
