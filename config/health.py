@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 3.0  # for each question; a prober's own limit is 5 s or more
 # A connection of its own, tried once: one from Celery's pool would wait for the broker.
-BROKER_BOUNDS = {"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1}
+BROKER_TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1}
 
 
 class Probes:
@@ -93,7 +93,7 @@ def database_problem() -> str:
 
 def broker_problem() -> str:
     """What is wrong with the broker, or ''."""
-    options = {**current_app.conf.broker_transport_options, **BROKER_BOUNDS}
+    options = {**current_app.conf.broker_transport_options, **BROKER_TIMEOUTS}
     with current_app.connection_for_write(transport_options=options, connect_timeout=1) as connection:
         connection.ensure_connection(max_retries=0, timeout=1)
     return ""

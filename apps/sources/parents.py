@@ -19,6 +19,9 @@ from apps.sources.runs import PENDING, RUNNING, TOTALS
 
 logger = logging.getLogger(__name__)
 
+# kombu's transport options in seconds, each ignored by transports that do not know it.
+BROKER_TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1}
+
 
 def create_parent(sources: Sequence[Source], *, triggered_by: str, overrides: Mapping | None = None) -> CrawlJob:
     """Create a job with one child per source, and dispatch the children after the commit."""
@@ -106,11 +109,10 @@ def _revoke(task_ids: list[str]) -> None:
 
     A connection of its own with time-outs (s): one from the pool whose Redis has died blocks until Redis is back.
     """
-    timeouts = {"socket_timeout": 2, "socket_connect_timeout": 1, "max_retries": 0, "connect_retries_timeout": 1}
     if not task_ids:
         return
     try:
-        with current_app.connection_for_write(transport_options=timeouts) as connection:
+        with current_app.connection_for_write(transport_options=BROKER_TIMEOUTS) as connection:
             connection.ensure_connection(max_retries=0, timeout=1)
             # Not control.revoke(): whatever connection it is given, it publishes through Celery's pool.
             mailbox = current_app.control.mailbox(connection)

@@ -1,11 +1,11 @@
-"""The stage of the live tests: the database's clock, the default thresholds, a Redis of each test's own."""
+"""Settings of the live tests: the database's clock, the default thresholds, a new Redis for each test."""
 
 from datetime import timedelta
 
 import pytest
 
 from tests import processes
-from tests.live.stage import stage_at
+from tests.live.scenario import scenario_on
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,6 @@ def broker():
 
 
 @pytest.fixture
-def stage(transactional_db, broker, tmp_path):
-    with stage_at(broker.url, tmp_path) as stage:
-        yield stage
+def scenario(transactional_db, broker, tmp_path):
+    with scenario_on(broker.url, tmp_path) as scenario:
+        yield scenario

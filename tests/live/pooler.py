@@ -1,4 +1,4 @@
-"""A PgBouncer of the tests' own, before the test database: each transaction may be given another session."""
+"""A PgBouncer in front of the test database: each transaction may get another session."""
 
 import os
 import pwd
@@ -13,7 +13,7 @@ from django.db import connection
 
 from tests.processes import end, free_port, start, wait_until
 
-# A session lives for a second: that is what its end must not be mistaken for.
+# A session lives for a second, so that its end is often seen while the worker lives.
 SETTINGS = """
 [databases]
 {name} = host={host} port={port} user={user}
@@ -46,7 +46,7 @@ def pooler() -> Iterator[str]:
         )
         words = ["pgbouncer", str(file)]
         if os.geteuid() == 0:
-            # It refuses to be root; whoever owns the server may go where its socket is.
+            # It refuses to run as root; the owner of the server can read the folder of its socket.
             owner = Path(of["HOST"]).stat().st_uid if of["HOST"].startswith("/") else 0
             words += ["-u", pwd.getpwuid(owner).pw_name if owner else "nobody"]
         process = start(*words, log=Path(folder) / "log")

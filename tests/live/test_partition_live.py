@@ -1,4 +1,4 @@
-"""Workers that go on working while nobody hears of them: the way to the database is cut, and comes back."""
+"""Workers that go on working while no heartbeat arrives: the way to the database is cut, and comes back."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from reaper.models import LedgerEntry, Sweep
 from reaper.workers.registry import load_workers
 from tests import processes
 from tests.faults.proxy import Proxy
-from tests.live.stage import stage_at
+from tests.live.scenario import scenario_on
 from tests.worlds import COMMITTED
 
 pytestmark = [
@@ -25,7 +25,7 @@ NAMES = ("one", "two", "three")
 
 @pytest.fixture
 def proxy(transactional_db, tmp_path):
-    """The workers' way to the database; the test has its own."""
+    """The workers' way to the database; the test itself connects directly."""
     of = connection.settings_dict
     if not of["HOST"].startswith("/"):
         pytest.skip("the database has no unix socket")
@@ -36,41 +36,42 @@ def proxy(transactional_db, tmp_path):
 
 
 @pytest.fixture
-def stage(proxy, broker, tmp_path, monkeypatch):
+def scenario(proxy, broker, tmp_path, monkeypatch):
     url = processes.database_url().replace(connection.settings_dict["HOST"], str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(processes, "database_url", lambda: url)
-        with stage_at(broker.url, tmp_path) as stage:
-            yield stage
+        with scenario_on(broker.url, tmp_path) as scenario:
+            yield scenario
 
 
 @pytest.mark.fault("a partition: all workers are up, and none reaches the database")
-def test_while_no_worker_reaches_the_database_nothing_is_taken_from_any(stage, proxy):
+def test_workers_cut_off_from_the_database_keep_their_runs(scenario, proxy):
     for name in NAMES:
-        stage.start(name)
-    stage.await_ready(*NAMES)
+        scenario.start(name)
+    scenario.await_ready(*NAMES)
     for name in NAMES:
-        stage.crawl(name)
-    stage.await_under_way(*NAMES)
-    stage.until(stage.has_witness, "somebody has been reporting for long enough")
+        scenario.crawl(name)
+    scenario.await_under_way(*NAMES)
+    scenario.until(scenario.has_witness, "a worker is a witness")
 
     with proxy.cut():
-        stage.until(lambda: not alive(), "all are taken for dead")
-        stage.go_on(3)
+        scenario.until(lambda: not alive(), "all count as dead")
+        scenario.run_for(3)
         assert proxy.turned_away > 0, "they have tried"
         held = Sweep.objects.filter(kind="crawl_job", phase="running").latest("pk")
         assert any("3 of 3 workers" in each for each in held.errors), held.errors
-    assert (stage.statuses(), stage.reaped()) == (dict.fromkeys(NAMES, "running"), {})
+    assert scenario.statuses() == dict.fromkeys(NAMES, "running")
+    assert scenario.recovered() == {}
 
-    stage.until(lambda: len(alive()) == len(NAMES), "all are heard of again")
-    # Each goes on with a connection that was cut under it, and ends by its own word: the crawl's next write fails.
-    stage.let_go(*NAMES)
-    stage.until(lambda: set(stage.statuses().values()) == {"failed"}, "all have ended")
-    assert {stage.row(name).error_code for name in NAMES}.isdisjoint(Reason)
-    assert stage.wrongly_reaped() == set()
+    scenario.until(lambda: len(alive()) == len(NAMES), "all report again")
+    # Each goes on with a connection that was cut, so that the crawl's next write fails and ends the run.
+    scenario.release(*NAMES)
+    scenario.until(lambda: set(scenario.statuses().values()) == {"failed"}, "all have ended")
+    assert {scenario.row(name).error_code for name in NAMES}.isdisjoint(Reason)
+    assert scenario.wrongly_recovered() == set()
     assert not LedgerEntry.objects.exists()
 
 
 def alive():
-    """The workers that live, as far as is known."""
+    """The workers that count as alive."""
     return [each for each in load_workers("default", clock.now("default")) if each.alive]

@@ -1,4 +1,4 @@
-"""What may be odd about a worker: its clock, its age, its pace. Each function changes the process that it runs in."""
+"""What may be unusual about a worker: its clock, its release, its pace. Each function changes its own process."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def behind() -> None:
 
 
 def shift_clock(by: timedelta) -> None:
-    """Shift whatever stamps a run, a report or a request."""
+    """Shift the clocks that stamp runs, heartbeats and requests."""
     utc_now, seconds = timezone.now, request.time
 
     class Shifted(datetime):
@@ -53,16 +53,16 @@ def shift_clock(by: timedelta) -> None:
     request.time = lambda: seconds() + by.total_seconds()
 
 
-def mute() -> None:
-    """It is of a release that did not have the reaper: nothing reports, and runs name no incarnation."""
+def without_heartbeat() -> None:
+    """Its release did not have the reaper yet: it sends no heartbeat, and its runs name no incarnation."""
     worker_init.disconnect(heartbeat.on_init)
     worker_ready.disconnect(heartbeat.on_ready)
     worker_shutting_down.disconnect(heartbeat.on_shutting_down)
     worker_shutdown.disconnect(heartbeat.on_shutdown)
 
 
-def computing() -> None:
-    """Its crawls use the processor without a pause, until the journal's folder has a file of their site's name."""
+def cpu_bound() -> None:
+    """Its crawls use the CPU without a pause, until the journal's folder has a file of their site's name."""
 
     def crawl(url: str, _limits: Any) -> Iterator[crawler.Totals]:
         os.nice(10)
@@ -74,8 +74,8 @@ def computing() -> None:
     crawler.crawl = crawl
 
 
-def forgetful() -> None:
-    """It acknowledges late, on a broker that takes it for dead after 2 s."""
+def redelivering() -> None:
+    """It acknowledges late, on a broker that redelivers its messages after 2 s."""
     current_app.conf.task_acks_late = True
     often = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
     current_app.conf.broker_transport_options = {"visibility_timeout": 2, **often}
@@ -84,7 +84,7 @@ def forgetful() -> None:
 
 
 def retrying() -> None:
-    """Its tasks retry as Celery does: the id stays, the row says `running`, and the message waits in queue `later`."""
+    """Its tasks retry as Celery's do: the id stays, the row stays `running`, and the message waits in queue `later`."""
     tasks.CrawlTask.apply_async = Task.apply_async
     instead(
         tasks, "end", lambda _hold, write, *_: write == "release" and current_task.retry(countdown=0, queue="later")

@@ -1,4 +1,4 @@
-"""A world of real workers side by side, each in trouble of its own; the journal of their tasks is the witness."""
+"""Real workers side by side, each in trouble of its own. The journal of their tasks shows what really happened."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests import processes
 from tests.processes import PATIENCE, wait_until
 from tools.watch import Watch
 
-SWEEP_SECONDS = 1.0
+SWEEP_INTERVAL_S = 1.0
 
 
 class Gate:
@@ -39,8 +39,8 @@ class Gate:
         return "the end"
 
 
-class Stage:
-    """The workers, the runs by name, and the eyes on both. Every look sweeps as well, once a second."""
+class Scenario:
+    """The workers, and the runs by name. While a test waits for something, everything is swept once a second."""
 
     def __init__(self, folder: Path, broker_url: str, stack: ExitStack) -> None:
         self.folder, self.stack = folder, stack
@@ -50,13 +50,13 @@ class Stage:
         self.acted: dict[str, float] = {}
         self.site = stack.enter_context(processes.site({}))
         self.last_sweep = 0.0
-        self.nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.live.nursery"],
+        self.forkserver = subprocess.Popen(
+            [sys.executable, "-m", "tests.live.worker_forkserver"],
             cwd=processes.ROOT,
             env={
                 **os.environ, "DATABASE_URL": processes.database_url(), "CELERY_BROKER_URL": broker_url, "DEBUG": "1",
                 "CRAWL_ALLOW_PRIVATE": "1", "CRAWL_JOURNAL": str(folder / "journal.jsonl"), "PYTHONUNBUFFERED": "1",
-                # Who hears a soft limit ends the run itself, and Celery counts the hard limit from it.
+                # A task that gets a soft limit ends its run itself, and Celery counts the hard limit from the soft one.
                 "CRAWL_SOFT_TIME_LIMIT": "0",
             },
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True,
@@ -65,29 +65,29 @@ class Stage:
 
     @cached_property
     def watch(self) -> Watch:
-        """The eyes, which see into Redis only."""
+        """What checks every recovery against the journal and Redis; it cannot read RabbitMQ."""
         watch = Watch(self.folder / "journal.jsonl", end=time.time() + 900, check=lambda: None)
         self.stack.callback(watch.close)
         watch.on_look = self.sweep_in_time
         return watch
 
     def end(self) -> None:
-        """Kill everybody; tasks that wait for a page are let go first, so that the site's threads end."""
+        """Kill all workers; first answer the tasks that wait for a page, so that the site's threads end."""
         for gate in self.gates.values():
             gate.open.set()
-        with self.nursery:  # closes its input, which ends it and all its workers, and waits
+        with self.forkserver:  # closes its input, which ends it and all its workers, and waits
             pass
 
     # --- workers ------------------------------------------------------------------------------------------------
 
-    def start(self, name: str, *options: str, queues: str = "", node: str = "", odd: str = "") -> int:
+    def start(self, name: str, *options: str, queues: str = "", node: str = "", quirk: str = "") -> int:
         """Start a worker that consumes its own queue besides `crawl`, or these; return its pid."""
         words = ["-A", "config.celery", "worker", "-n", f"{node or name}@test", "-Q", queues or f"crawl,{name}"]
         words += ["-l", "info", "--without-gossip", "--without-mingle", *(options or ("-c", "1"))]
-        order = {"words": words, "log": str(self.log(name)), "odd": odd}
-        self.nursery.stdin.write(json.dumps(order) + "\n")
-        self.nursery.stdin.flush()
-        self.pids[name] = int(self.nursery.stdout.readline())
+        order = {"words": words, "log": str(self.log(name)), "quirk": quirk}
+        self.forkserver.stdin.write(json.dumps(order) + "\n")
+        self.forkserver.stdin.flush()
+        self.pids[name] = int(self.forkserver.stdout.readline())
         return self.pids[name]
 
     def log(self, name: str) -> Path:
@@ -115,7 +115,7 @@ class Stage:
         return claims[-1]
 
     def has_witness(self, seconds: float = 12) -> bool:
-        """Whether a worker has been reporting for a whole silence limit."""
+        """Whether a worker has been reporting for longer than `DEAD_AFTER`."""
         stamps = WorkerHeartbeat.objects.filter(ended_at=None).values_list("since", "seen_at")
         return any((seen - since).total_seconds() > seconds for since, seen in stamps)
 
@@ -148,7 +148,7 @@ class Stage:
 
         self.until(all_are, f"{names} are under way", PATIENCE)
 
-    def let_go(self, *names: str) -> None:
+    def release(self, *names: str) -> None:
         for name in names:
             self.gates[name].open.set()
             (self.folder / name).touch()
@@ -159,36 +159,36 @@ class Stage:
     # --- what happens ---------------------------------------------------------------------------------------------
 
     def until(self, happened: Callable[[], object], what: str, within: float = PATIENCE) -> None:
-        """Look, judge and sweep until it has happened."""
+        """Check and sweep until it has happened."""
         self.watch.until(happened, missing=f"{what}, see {self.folder}", within=within)
 
-    def go_on(self, seconds: float) -> None:
-        """Look, judge and sweep for that long: the time is what the test is about."""
+    def run_for(self, seconds: float) -> None:
+        """Check and sweep for that many seconds: the time is what the test is about."""
         ends = time.monotonic() + seconds
         self.until(lambda: time.monotonic() > ends, "the time has passed", seconds + PATIENCE)
 
     def sweep_in_time(self) -> None:
-        if time.monotonic() - self.last_sweep > SWEEP_SECONDS:
+        if time.monotonic() - self.last_sweep > SWEEP_INTERVAL_S:
             self.sweep()
 
     def sweep(self) -> list[Sweep]:
-        """Sweep everything once, and note which runs were acted on when."""
+        """Sweep everything once, and record which runs were acted on when."""
         self.last_sweep = time.monotonic()
         rows = [
             sweeps.sweep(each, phase) for each in conf.adapters().values() for phase in (Phase.RUNNING, Phase.QUEUED)
         ]
-        for run in set(self.reaped()) - set(self.acted):
+        for run in set(self.recovered()) - set(self.acted):
             self.acted[run] = time.monotonic()
         return rows
 
-    def reaped(self) -> dict[str, str]:
+    def recovered(self) -> dict[str, str]:
         """The runs that were acted on, by name, with the reasons."""
         names = {self.key(name): name for name in self.runs}
         rows = LedgerEntry.objects.exclude(action__in=[LedgerEntry.DISPATCH, LedgerEntry.FINALIZE]).order_by("pk")
         return {names.get(row.run_id, row.run_id): row.reason for row in rows}
 
-    def wrongly_reaped(self) -> set[str]:
-        """The runs that were taken from a task that was alive, by what the tasks and processes themselves showed."""
+    def wrongly_recovered(self) -> set[str]:
+        """The runs that were taken from a live task, by what the tasks and processes themselves showed."""
         self.watch.look()
         self.watch.final_judgement()
         names = {self.key(name): name for name in self.runs}
@@ -196,7 +196,7 @@ class Stage:
 
 
 @contextmanager
-def stage_at(broker_url: str, folder: Path) -> Iterator[Stage]:
-    """A stage on this broker."""
+def scenario_on(broker_url: str, folder: Path) -> Iterator[Scenario]:
+    """A scenario on this broker."""
     with processes.broker_at(broker_url), ExitStack() as stack:
-        yield Stage(folder, broker_url, stack)
+        yield Scenario(folder, broker_url, stack)
