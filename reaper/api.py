@@ -14,7 +14,7 @@ from reaper.adapters import ModelRunAdapter, RunAdapter
 from reaper.conf import clock
 from reaper.conf import settings as conf
 from reaper.db import pagination
-from reaper.ledger import records
+from reaper.ledger import manual
 from reaper.workers import identity
 
 __all__ = ["adapter_for", "now", "paginate", "record_manual_dispatch", "record_refused_write", "worker_name"]
@@ -51,7 +51,7 @@ def record_manual_dispatch(model_or_kind: type[Model] | str, pk: Any, task_id: s
     Call it inside the transaction that stores the task id, so that both are kept or neither.
     """
     adapter = adapter_for(model_or_kind)
-    records.record_manual_dispatch(adapter, pk, task_id, clock.now(adapter.using))
+    manual.record_manual_dispatch(adapter, pk, task_id, clock.now(adapter.using))
 
 
 def record_refused_write(model_or_kind: type[Model] | str, pk: Any, *, task_id: str, worker: str, write: str) -> None:
@@ -61,7 +61,7 @@ def record_refused_write(model_or_kind: type[Model] | str, pk: Any, *, task_id: 
     as a rejected late write: a few are normal after a recovery, many mean that healthy tasks lose their runs.
     """
     adapter = adapter_for(model_or_kind)
-    records.record_refused_write(adapter, pk, clock.now(adapter.using), task_id=task_id, worker=worker, write=write)
+    manual.record_refused_write(adapter, pk, clock.now(adapter.using), task_id=task_id, worker=worker, write=write)
 
 
 def paginate(queryset: QuerySet, columns: Sequence[str], order_by: str | None = None) -> Iterator[list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
-"""The rows by which Beat starts the reaper's tasks: made once, and the admin's from then on.
+"""The rows by which Beat starts the reaper's tasks: created once, and the admin's from then on.
 
-Each migrate makes those whose task is not scheduled at all; a row that is there is never written to, whatever an admin
-made of it. So to stop a task, switch its row off: a deleted row is made again.
+Each migrate creates those whose task is not scheduled at all and never changes an existing row. So to stop a task,
+disable its row: a deleted row is created again.
 """
 
 from datetime import timedelta
@@ -14,16 +14,17 @@ from reaper.conf.settings import QUEUE
 from reaper.models import Sweep
 from reaper.tasks import INTERVALS
 
-DESCRIPTION = "Made by the reaper. Your changes stay. To stop it, switch it off: a deleted row returns with migrate."
-# What has to be there before rows are made: schedules of tasks that have no tables would only fail.
+DESCRIPTION = "Created by the reaper. Your changes stay. To stop it, disable it: migrate re-creates a deleted row."
 TABLES = (IntervalSchedule, PeriodicTask, PeriodicTasks, Sweep)
+"""What has to exist before rows are created: schedules of tasks without tables would only fail."""
 
 
 class Schedule(NamedTuple):
-    """One row: its name, the task that it starts, and how often."""
+    """One row of Beat's."""
 
     name: str
     task: str
+    """The task that it starts, by its full name."""
     every: timedelta
 
     @property
@@ -36,10 +37,10 @@ class Schedule(NamedTuple):
 
 NAMES = {
     "reaper.tasks.sweep_running": "reaper: sweep running runs",
-    "reaper.tasks.sweep_pending": "reaper: sweep pending runs",
-    "reaper.tasks.finalize_parents": "reaper: finalize orphaned parents",
-    "reaper.tasks.raise_alerts": "reaper: alert on long runs and backlogs",
-    "reaper.tasks.send_notifications": "reaper: tell alerts by e-mail and webhook",
+    "reaper.tasks.sweep_pending": "reaper: sweep queued runs",
+    "reaper.tasks.finalize_parents": "reaper: complete orphaned parents",
+    "reaper.tasks.raise_alerts": "reaper: raise alerts",
+    "reaper.tasks.send_notifications": "reaper: send notifications",
     "reaper.tasks.prune_history": "reaper: prune history",
 }
 SCHEDULES = tuple(Schedule(NAMES[task], task, every) for task, every in INTERVALS.items())
@@ -47,7 +48,7 @@ TASKS = [schedule.task for schedule in SCHEDULES]
 
 
 def create_after_migrate(using: str, **kwargs: Any) -> None:
-    """Make the missing rows once the tables of Beat and of the reaper are complete. Receives `post_migrate`."""
+    """Create the missing rows once the tables of Beat and of the reaper are complete. Receives `post_migrate`."""
     if using != router.db_for_write(PeriodicTask):
         return
     # The reaper's own table may live in another database, which is migrated by itself.
@@ -56,7 +57,7 @@ def create_after_migrate(using: str, **kwargs: Any) -> None:
 
 
 def is_complete(model: type[models.Model], using: str) -> bool:
-    """True when the model's table is there with all its columns: migrate can stop before, or go backwards."""
+    """Return whether the model's table exists with all its columns: migrate can stop before, or go backwards."""
     connection, table = connections[using], model._meta.db_table
     with connection.cursor() as cursor:
         if table not in connection.introspection.table_names(cursor):
@@ -66,30 +67,30 @@ def is_complete(model: type[models.Model], using: str) -> bool:
 
 
 def create(using: str) -> list[str]:
-    """Make the rows whose tasks are not scheduled yet; return their names."""
+    """Create the rows whose tasks are not scheduled yet; return their names."""
     rows = PeriodicTask.objects.using(using)
     scheduled = set(rows.filter(task__in=TASKS).values_list("task", flat=True))
     missing = [schedule for schedule in SCHEDULES if schedule.task not in scheduled]
     if not missing:
         return []
     with transaction.atomic(using=using):
-        # Ignoring conflicts, because another migrate may be making the same rows at this moment.
+        # Another migrate may be creating the same rows at this moment.
         rows.bulk_create([new_row(schedule, using) for schedule in missing], ignore_conflicts=True)
-        # A bulk insert sends no signal, and without it Beat would not look for up to five minutes.
+        # A bulk insert sends no signal, and without one Beat would not notice for up to five minutes.
         PeriodicTasks.update_changed()
     return [schedule.name for schedule in missing]
 
 
 def new_row(schedule: Schedule, using: str) -> PeriodicTask:
-    """Return the row of a schedule, not saved. Its interval is shared with whoever has the same one."""
+    """Return the row of a schedule, not saved. It shares its interval with rows that have the same one."""
     intervals = IntervalSchedule.objects.using(using)
-    # Not get_or_create: intervals are not unique, and of several any will do.
+    # Not get_or_create: intervals are not unique, and any of several will do.
     interval = intervals.filter(**schedule.interval).order_by("pk").first() or intervals.create(**schedule.interval)
     return PeriodicTask(
         name=schedule.name,
         task=schedule.task,
         interval=interval,
-        # A message that waited for longer is discarded: the next one is there already, so sweeps never pile up.
+        # A message that waited longer is discarded: the next one is there already, so sweeps never pile up.
         expire_seconds=int(schedule.every.total_seconds()),
         queue=QUEUE,
         description=DESCRIPTION,
@@ -97,7 +98,7 @@ def new_row(schedule: Schedule, using: str) -> PeriodicTask:
 
 
 def existing() -> models.QuerySet[PeriodicTask]:
-    """Return the rows, also renamed ones."""
+    """Return the rows, renamed ones included."""
     return PeriodicTask.objects.filter(task__in=TASKS)
 
 

@@ -63,7 +63,7 @@ class Watch:
         self.seen = wrong_reaps.Look(time.time(), rows, self._alive(), self._broker.waiting() - self.undeliverable)
         for wrong in wrong_reaps.taken_alive(before, self.seen, self.journal):
             self._note(wrong)
-        for reaping in LedgerEntry.objects.filter(pk__gt=self._last_reaping).order_by("pk"):
+        for reaping in LedgerEntry.objects.applied().filter(pk__gt=self._last_reaping).order_by("pk"):
             self._last_reaping = reaping.pk
             self.on_reaping(reaping)
         self.on_look()

@@ -91,6 +91,6 @@ def exempt_all(request: HttpRequest, adapter: RunAdapter, runs: Sequence[RunFact
 def act_on_all(request: HttpRequest, adapter: RunAdapter, runs: Sequence[RunFacts], act: str) -> int:
     """Fail or requeue runs, report what the broker did not take, and return how many were acted on."""
     row = manual.act_on_runs(adapter, runs, ACTIONS[act], request.user.get_username())
-    for error in row.errors:
+    for error in row.error_messages:
         messages.warning(request, f"{error}. What is recorded, the next sweep sends.")
     return row.acted

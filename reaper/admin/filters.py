@@ -96,6 +96,15 @@ class ReasonFilter(StaticChoicesFilter):
     values = tuple(Reason)
 
 
+class AppliedFilter(ConditionFilter):
+    """By whether it was done, or would have been done in a dry run."""
+
+    title = "applied / dry run"
+    parameter_name = "applied"
+    condition = Q(applied=True)
+    labels = ("applied", "dry run")
+
+
 class SuccessFilter(ConditionFilter):
     """By whether a sweep finished without problems."""
 

@@ -9,6 +9,7 @@ from django.utils.html import format_html
 from reaper.admin.columns import datetime_column, describe_reason, format_timestamp, json_block, preformatted
 from reaper.admin.filters import (
     ActionFilter,
+    AppliedFilter,
     KindFilter,
     PhaseFilter,
     ReasonFilter,
@@ -18,7 +19,7 @@ from reaper.admin.filters import (
 from reaper.admin.mixins import ReadOnlyAdmin, RunRecordAdmin
 from reaper.admin.urls import extra_urls
 from reaper.core.formatting import format_duration
-from reaper.models import LedgerEntry, Observation, RefusedWrite, Sweep, WorkerHeartbeat
+from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 
 RUN_SEARCH_HELP = "A run's id, KIND:ID, or a task's id, in full."
 
@@ -74,7 +75,7 @@ class SweepAdmin(ReadOnlyAdmin):
     @admin.display(description="problems")
     def problems(self, row: Sweep) -> str:
         """Return the problems, one per line."""
-        return preformatted("\n".join(row.errors))
+        return preformatted("\n".join(row.error_messages))
 
     @admin.display(description="recoveries")
     def entries(self, row: Sweep) -> str:
@@ -85,17 +86,17 @@ class SweepAdmin(ReadOnlyAdmin):
 
 @admin.register(LedgerEntry)
 class LedgerEntryAdmin(RunRecordAdmin):
-    """The recovery log: what was done to which run, by whom and why."""
+    """The recovery log: what was done to which run, or would have been in a dry run, by whom and why."""
 
-    list_display = (datetime_column("created_at"), "run", "action", "why", "requested_by", "is_sent")
+    list_display = (datetime_column("created_at"), "run", "what", "why", "requested_by", "is_sent")
     list_select_related = ("sweep",)
-    list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "exhausted", "created_at")
+    list_filter = (AppliedFilter, RunOrParentFilter, ActionFilter, ReasonFilter, "exhausted", "created_at")
     search_fields = ("run_id__exact", "task_id__exact", "new_task_id__exact")
     search_help_text = RUN_SEARCH_HELP
     fields: ClassVar[Any] = (
         datetime_column("created_at"),
         "run",
-        "action",
+        "what",
         "phase",
         "why",
         "message",
@@ -110,6 +111,11 @@ class LedgerEntryAdmin(RunRecordAdmin):
         "sweep",
     )
     readonly_fields = fields
+
+    @admin.display(description="action", ordering="action")
+    def what(self, row: LedgerEntry) -> str:
+        """Return the action; in a dry run, the one that would have been taken."""
+        return row.action if row.applied else f"would {row.action} (dry run)"
 
     @admin.display(description="reason", ordering="reason")
     def why(self, row: LedgerEntry) -> str:
@@ -133,8 +139,10 @@ class LedgerEntryAdmin(RunRecordAdmin):
         return format_timestamp(row.sweep.revoked_at) if has_revoke and row.sweep else "-"
 
     @admin.display(description="sent", boolean=True)
-    def is_sent(self, row: LedgerEntry) -> bool:
-        """Return whether the broker has taken every message that the entry owes."""
+    def is_sent(self, row: LedgerEntry) -> bool | None:
+        """Return whether the broker has taken every message that the entry owes; None for a dry run."""
+        if not row.applied:
+            return None
         return not (row.owes_revoke or (row.new_task_id and row.published_at is None))
 
     @admin.display(description="facts")
@@ -146,23 +154,6 @@ class LedgerEntryAdmin(RunRecordAdmin):
     def evidence_shown(self, row: LedgerEntry) -> str:
         """Return the evidence on its task."""
         return json_block(row.evidence)
-
-
-@admin.register(Observation)
-class ObservationAdmin(RunRecordAdmin):
-    """What would have been done, had its kind not been in dry run."""
-
-    list_display = (datetime_column("created_at"), "run", "action", "why")
-    list_filter = (RunOrParentFilter, ActionFilter, ReasonFilter, "created_at")
-    search_fields = ("run_id__exact", "task_id__exact")
-    search_help_text = RUN_SEARCH_HELP
-    fields: ClassVar[Any] = (datetime_column("created_at"), "run", "phase", "action", "why", "message", "task_id")
-    readonly_fields = fields
-
-    @admin.display(description="reason", ordering="reason")
-    def why(self, row: Observation) -> str:
-        """Return the reason."""
-        return describe_reason(row.reason)
 
 
 @admin.register(RefusedWrite)

@@ -26,11 +26,11 @@ from reaper.core.explain import (
 from reaper.core.facts import Phase, RunFacts
 from reaper.core.formatting import one_line
 from reaper.core.policy import Action
-from reaper.ledger.records import find_undoable_end
+from reaper.ledger.history import find_undoable_end
 from reaper.models import Sweep
 from reaper.reports.timeline import state_token, timeline_of
 from reaper.sweeps import manual
-from reaper.sweeps.sweep import verdict
+from reaper.sweeps.judging import judge_run
 
 UNFINISHED = (Phase.QUEUED, Phase.RUNNING)
 
@@ -65,7 +65,7 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         raise PermissionDenied
     adapter = get_adapter_or_404(kind)
     now = clock.now(adapter.using)
-    judged = verdict(adapter, pk, now)
+    judged = judge_run(adapter, pk, now)
     if judged is None:
         raise Http404(f"There is no {kind} run {one_line(pk, 100)!r}.")
     run = judged.run
@@ -200,6 +200,6 @@ def report_outcome(request: HttpRequest, row: Sweep, done: str, not_done: str = 
         messages.success(request, done)
     elif not row.errors:
         messages.error(request, not_done)
-    for error in row.errors:
+    for error in row.error_messages:
         later = " It is recorded, and the next sweep sends it." if done else ""
         messages.warning(request, f"{error}.{later}")

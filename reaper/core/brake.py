@@ -13,8 +13,6 @@ MIN_WORKERS = 3
 """Fewer silent workers are no mass, unless they are all; the node controller's number as well."""
 HELD_LIMIT = 20
 """How many runs a sweep may always act on, and at most while the brake is engaged."""
-HELD = "held: "
-"""How a sweep's message begins that says that the brake is engaged."""
 
 
 class ReportingPeriod(Protocol):

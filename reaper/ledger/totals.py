@@ -1,97 +1,125 @@
-"""What was done and refused since the beginning, counted: the rows that are there, and those that were pruned.
+"""The counters: what was done and refused since the beginning.
 
-A row that is pruned is added to its total in the same transaction, so what Prometheus takes for a counter never falls.
+What a sweep did is added to the totals once, when it closes, and so are the refused writes until then. A scrape reads
+the totals alone, and pruning deletes only what is counted: what Prometheus takes for a counter never falls.
 """
 
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
-from django.db.models import Case, CharField, Count, F, FloatField, QuerySet, Sum, Value, When
-from django.db.models.functions import Coalesce, Concat
+from django.db.models import Case, CharField, Count, F, Q, QuerySet, Sum, Value, When
 
-from reaper.models import CounterTotal, LedgerEntry, RefusedWrite
+from reaper.models import CounterTotal, LedgerEntry, RefusedWrite, Sweep
 
-REAPINGS, RECOVERY, REFUSED = "reapings", "recovery", "refused"
-# Seconds: the upper bounds of the recovery times. Evidence takes less than half a minute, time alone the timeouts.
+ACTIONS = "actions"
+"""The metric of runs and parents that were acted on, by action and reason."""
+RECOVERY = "recovery"
+"""The metric of how long nobody had worked on a run when the reaper acted on it, by upper bound."""
+REFUSED = "refused"
+"""The metric of late writes that a fence refused, by write."""
 BUCKETS = (5, 10, 15, 20, 30, 60, 120, 300, 900, 1800, 3600, 7200, 86_400)
+"""Seconds: the upper bounds of recovery times. Evidence takes less than half a minute, time alone the timeouts."""
 INF = "+Inf"
+"""The label of what is beyond the last bound."""
+CUT_OFF_AFTER = timedelta(hours=1)
+"""A sweep that has not ended by then was cut off: no sweep takes minutes."""
+MAX_ROWS = 5000
+"""Sweeps, and refused writes, that are counted at one close; the rest waits for the next."""
 
 
 class Key(NamedTuple):
-    """What is counted: the metric, the kind, and "ACTION REASON", a bound of BOUNDS, or the refused write."""
+    """What is counted."""
 
     metric: str
     kind: str
     label: str
+    """An action, a bound of `BUCKETS` as text or `INF`, or a refused write: by the metric."""
+    reason: str = ""
+    """The reason of an action; '' for the other metrics."""
 
 
 class Counted(NamedTuple):
-    """How many, and the sum of their seconds where it is times that are counted."""
+    """How often."""
 
     number: int = 0
     seconds: float = 0.0
+    """The sum of the times, where it is times that are counted."""
 
 
 def all_time_counts(using: str) -> dict[Key, Counted]:
-    """Return all counts. One statement: what is pruned meanwhile is counted once."""
-    kept = CounterTotal.objects.using(using).order_by().values_list("metric", "kind", "label", "count", "seconds")
-    live = [*counts(LedgerEntry.objects.using(using)), *counts(RefusedWrite.objects.using(using))]
-    return summed(kept.union(*live, all=True))
+    """Return all totals: one query, of as many rows as there are labels."""
+    return {
+        Key(total.metric, total.kind, total.label, total.reason): Counted(total.count, total.seconds)
+        for total in CounterTotal.objects.using(using)
+    }
 
 
-def prune(rows: QuerySet, batch: int) -> int:
-    """Delete one batch of the rows, oldest first, and add it to the totals; return how many they were."""
-    skip = connections[rows.db].features.has_select_for_update_skip_locked
-    with transaction.atomic(using=rows.db):
-        # Locked: two that prune at the same time must not count a row twice.
-        # guard: two that prune at once
-        oldest = rows.order_by("pk").select_for_update(skip_locked=skip, of=("self",) if skip else ())[:batch]
-        pks = list(oldest.values_list("pk", flat=True))
-        mine = rows.model._base_manager.using(rows.db).filter(pk__in=pks)
-        for query in counts(mine) if pks else ():
-            for key, counted in sorted(summed(query).items()):
-                add(key, counted, rows.db)
-        mine.delete()
-    return len(pks)
+def count_closed_sweeps(using: str, now: datetime) -> None:
+    """Add what closed sweeps did, and what was refused, to the totals: each once, however often this is called.
+
+    Also of sweeps that were cut off more than `CUT_OFF_AFTER` ago.
+    """
+    closed = Q(finished_at__isnull=False) | Q(started_at__lt=now - CUT_OFF_AFTER)
+    sweeps = Sweep.objects.using(using).filter(closed, counted=False)
+    refused = RefusedWrite.objects.using(using).filter(counted=False)
+    if not sweeps.exists() and not refused.exists():
+        return
+    with transaction.atomic(using=using):
+        counted: dict[Key, Counted] = defaultdict(Counted)
+        if sweep_pks := lock_uncounted(sweeps):
+            entries = LedgerEntry.objects.using(using).applied().filter(sweep__in=sweep_pks)
+            counted.update(count_actions(entries))
+            counted.update(count_recoveries(entries))
+            Sweep.objects.using(using).filter(pk__in=sweep_pks).update(counted=True)
+        if refused_pks := lock_uncounted(refused):
+            rows = RefusedWrite.objects.using(using).filter(pk__in=refused_pks)
+            counted.update(count_refused(rows))
+            rows.update(counted=True)
+        # In one order everywhere, so that two that count at once do not wait for each other.
+        for key, number in sorted(counted.items()):
+            add(key, number, using)
 
 
-def add(key: Key, counted: Counted, using: str) -> None:
-    """Add to a total."""
-    row, _ = CounterTotal.objects.using(using).get_or_create(**key._asdict())
-    again = CounterTotal.objects.using(using).filter(pk=row.pk)
-    again.update(count=F("count") + counted.number, seconds=F("seconds") + counted.seconds)
+def lock_uncounted(rows: QuerySet[Any]) -> list[int]:
+    """Lock rows that are not counted yet, oldest first, and return their keys; skip those that another is counting."""
+    can_skip = connections[rows.db].features.has_select_for_update_skip_locked
+    # guard: two that count at once
+    locked = rows.order_by("pk").select_for_update(skip_locked=can_skip)
+    return list(locked.values_list("pk", flat=True)[:MAX_ROWS])
 
 
-def counts(rows: QuerySet) -> list[QuerySet]:
-    """Return the queries that count these rows, each as (metric, kind, label, count, seconds)."""
-    if rows.model is RefusedWrite:
-        return [grouped(rows, REFUSED, F("write"))]
-    done = rows.exclude(action=LedgerEntry.DISPATCH)
-    timed = rows.filter(actor="", unattended_seconds__isnull=False)
+def count_actions(entries: QuerySet[LedgerEntry]) -> Iterator[tuple[Key, Counted]]:
+    """Yield how many runs and parents were acted on; a dispatch by a person is no act of the reaper."""
+    groups = entries.exclude(action=LedgerEntry.DISPATCH).order_by().values_list("kind", "action", "reason")
+    for kind, action, reason, count in groups.annotate(Count("pk")):
+        yield Key(ACTIONS, kind, action, reason), Counted(count)
+
+
+def count_recoveries(entries: QuerySet[LedgerEntry]) -> Iterator[tuple[Key, Counted]]:
+    """Yield how long nobody had worked on the runs that the reaper acted on by itself."""
     bound = Case(
         *(When(unattended_seconds__lte=each, then=Value(str(each))) for each in BUCKETS),
         default=Value(INF),
         output_field=CharField(),
     )
-    return [
-        grouped(done, REAPINGS, Concat("action", Value(" "), "reason")),
-        grouped(timed, RECOVERY, bound, Coalesce(Sum("unattended_seconds"), 0.0)),
-    ]
+    timed = entries.filter(actor="", unattended_seconds__isnull=False).order_by().annotate(bound=bound)
+    for kind, label, count, seconds in timed.values_list("kind", "bound").annotate(
+        Count("pk"), Sum("unattended_seconds")
+    ):
+        yield Key(RECOVERY, kind, label), Counted(count, seconds)
 
 
-def grouped(rows: QuerySet, metric: str, label: Case | Concat | F, seconds: Coalesce | None = None) -> QuerySet:
-    """Return the query that counts rows by kind and label."""
-    none = Value(0.0, output_field=FloatField())
-    named = rows.order_by().annotate(metric=Value(metric, output_field=CharField()), label=label)
-    found = named.values("metric", "kind", "label").annotate(count=Count("pk"), seconds=seconds or none)
-    return found.values_list("metric", "kind", "label", "count", "seconds")
+def count_refused(rows: QuerySet[RefusedWrite]) -> Iterator[tuple[Key, Counted]]:
+    """Yield how many late writes were refused."""
+    for kind, write, count in rows.order_by().values_list("kind", "write").annotate(Count("pk")):
+        yield Key(REFUSED, kind, write), Counted(count)
 
 
-def summed(rows: QuerySet) -> dict[Key, Counted]:
-    """Return the sums of what the rows have counted."""
-    found: dict[Key, Counted] = defaultdict(Counted)
-    for metric, kind, label, count, seconds in rows:
-        key = Key(metric, kind, label)
-        found[key] = Counted(found[key].number + count, found[key].seconds + seconds)
-    return dict(found)
+def add(key: Key, counted: Counted, using: str) -> None:
+    """Add to one total."""
+    totals = CounterTotal.objects.using(using)
+    total, _ = totals.get_or_create(**key._asdict())
+    totals.filter(pk=total.pk).update(count=F("count") + counted.number, seconds=F("seconds") + counted.seconds)

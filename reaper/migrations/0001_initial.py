@@ -90,13 +90,14 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('metric', models.CharField(max_length=20)),
                 ('kind', models.CharField(max_length=120)),
-                ('label', models.CharField(max_length=100)),
+                ('label', models.CharField(max_length=50)),
+                ('reason', models.CharField(blank=True, default='', max_length=50)),
                 ('count', models.BigIntegerField(default=0)),
                 ('seconds', models.FloatField(default=0)),
             ],
             options={
-                'ordering': ('metric', 'kind', 'label'),
-                'constraints': [models.UniqueConstraint(fields=('metric', 'kind', 'label'), name='reaper_one_total')],
+                'ordering': ('metric', 'kind', 'label', 'reason'),
+                'constraints': [models.UniqueConstraint(fields=('metric', 'kind', 'label', 'reason'), name='reaper_one_total')],
             },
         ),
         migrations.CreateModel(
@@ -148,25 +149,6 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
-            name='Observation',
-            fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField()),
-                ('kind', models.CharField(max_length=100)),
-                ('run_id', models.CharField(max_length=255)),
-                ('task_id', models.TextField(blank=True, default='')),
-                ('phase', models.CharField(max_length=20)),
-                ('action', models.CharField(max_length=20)),
-                ('reason', models.CharField(max_length=50)),
-                ('message', models.TextField(blank=True, default='')),
-            ],
-            options={
-                'ordering': ('-id',),
-                'indexes': [models.Index(fields=['created_at'], name='reaper_observation_created')],
-                'constraints': [models.UniqueConstraint(fields=('kind', 'run_id', 'task_id', 'reason'), name='reaper_one_observation')],
-            },
-        ),
-        migrations.CreateModel(
             name='PolicyOverride',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
@@ -191,10 +173,11 @@ class Migration(migrations.Migration):
                 ('task_id', models.TextField(blank=True, default='')),
                 ('worker', models.TextField(blank=True, default='')),
                 ('write', models.CharField(max_length=20)),
+                ('counted', models.BooleanField(default=False)),
             ],
             options={
                 'ordering': ('-id',),
-                'indexes': [models.Index(fields=['kind', 'run_id'], name='reaper_refused_run'), models.Index(fields=['created_at'], name='reaper_refused_created')],
+                'indexes': [models.Index(fields=['kind', 'run_id'], name='reaper_refused_run'), models.Index(fields=['created_at'], name='reaper_refused_created'), models.Index(condition=models.Q(('counted', False)), fields=['id'], name='reaper_refused_uncounted')],
             },
         ),
         migrations.CreateModel(
@@ -202,12 +185,13 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('kind', models.CharField(max_length=100)),
-                ('phase', models.CharField(max_length=20)),
+                ('phase', models.CharField(choices=[('queued', 'queued'), ('running', 'running'), ('parents', 'parents'), ('manual', 'manual')], max_length=20)),
                 ('started_at', models.DateTimeField()),
                 ('finished_at', models.DateTimeField(null=True)),
                 ('idle', models.BooleanField(default=False)),
                 ('mode', models.CharField(default='act', max_length=10)),
                 ('revoked_at', models.DateTimeField(null=True)),
+                ('counted', models.BooleanField(default=False)),
                 ('scanned', models.PositiveIntegerField(default=0)),
                 ('acted', models.PositiveIntegerField(default=0)),
                 ('conflicts', models.PositiveIntegerField(default=0)),
@@ -218,7 +202,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ('-started_at', '-id'),
-                'indexes': [models.Index(fields=['started_at'], name='reaper_sweep_started'), models.Index(fields=['kind', 'phase', 'started_at'], name='reaper_sweep_latest')],
+                'indexes': [models.Index(fields=['started_at'], name='reaper_sweep_started'), models.Index(fields=['kind', 'phase', 'started_at'], name='reaper_sweep_latest'), models.Index(condition=models.Q(('counted', False)), fields=['id'], name='reaper_sweep_uncounted')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('idle', True)), fields=('kind', 'phase'), name='reaper_one_idle_sweep')],
             },
         ),
@@ -249,6 +233,7 @@ class Migration(migrations.Migration):
             name='LedgerEntry',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('applied', models.BooleanField(default=True)),
                 ('created_at', models.DateTimeField()),
                 ('kind', models.CharField(max_length=100)),
                 ('run_id', models.CharField(max_length=255)),
@@ -270,8 +255,10 @@ class Migration(migrations.Migration):
                 ('sweep', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='entries', to='reaper.sweep')),
             ],
             options={
+                'verbose_name_plural': 'ledger entries',
                 'ordering': ('-id',),
                 'indexes': [models.Index(fields=['kind', 'run_id', 'id'], name='reaper_ledger_run'), models.Index(fields=['created_at'], name='reaper_ledger_created'), models.Index(condition=models.Q(('task_id', ''), _negated=True), fields=['kind', 'task_id'], name='reaper_ledger_task')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('applied', False)), fields=('kind', 'run_id', 'task_id', 'reason'), name='reaper_one_dry_run_entry')],
             },
         ),
         migrations.RunPython(protect, unprotect),

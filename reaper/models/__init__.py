@@ -2,7 +2,7 @@
 
 from reaper.models.alerts import Alert
 from reaper.models.controls import Exemption, KindControl, PolicyOverride
-from reaper.models.history import CounterTotal, LedgerEntry, Observation, RefusedWrite, Sweep
+from reaper.models.history import CounterTotal, LedgerEntry, LedgerQuerySet, RefusedWrite, Sweep
 from reaper.models.workers import MessageSighting, WorkerHeartbeat
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "Exemption",
     "KindControl",
     "LedgerEntry",
+    "LedgerQuerySet",
     "MessageSighting",
-    "Observation",
     "PolicyOverride",
     "RefusedWrite",
     "Sweep",

@@ -3,36 +3,45 @@
 from django.db import models
 from django.db.models import Q
 
+from reaper.core.policy import Mode, SweepScope
+from reaper.core.sweep_errors import SweepError
+
 
 class Sweep(models.Model):
-    """One pass over one kind and phase.
+    """One pass over one kind and scope.
 
-    Kept when it did or refused something. Of the others only the last is kept: one row per kind and phase, marked
-    `idle`, whose times move on.
+    Kept when it had an effect. Of the others only the last is kept: one row per kind and scope, marked `idle`, whose
+    times move on.
     """
 
     kind = models.CharField(max_length=100)
-    # queued, running or parents; by_hand for what a person asked for, which is no sweep
-    phase = models.CharField(max_length=20)
+    phase = models.CharField(max_length=20, choices=[(scope.value, scope.value) for scope in SweepScope])
+    """What it covers: a `SweepScope`."""
     started_at = models.DateTimeField()
-    # NULL: still under way, or cut off.
     finished_at = models.DateTimeField(null=True)
+    """When it ended; NULL while it is under way, or when it was cut off."""
     idle = models.BooleanField(default=False)
-    # act, observe or off: how its kind was switched when it began.
-    mode = models.CharField(max_length=10, default="act")
-    # When the broker had taken every revoke that follows from it. NULL: not yet, or it was cut off.
+    """Whether it had no effect, and is the one row that stands for all such sweeps."""
+    mode = models.CharField(max_length=10, default=Mode.ACT.value)
+    """How its kind was switched when it began: a `Mode`."""
     revoked_at = models.DateTimeField(null=True)
-    # How many runs were looked at, acted on, found changed since they were read, put off to a later sweep.
+    """When the broker had taken every revoke that follows from it; NULL when not yet, or when it was cut off."""
+    counted = models.BooleanField(default=False)
+    """Whether what it did is part of the `CounterTotal`s."""
     scanned = models.PositiveIntegerField(default=0)
+    """How many runs, or parents, it read."""
     acted = models.PositiveIntegerField(default=0)
+    """How many runs it acted on."""
     conflicts = models.PositiveIntegerField(default=0)
+    """How many runs it left alone because they had changed since they were read."""
     deferred = models.PositiveIntegerField(default=0)
-    # How many parents were given their outcome.
+    """How many runs it left to a later sweep."""
     finalized = models.PositiveIntegerField(default=0)
-    # reason -> number of runs that were decided so, LEAVE included.
+    """How many parents it completed."""
     counts = models.JSONField(default=dict)
-    # Sentences; a sweep without any is a good one.
+    """Reason -> number of runs that were decided so, those left alone included."""
     errors = models.JSONField(default=list)
+    """What went wrong or held it back, each a `SweepError.as_json()`. A sweep without any is a good one."""
 
     class Meta:
         ordering = ("-started_at", "-id")
@@ -42,6 +51,7 @@ class Sweep(models.Model):
         indexes = [
             models.Index(fields=["started_at"], name="reaper_sweep_started"),
             models.Index(fields=["kind", "phase", "started_at"], name="reaper_sweep_latest"),
+            models.Index(fields=["id"], condition=Q(counted=False), name="reaper_sweep_uncounted"),
         ]
 
     def __str__(self) -> str:
@@ -49,61 +59,120 @@ class Sweep(models.Model):
 
     @property
     def had_effect(self) -> bool:
-        """True when the sweep did, put off or refused something, or went wrong."""
+        """Return whether the sweep did, deferred or refused something, or went wrong."""
         return bool(self.acted or self.finalized or self.conflicts or self.deferred or self.errors)
+
+    @property
+    def recorded_errors(self) -> list[SweepError]:
+        """Return `errors` as values."""
+        return [SweepError.from_json(each) for each in self.errors]
+
+    @property
+    def error_messages(self) -> list[str]:
+        """Return the sentences of `errors`."""
+        return [error.message for error in self.recorded_errors]
 
     @property
     def summary(self) -> str:
         """Return the sweep in one line, for the log and the terminal."""
-        parts = (
-            [f"{self.scanned} seen", f"{self.acted} acted on"]
-            if self.mode == "act"
-            else [f"{self.mode}: {self.scanned} seen"]
-        )
-        named = {"finalized": self.finalized, "moved on": self.conflicts, "deferred": self.deferred}
-        parts += [f"{count} {name}" for name, count in named.items() if count]
+        is_acting = self.mode == Mode.ACT
+        parts = [f"{self.scanned} scanned" if is_acting else f"{self.mode}: {self.scanned} scanned"]
+        if is_acting:
+            parts.append(f"{self.acted} acted on")
+        rest = {
+            "parents completed": self.finalized,
+            "changed concurrently": self.conflicts,
+            "deferred": self.deferred,
+        }
+        parts += [f"{count} {name}" for name, count in rest.items() if count]
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()))
-        return ", ".join(parts) + (f" ({reasons})" if reasons else "") + "".join(f"; {error}" for error in self.errors)
+        sentence = ", ".join(parts) + (f" ({reasons})" if reasons else "")
+        return "; ".join([sentence, *self.error_messages])
+
+
+class LedgerQuerySet(models.QuerySet["LedgerEntry"]):
+    """Entries of the ledger. Whoever means what was *done* starts with `applied()`."""
+
+    def applied(self) -> "LedgerQuerySet":
+        """Return the entries of what was done."""
+        return self.filter(applied=True)
+
+    def dry_run(self) -> "LedgerQuerySet":
+        """Return the entries of what would have been done in dry-run mode."""
+        return self.filter(applied=False)
 
 
 class LedgerEntry(models.Model):
-    """One run acted on: the ledger. Written in the transaction that changed the run, so both are there or neither.
+    """One run acted on: written in the transaction that changed the run, so both are there or neither.
 
     `published_at` is filled once the broker has taken the new task, and `Sweep.revoked_at` once it has taken the
     revokes; a sweep that dies in between leaves them empty, and the next one sends what is missing.
+
+    In dry-run mode nothing is changed, and the entry says what would have been done: it is not `applied`, belongs to
+    no sweep, and is there once per run, task and reason.
     """
 
-    DISPATCH = "dispatch"  # not the reaper's action: a dispatch by hand, from which budgets are counted anew
-    FINALIZE = "finalize"  # a parent was given its outcome
-    REOPEN = "reopen"  # a person undid that it was ended
-    REVOKE = "revoke"  # a person revoked its task; the run was left as it was
+    DISPATCH = "dispatch"
+    """Not the reaper's action: a person or the host dispatched the run, which resets its budgets."""
+    FINALIZE = "finalize"
+    """A parent was completed."""
+    REOPEN = "reopen"
+    """A person undid that the run was ended."""
+    REVOKE = "revoke"
+    """A person revoked the run's task; the run was left as it was."""
 
     sweep = models.ForeignKey(Sweep, models.SET_NULL, null=True, blank=True, related_name="entries")
+    """The sweep that did it; NULL for a dispatch, for a dry run, and when the sweep was pruned."""
+    applied = models.BooleanField(default=True)
+    """Whether it was done; otherwise a dry run recorded what would have been done."""
     created_at = models.DateTimeField()
     kind = models.CharField(max_length=100)
+    """The adapter's kind; KIND.parent for a parent."""
     run_id = models.CharField(max_length=255)
+    """The primary key of the run or parent, as text."""
     phase = models.CharField(max_length=20)
+    """The run's `Phase` before."""
     action = models.CharField(max_length=20)
+    """An `Action`, or one of the constants above."""
     reason = models.CharField(max_length=50)
+    """A `Reason`."""
     exhausted = models.BooleanField(default=False)
+    """Whether the run was failed because a budget was spent."""
     interrupted = models.BooleanField(default=False)
+    """Whether the run was cut off by its worker's announced end."""
     terminate = models.BooleanField(default=False)
-    # The task that the run had when it was acted on, and the one that it was given.
+    """Whether its task was to be killed where it was executed."""
     task_id = models.TextField(default="", blank=True)
+    """The task that the run had before, and that is revoked."""
     new_task_id = models.TextField(default="", blank=True)
+    """The task that the run was given."""
     message = models.TextField(default="", blank=True)
+    """The sentence that was written into the run, or would have been."""
     facts = models.JSONField(default=dict)
+    """The run's `RunFacts` without the defaults."""
     evidence = models.JSONField(default=dict)
-    # For how many seconds nobody was known to work on the run then; NULL where nothing tells.
+    """The `Evidence` without the defaults."""
     unattended_seconds = models.FloatField(null=True, blank=True)
-    # Who asked for it; '' is the reaper itself.
+    """For how many seconds nobody was known to work on the run; NULL where nothing tells."""
     actor = models.CharField(max_length=200, default="", blank=True)
+    """Who asked for it; '' is the reaper itself."""
     published_at = models.DateTimeField(null=True, blank=True)
-    # When the host's hook had told the run's owner, where it has one.
+    """When the broker had taken `new_task_id`."""
     owner_notified_at = models.DateTimeField(null=True, blank=True)
+    """When the host's hook had notified the run's owner, where it has one."""
+
+    objects = LedgerQuerySet.as_manager()
 
     class Meta:
         ordering = ("-id",)
+        verbose_name_plural = "ledger entries"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "run_id", "task_id", "reason"],
+                condition=Q(applied=False),
+                name="reaper_one_dry_run_entry",
+            ),
+        ]
         indexes = [
             models.Index(fields=["kind", "run_id", "id"], name="reaper_ledger_run"),
             models.Index(fields=["created_at"], name="reaper_ledger_created"),
@@ -111,52 +180,37 @@ class LedgerEntry(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.action} {self.kind}:{self.run_id} ({self.reason})"
+        action = self.action if self.applied else f"would {self.action}"
+        return f"{action} {self.kind}:{self.run_id} ({self.reason})"
 
     @property
     def owes_revoke(self) -> bool:
-        """True when the broker has not taken its old task's revoke yet."""
+        """Return whether the broker has not taken the revoke of its old task yet."""
         return bool(self.task_id) and self.sweep is not None and self.sweep.revoked_at is None
 
 
 class CounterTotal(models.Model):
-    """What pruned rows had been counted as: what is counted since the beginning never falls (`totals.py`)."""
+    """How often something was done since the beginning, whatever was pruned since: read by Prometheus."""
 
     metric = models.CharField(max_length=20)
+    """One of the metrics of `ledger/totals.py`."""
     kind = models.CharField(max_length=120)
-    label = models.CharField(max_length=100)
+    label = models.CharField(max_length=50)
+    """The action, the upper bound of a recovery time, or the refused write: by the metric."""
+    reason = models.CharField(max_length=50, default="", blank=True)
+    """The reason of an action; '' for the other metrics."""
     count = models.BigIntegerField(default=0)
     seconds = models.FloatField(default=0)
+    """The sum of the recovery times; 0 for the other metrics."""
 
     class Meta:
-        ordering = ("metric", "kind", "label")
-        constraints = [models.UniqueConstraint(fields=["metric", "kind", "label"], name="reaper_one_total")]
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.kind} {self.label}: {self.count}"
-
-
-class Observation(models.Model):
-    """What would have been done with a run, had its kind not been switched to observe: once per task and reason."""
-
-    created_at = models.DateTimeField()
-    kind = models.CharField(max_length=100)
-    run_id = models.CharField(max_length=255)
-    task_id = models.TextField(default="", blank=True)
-    phase = models.CharField(max_length=20)
-    action = models.CharField(max_length=20)
-    reason = models.CharField(max_length=50)
-    message = models.TextField(default="", blank=True)
-
-    class Meta:
-        ordering = ("-id",)
+        ordering = ("metric", "kind", "label", "reason")
         constraints = [
-            models.UniqueConstraint(fields=["kind", "run_id", "task_id", "reason"], name="reaper_one_observation"),
+            models.UniqueConstraint(fields=["metric", "kind", "label", "reason"], name="reaper_one_total"),
         ]
-        indexes = [models.Index(fields=["created_at"], name="reaper_observation_created")]
 
     def __str__(self) -> str:
-        return f"would {self.action} {self.kind}:{self.run_id} ({self.reason})"
+        return " ".join(filter(None, [self.metric, self.kind, self.label, self.reason])) + f": {self.count}"
 
 
 class RefusedWrite(models.Model):
@@ -167,14 +221,17 @@ class RefusedWrite(models.Model):
     run_id = models.CharField(max_length=255)
     task_id = models.TextField(default="", blank=True)
     worker = models.TextField(default="", blank=True)
-    # claim, progress, complete, fail or release
     write = models.CharField(max_length=20)
+    """What it tried: claim, progress, complete, fail or release."""
+    counted = models.BooleanField(default=False)
+    """Whether it is part of the `CounterTotal`s."""
 
     class Meta:
         ordering = ("-id",)
         indexes = [
             models.Index(fields=["kind", "run_id"], name="reaper_refused_run"),
             models.Index(fields=["created_at"], name="reaper_refused_created"),
+            models.Index(fields=["id"], condition=Q(counted=False), name="reaper_refused_uncounted"),
         ]
 
     def __str__(self) -> str:

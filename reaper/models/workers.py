@@ -41,18 +41,20 @@ class WorkerHeartbeat(models.Model):
 
 
 class MessageSighting(models.Model):
-    """A queued run's message was found in no queue, or delivered and not acknowledged.
+    """A queued run's message was found in no queue, or delivered and not acknowledged: the last time that was new.
 
-    Nothing is done on one look: a message on its way is in neither place. A later sweep that finds the same decides.
+    Nothing is done at the first sighting, as a message on its way is in neither place: a later sweep that finds the
+    same decides.
     """
 
     kind = models.CharField(max_length=100)
     run_id = models.CharField(max_length=255)
     task_id = models.TextField()
-    # absent or delivered
+    """The task whose message it was."""
     message_location = models.CharField(max_length=20)
-    # By the database's clock, after the look.
+    """A `MessageLocation`: absent or delivered."""
     created_at = models.DateTimeField()
+    """When the queues were read, by the database's clock."""
 
     class Meta:
         ordering = ("-created_at",)

@@ -110,8 +110,10 @@ def detect_missing_consumer(adapter: RunAdapter, now: datetime, fleet: Fleet) ->
 
 def detect_poison(adapter: RunAdapter, now: datetime) -> Iterator[AlertCondition]:
     """Yield `poison`: runs were failed because they had used up their requeues."""
-    entries = LedgerEntry.objects.using(adapter.using).filter(
-        kind=adapter.kind, created_at__gt=now - POISON_WINDOW, exhausted=True
+    entries = (
+        LedgerEntry.objects.using(adapter.using)
+        .applied()
+        .filter(kind=adapter.kind, created_at__gt=now - POISON_WINDOW, exhausted=True)
     )
     if count := entries.aggregate(count=Count("pk"))["count"]:
         within = format_duration(POISON_WINDOW)

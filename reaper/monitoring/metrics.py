@@ -110,10 +110,9 @@ class Scrape(Collector):
         for name, make in FAMILIES.items():
             self.families.setdefault(name, make())
         recoveries: dict[str, dict[str, totals.Counted]] = {}
-        for (metric, kind, label), counted in totals.all_time_counts(using).items():
-            if metric == totals.REAPINGS:
-                action, _, reason = label.partition(" ")
-                self.families[metric].add_metric([kind, action, reason], counted.number)
+        for (metric, kind, label, reason), counted in totals.all_time_counts(using).items():
+            if metric == totals.ACTIONS:
+                self.families[metric].add_metric([kind, label, reason], counted.number)
             elif metric == totals.REFUSED:
                 self.families[metric].add_metric([kind, label], counted.number)
             elif metric == totals.RECOVERY:
@@ -133,7 +132,7 @@ def cumulate(counted: Mapping[str, totals.Counted]) -> Iterator[tuple[str, float
 
 
 FAMILIES: dict[str, Callable[[], Metric]] = {
-    totals.REAPINGS: lambda: CounterMetricFamily(
+    totals.ACTIONS: lambda: CounterMetricFamily(
         "reaper_actions", "Runs and parents that were acted on.", labels=["kind", "action", "reason"]
     ),
     totals.REFUSED: lambda: CounterMetricFamily(

@@ -124,8 +124,10 @@ def notify_owners(adapter: RunAdapter) -> int:
     if type(adapter).notify_owner is RunAdapter.notify_owner:
         return 0
     now = clock.now(adapter.using)
-    entries = LedgerEntry.objects.using(adapter.using).filter(
-        kind=adapter.kind, created_at__gt=now - NOTIFY_WITHIN, owner_notified_at=None, action__in=OWNER_ACTIONS
+    entries = (
+        LedgerEntry.objects.using(adapter.using)
+        .applied()
+        .filter(kind=adapter.kind, created_at__gt=now - NOTIFY_WITHIN, owner_notified_at=None, action__in=OWNER_ACTIONS)
     )
     notified = []
     for row in entries.order_by("created_at", "id")[:OWNER_BATCH]:

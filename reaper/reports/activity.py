@@ -50,7 +50,8 @@ def time_buckets(databases: Sequence[str], now: datetime, length: timedelta, num
     counts: dict[datetime, Counter[str]] = {start: Counter() for start in starts}
     slowest: dict[datetime, float] = {}
     for using in databases:
-        done = LedgerEntry.objects.using(using).filter(created_at__gte=starts[0]).exclude(action=LedgerEntry.DISPATCH)
+        applied = LedgerEntry.objects.using(using).applied().filter(created_at__gte=starts[0])
+        done = applied.exclude(action=LedgerEntry.DISPATCH)
         grouped = done.order_by().annotate(start=truncated("created_at")).values_list("start", "reason")
         for start, reason, count, longest in grouped.annotate(Count("pk"), Max("unattended_seconds")):
             if start in counts:

@@ -12,7 +12,6 @@ from django.apps import apps
 
 from reaper.adapters import RunAdapter
 from reaper.controls.modes import ControlState, state_of
-from reaper.core.brake import HELD
 from reaper.core.facts import Phase
 from reaper.core.formatting import format_duration
 from reaper.core.policy import Mode, SweepScope
@@ -128,12 +127,14 @@ def check_scope(
     off = describe_schedule(schedule)
     unfinished = describe_unfinished(latest.started)
     is_cut_off = latest.is_cut_off(now)
-    errors = list(latest.ended.errors) if latest.ended and not is_cut_off else []
+    errors = latest.ended.recorded_errors if latest.ended and not is_cut_off else []
+    holds = [error.message for error in errors if error.is_hold]
+    failures = [error.message for error in errors if not error.is_hold]
     found = {
         Condition.SWITCHED_OFF: [*(describe_controls(controls) if controls.mode is Mode.OFF else ()), *off],
         Condition.SWEEP_OVERDUE: describe_overdue(since_end(latest.ended, now), limit),
-        Condition.BRAKE_ENGAGED: [each for each in errors if each.startswith(HELD)],
-        Condition.SWEEP_FAILING: unfinished if is_cut_off else [each for each in errors if not each.startswith(HELD)],
+        Condition.BRAKE_ENGAGED: holds,
+        Condition.SWEEP_FAILING: unfinished if is_cut_off else failures,
     }
     if found[Condition.SWITCHED_OFF]:
         # It explains why no sweep comes.
@@ -143,7 +144,14 @@ def check_scope(
         phase=phase,
         since_success=since_end(latest.succeeded, now),
         conditions={name: "; ".join(sentences) for name, sentences in found.items() if sentences},
-        notes=[*describe_controls(controls), *off, *([] if schedule else ["no schedule"]), *unfinished, *errors],
+        notes=[
+            *describe_controls(controls),
+            *off,
+            *([] if schedule else ["no schedule"]),
+            *unfinished,
+            *holds,
+            *failures,
+        ],
         last=latest.ended,
     )
 

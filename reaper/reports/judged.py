@@ -17,7 +17,7 @@ from reaper.core.policy import Action, Policy
 from reaper.core.reasons import HEALTHY_REASONS
 from reaper.evidence.collector import EvidenceCollector
 from reaper.reports.run_lines import CappedList, RunLine, line_of_verdict
-from reaper.sweeps.sweep import Verdict, plan
+from reaper.sweeps.judging import Verdict
 
 # The phases whose runs are judged, in the order in which they are shown.
 PHASES = (Phase.RUNNING, Phase.QUEUED)
@@ -78,7 +78,10 @@ def judge_unfinished(
 ) -> JudgedRuns:
     """Judge every unfinished run of the collector's kind; keep `limit` lines per list (None: all)."""
     return sort_verdicts(
-        (page for phase in PHASES for page in plan(collector.adapter, phase, collector)), collector, limit, on_progress
+        (page for phase in PHASES for page in judge_phase(collector.adapter, phase, collector)),
+        collector,
+        limit,
+        on_progress,
     )
 
 

@@ -11,7 +11,7 @@ from reaper.core.policy import SweepScope
 from reaper.core.reasons import Reason
 from reaper.core.serialization import evidence_from_json, to_dict
 from reaper.models import LedgerEntry
-from reaper.sweeps.sweep import Verdict
+from reaper.sweeps.judging import Verdict
 
 # The timestamps among the facts of a ledger entry that tell a run's age.
 TIMESTAMPS = ("created_at", "queued_at", "started_at", "progress_at")

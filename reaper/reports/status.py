@@ -25,7 +25,7 @@ from reaper.models import Alert
 from reaper.reports.health import Condition, SweepHealth, health_of
 from reaper.reports.judged import PHASES, JudgedRuns, OnProgress, ignore_progress, judge_unfinished, sort_verdicts
 from reaper.reports.run_lines import CappedList, RunLine, line_of_parent
-from reaper.sweeps.sweep import judge_all
+from reaper.sweeps.judging import judge_runs
 from reaper.workers.registry import Worker
 
 # The oldest runs of a phase that an overview judges: those that are stuck are among them.
@@ -233,7 +233,7 @@ class RunJudge(NamedTuple):
             return judge_unfinished(collector, self.limit, self.on_progress)
         collector = EvidenceCollector(adapter, self.broker, policy, now, may_inspect=False, fleet=self.fleet)
         oldest = [run for summary in summaries.values() for run in summary.oldest]
-        return sort_verdicts([judge_all(oldest, collector)] if oldest else [], collector, self.limit)
+        return sort_verdicts([judge_runs(oldest, collector)] if oldest else [], collector, self.limit)
 
     def list_parents(self, adapter: RunAdapter) -> CappedList:
         """Return the parents that wait to be completed; none for an overview, as finding them takes many queries."""

@@ -17,7 +17,10 @@ from reaper.models import LedgerEntry, Sweep
 from reaper.reports.judged import OnProgress, ignore_progress
 from reaper.reports.run_lines import RunLine, line_of_entry, line_of_parent, line_of_verdict
 from reaper.signals import reaped
-from reaper.sweeps.sweep import finalize_parents, plan, silence_hold, sweep, volume_hold
+from reaper.sweeps.holds import find_silence_hold, find_volume_hold
+from reaper.sweeps.judging import judge_phase
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.sweep import sweep
 
 # Called with each page of lines.
 ShowPage = Callable[[list[RunLine]], Any]
@@ -53,7 +56,7 @@ def dry_run(adapter: RunAdapter, phase: str, show: ShowPage, on_progress: OnProg
     to_end = 0
     with Broker() as broker:
         collector = EvidenceCollector(adapter, broker, effective_policy(adapter), now)
-        for verdicts in plan(adapter, Phase(phase), collector):
+        for verdicts in judge_phase(adapter, Phase(phase), collector):
             lines = [line_of_verdict(each, now) for each in verdicts]
             acting = [line for line in lines if line.action != Action.LEAVE]
             row.scanned += len(lines)
@@ -63,10 +66,10 @@ def dry_run(adapter: RunAdapter, phase: str, show: ShowPage, on_progress: OnProg
             show(acting)
             on_progress(len(lines))
         holds = (
-            silence_hold(row.counts, collector),
-            volume_hold(adapter, phase, to_end, row.scanned, now),
+            find_silence_hold(row.counts, collector),
+            find_volume_hold(adapter, phase, to_end, row.scanned, now),
         )
-    row.errors = [each for each in holds if each]
+    row.errors = [hold.as_json() for hold in holds if hold]
     return row
 
 

@@ -9,7 +9,7 @@ from django.db.models import F
 
 from reaper.adapters import RunAdapter
 from reaper.core.facts import RunFacts
-from reaper.ledger.records import entries_of_run
+from reaper.ledger.history import entries_of_run
 from reaper.models import LedgerEntry, RefusedWrite
 
 # The most events of a run's history that are shown, newest first.
@@ -28,7 +28,7 @@ class TimelineEvent(NamedTuple):
 
 def history_of(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:
     """Return what was done to a run and which late writes were rejected, newest first, as the JSON has them."""
-    names = ("created_at", "action", "reason", "actor", "message", "task_id", "new_task_id", "published_at")
+    names = ("created_at", "action", "applied", "reason", "actor", "message", "task_id", "new_task_id", "published_at")
     rows = entries_of_run(adapter, pk)
     events: list[dict[str, Any]] = list(rows.values(*names, revoked_at=F("sweep__revoked_at"))[:MAX_EVENTS])
     rejected = RefusedWrite.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by("-id")
@@ -75,7 +75,7 @@ def describe_event(event: Mapping[str, Any]) -> str:
 def describe_tasks(event: Mapping[str, Any]) -> str:
     """Return which task replaced which, and what the broker has not taken yet: " [old task …, new task …]" or ''."""
     tasks = []
-    if event["task_id"]:
+    if event["task_id"] and event["applied"]:
         owed = " (its revoke is not sent yet)" if event["revoked_at"] is None else ""
         tasks.append(f"old task {event['task_id']}{owed}")
     if event["new_task_id"]:

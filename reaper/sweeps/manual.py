@@ -1,99 +1,122 @@
-"""What a person asks for: the same guarded writes, the same ledger and the same outbox as a sweep's, in every mode.
+"""What a person asks for: the same guarded writes, ledger and outbox as a sweep's, in every mode.
 
-Each returns the `Sweep` row that tells what was done, and what the broker has not taken yet.
+Each function returns what was done and the `Sweep` row, which records what the broker has not taken yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from django.db import transaction
 
 from reaper.adapters import RunAdapter, RunUpdate
 from reaper.broker.connection import Broker
+from reaper.controls.overrides import effective_policy
 from reaper.core.decisions import Decision
 from reaper.core.facts import RunFacts
 from reaper.core.policy import Action, SweepScope
 from reaper.core.reasons import Reason
 from reaper.core.serialization import facts_from_json
-from reaper.ledger import records as ledger
+from reaper.db.transactions import short_transaction
+from reaper.evidence.collector import EvidenceCollector
+from reaper.ledger.history import find_undoable_end
+from reaper.ledger.manual import record_manual_action
 from reaper.models import LedgerEntry, Sweep
-from reaper.sweeps.sweep import BATCH, SweepRun, Verdict, short_transaction
+from reaper.sweeps.execution import Executor
+from reaper.sweeps.judging import Verdict
+from reaper.sweeps.record import SweepLog
+from reaper.sweeps.writer import BATCH
 
 
-def act_on_run(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) -> tuple[bool, Sweep]:
-    """Fail or requeue one run because a person asked for it; return whether that was done, and the `Sweep` row."""
+class ManualResult(NamedTuple):
+    """What became of a person's request."""
+
+    done: bool
+    """Whether it was done; otherwise the run had changed, or could not be written."""
+    sweep: Sweep
+    """The row that records it."""
+
+
+class ManualSweep(NamedTuple):
+    """A person's request under way."""
+
+    log: SweepLog
+    executor: Executor
+    collector: EvidenceCollector
+
+
+@contextmanager
+def manual_sweep(adapter: RunAdapter, actor: str) -> Iterator[ManualSweep]:
+    """Begin a sweep of what a person asks for; what goes wrong inside the block is recorded, and raised no further."""
+    log = SweepLog(adapter, SweepScope.MANUAL, actor)
+    with Broker() as broker:
+        collector = EvidenceCollector(adapter, broker, effective_policy(adapter), log.now)
+        request = ManualSweep(log, Executor(adapter, broker, log), collector)
+        with log.errors_recorded():
+            yield request
+
+
+def act_on_run(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) -> ManualResult:
+    """Fail or requeue one run, where it is still as it was read."""
     row = act_on_runs(adapter, [run], action, actor)
-    return bool(row.acted), row
+    return ManualResult(bool(row.acted), row)
 
 
 def act_on_runs(adapter: RunAdapter, runs: Sequence[RunFacts], action: Action, actor: str) -> Sweep:
-    """Fail or requeue runs because a person asked for it, through the same guarded write and ledger.
-
-    Returns the `Sweep` row, which says how many were still as they were seen, and tells about the broker.
-    """
-    with Broker() as broker:
-        hand = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor)
-        with hand.notified():
-            for start in range(0, len(runs), BATCH):
-                found = hand.sources.gather(runs[start : start + BATCH])
-                verdicts = [
-                    Verdict(run, Decision(action, Reason.MANUAL, terminate=evidence.active_since is not None), evidence)
-                    for run, evidence, _ in found
-                ]
-                hand.note(verdicts)
-                hand.act(verdicts)
-        return hand.close()
+    """Fail or requeue those of the runs that are still as they were read; return the row, which counts the others."""
+    with manual_sweep(adapter, actor) as request:
+        for start in range(0, len(runs), BATCH):
+            verdicts = decide_manually(request, runs[start : start + BATCH], action)
+            request.executor.execute(verdicts)
+    return request.log.close()
 
 
 def revoke(adapter: RunAdapter, run: RunFacts, actor: str) -> Sweep:
-    """Revoke a run's task, and kill it where it is executed, because a person asked for it. The run is left as it is.
+    """Revoke a run's task, and kill it where it is executed; the run is left as it is. Return the row."""
+    with manual_sweep(adapter, actor) as request:
+        request.log.open()
+        (verdict,) = decide_manually(request, [run], Action.LEAVE)
+        message = f"Task revoked by {actor}."
+        request.executor.revoke_only(RunUpdate(verdict.run, verdict.decision, message, evidence=verdict.evidence))
+    return request.log.close()
 
-    It is in the ledger first: a revoke that the broker does not take is sent by the next sweep.
+
+def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> ManualResult:
+    """Undo that a run was ended: its task may write to it again.
+
+    Where nobody works on it, the next sweep finds that out once more.
     """
-    with Broker() as broker:
-        hand = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor)
-        with hand.notified():
-            hand.open()
-            ((run, evidence, _),) = hand.sources.gather([run])
-            decision = Decision(Action.LEAVE, Reason.MANUAL, terminate=evidence.active_since is not None)
-            hand.note([Verdict(run, decision, evidence)])
-            change = RunUpdate(run, decision, f"Task revoked by {actor}.", evidence=evidence)
-            # Owed from here on, whatever goes wrong before the broker has taken it.
-            hand.revoked = False
-            ledger.record_manual_action(
-                adapter, change, LedgerEntry.REVOKE, hand.now, hand.row, actor, run.task_id or ""
-            )
-            hand.revoked = hand.outbox.revoke([ledger.revoke_request(change)])
-        return hand.close()
+    done = False
+    with manual_sweep(adapter, actor) as request:
+        log = request.log
+        log.open()
+        # guard: reopen: the parent
+        end = find_undoable_end(adapter, run.pk) if adapter.supports_reopen and not run.parent_ended else None
+        if end:
+            before = facts_from_json(end.facts)
+            update = RunUpdate(before, Decision(Action.LEAVE, Reason.MANUAL), f"Reopened by {actor}.")
+            with short_transaction(adapter.using):
+                record_manual_action(adapter, update, LedgerEntry.REOPEN, log.now, log.row, actor)
+                done = adapter.reopen(before)
+                transaction.set_rollback(not done, using=adapter.using)
+    return ManualResult(done, log.close())
 
 
-def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> tuple[bool, Sweep]:
-    """Undo that a run was ended, because a person says that it was fine; return whether it was done, and the row.
-
-    Its task may write to it again. Where nobody works on it, the next sweep finds that out once more.
-    """
-    with Broker() as broker:
-        hand, done = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor), False
-        with hand.notified():
-            hand.open()
-            ended = (
-                # guard: reopen: the parent
-                ledger.find_undoable_end(adapter, run.pk) if adapter.supports_reopen and not run.parent_ended else None
-            )
-            if ended:
-                was = facts_from_json(ended.facts)
-                with short_transaction(adapter.using):
-                    change = RunUpdate(was, Decision(Action.LEAVE, Reason.MANUAL), f"Reopened by {actor}.")
-                    ledger.record_manual_action(adapter, change, LedgerEntry.REOPEN, hand.now, hand.row, actor)
-                    done = adapter.reopen(was)
-                    transaction.set_rollback(not done, using=adapter.using)
-        return done, hand.close()
+def finalize(adapter: RunAdapter, parent: str, actor: str) -> ManualResult:
+    """Complete one parent, where all its children have ended and nobody did so before."""
+    with manual_sweep(adapter, actor) as request:
+        request.executor.finalize(parent)
+    row = request.log.close()
+    return ManualResult(bool(row.finalized), row)
 
 
-def finalize(adapter: RunAdapter, parent: str, actor: str) -> tuple[bool, Sweep]:
-    """Finalize one parent because a person asked for it; return whether it was done, and the `Sweep` row."""
-    with Broker() as broker:
-        hand = SweepRun(adapter, SweepScope.MANUAL, broker, actor=actor)
-        with hand.notified():
-            hand.finalize(parent)
-        row = hand.close()
-        return bool(row.finalized), row
+def decide_manually(request: ManualSweep, runs: Sequence[RunFacts], action: Action) -> list[Verdict]:
+    """Return the verdicts that a person gives, counted; a task is killed where a worker reports it as running."""
+    verdicts = []
+    for finding in request.collector.gather(runs):
+        is_executing = finding.evidence.active_since is not None
+        decision = Decision(action, Reason.MANUAL, terminate=is_executing)
+        verdicts.append(Verdict(finding.run, decision, finding.evidence))
+    request.log.row.scanned += len(verdicts)
+    request.log.counts[str(Reason.MANUAL)] += len(verdicts)
+    return verdicts

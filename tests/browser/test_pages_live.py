@@ -15,7 +15,8 @@ from reaper.controls.append_only import latest_row
 from reaper.core.facts import Phase
 from reaper.core.policy import Mode
 from reaper.models import KindControl, LedgerEntry, PolicyOverride
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.sweep import sweep
 from tests.browser.conftest import log_in, opened, picture, serious
 from tests.worlds import HOUR, MINUTE, SECOND, fresh, report, source
 
@@ -59,8 +60,8 @@ def swept():
     """Every phase of every kind was swept a moment ago."""
     for adapter in conf.adapters().values():
         for phase in (Phase.RUNNING, Phase.QUEUED):
-            sweeps.sweep(adapter, phase)
-        sweeps.finalize_parents(adapter)
+            sweep(adapter, phase)
+        finalize_parents(adapter)
 
 
 def past(number=400):

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reaper.monitoring import metrics
 from tests.processes import ROOT
-from tests.reaper.test_totals import reaping, refusal
+from tests.reaper.ledger.test_totals import count_all, record_entry, record_refusal
 from tests.stock import broker, limits, redis_server
 from tests.worlds import queued_job, swept
 
@@ -26,8 +26,9 @@ def samples(db, broker, limits):
     """The names of the samples of a busy reaper, with the labels of each."""
     swept()
     queued_job()
-    reaping()
-    refusal()
+    record_entry()
+    record_refusal()
+    count_all()
     families = text_string_to_metric_families(metrics.exposition().decode())
     return {each.name: set(each.labels) for family in families for each in family.samples}
 

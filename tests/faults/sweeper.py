@@ -10,18 +10,18 @@ STEPS = ("judged", "recorded", "written", "committed", "revoked", "published", "
 def interrupt(step, how):
     """Have the first arrival at a step be the last thing that this process does, or does for now."""
     from reaper.adapters import ModelRunAdapter
-    from reaper.ledger import records as ledger
-    from reaper.sweeps import sweep as sweeps
+    from reaper.sweeps import outbox, writer
     from reaper.sweeps.outbox import Outbox
+    from reaper.sweeps.writer import GuardedWriter
 
     owner, name, is_before = {
-        "judged": (sweeps.SweepRun, "attempt", True),
-        "recorded": (ledger, "record", False),
+        "judged": (GuardedWriter, "try_write", True),
+        "recorded": (writer, "record_updates", False),
         "written": (ModelRunAdapter, "apply", False),
-        "committed": (sweeps.SweepRun, "attempt", False),
+        "committed": (GuardedWriter, "try_write", False),
         "revoked": (Outbox, "publish", True),
-        "published": (ledger, "confirm", True),
-        "finalizing": (sweeps.SweepRun, "finalize", True),
+        "published": (outbox, "confirm_dispatches", True),
+        "finalizing": (GuardedWriter, "finalize", True),
     }[step]
     what, number = getattr(owner, name), {"kill": signal.SIGKILL, "halt": signal.SIGSTOP}[how]
 
@@ -44,14 +44,15 @@ def main(step="", how="kill"):
     django.setup()
     from reaper.conf import settings as conf
     from reaper.core.facts import Phase
-    from reaper.sweeps import sweep as sweeps
+    from reaper.sweeps.parents import finalize_parents
+    from reaper.sweeps.sweep import sweep
 
     if step:
         interrupt(step, how)
     for adapter in conf.adapters().values():
         for phase in (Phase.QUEUED, Phase.RUNNING):
-            print(*sweeps.sweep(adapter, phase).errors, sep="\n", flush=True)
-        print(*sweeps.finalize_parents(adapter).errors, sep="\n", flush=True)
+            print(*sweep(adapter, phase).error_messages, sep="\n", flush=True)
+        print(*finalize_parents(adapter).error_messages, sep="\n", flush=True)
 
 
 if __name__ == "__main__":

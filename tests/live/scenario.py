@@ -19,7 +19,7 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, Sweep, WorkerHeartbeat
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.sweep import sweep
 from tests import processes
 from tests.processes import PATIENCE, wait_until
 from tools.watch import Watch
@@ -175,7 +175,7 @@ class Scenario:
         """Sweep everything once, and record which runs were acted on when."""
         self.last_sweep = time.monotonic()
         rows = [
-            sweeps.sweep(each, phase) for each in conf.adapters().values() for phase in (Phase.RUNNING, Phase.QUEUED)
+            sweep(each, phase) for each in conf.adapters().values() for phase in (Phase.RUNNING, Phase.QUEUED)
         ]
         for run in set(self.recovered()) - set(self.acted):
             self.acted[run] = time.monotonic()

@@ -19,7 +19,7 @@ from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, WorkerHeartbeat
 from reaper.signals import alerted
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.sweep import sweep
 from reaper.workers.timing import MAX_LIST_AGE
 from tests import processes, rabbit
 from tests.live.scenario import scenario_on
@@ -124,7 +124,7 @@ def test_run_whose_own_retry_waits_in_the_queue_is_left_alone(scenario, broker, 
     task_id = scenario.row("retries").task_id
     assert broker.ids("later") == [task_id]
     assert scenario.statuses() == {"retries": "running"}
-    row = sweeps.sweep(conf.adapters()["source_result"], Phase.RUNNING)
+    row = sweep(conf.adapters()["source_result"], Phase.RUNNING)
     assert row.acted == 0
     assert row.counts == {"retry_scheduled": 1}
 
@@ -162,7 +162,7 @@ def await_backlog(scenario):
 
 
 def sweep_pending():
-    return sweeps.sweep(conf.adapters()["crawl_job"], Phase.QUEUED)
+    return sweep(conf.adapters()["crawl_job"], Phase.QUEUED)
 
 
 def last_heartbeat():

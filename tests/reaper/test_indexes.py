@@ -12,7 +12,8 @@ from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.db.pagination import PAGE
 from reaper.models import LedgerEntry
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.sweep import sweep
 from tests.plugin.adapter import Parcels
 from tests.worlds import COMMITTED, SECOND
 
@@ -206,9 +207,9 @@ def test_no_query_of_a_sweep_reads_rows_in_vain(full, settings, monkeypatch):
     monkeypatch.setattr(connection, "chunked_cursor", None)
     for adapter in conf.adapters().values():
         # Any of the unfinished may have children: it looks at all of them, once.
-        assert slow(lambda adapter=adapter: sweeps.finalize_parents(adapter), STUCK) == {}
+        assert slow(lambda adapter=adapter: finalize_parents(adapter), STUCK) == {}
         for phase in (Phase.RUNNING, Phase.QUEUED):
-            assert slow(lambda adapter=adapter, phase=phase: sweeps.sweep(adapter, phase)) == {}
+            assert slow(lambda adapter=adapter, phase=phase: sweep(adapter, phase)) == {}
 
 
 @COMMITTED

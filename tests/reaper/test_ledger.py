@@ -20,9 +20,12 @@ from reaper.core.facts import NO_EVIDENCE, Evidence, History, Liveness, Phase, R
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
 from reaper.core.serialization import evidence_from_json, facts_from_json, to_compact, to_dict, to_json
-from reaper.ledger import records as ledger
+from reaper.ledger.delivery import confirm_dispatches, owed_revokes, sweeps_owing_revokes
+from reaper.ledger.history import apply_row, entries_of_run, with_history
+from reaper.ledger.manual import record_finalization
+from reaper.ledger.writing import record_updates
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.sweep import sweep
 from reaper.workers.timing import DEAD_AFTER
 from tests.reaper.test_decisions import DEAD, POLICIES, REPEATS, always, evidences, queued, running
 from tests.reaper.test_decisions import runs as any_runs
@@ -44,7 +47,7 @@ def entry(action="requeue", phase="queued", new="", sent=False, by="", at=NOW, r
 
 
 def past(pk="7", adapter=ADAPTER):
-    return ledger.with_history(adapter, [replace(RUN, pk=pk)])[0].history
+    return with_history(adapter, [replace(RUN, pk=pk)])[0].history
 
 
 SENT = {"sent": True, "new": "t2"}
@@ -98,7 +101,9 @@ LATER = NOW + SECOND
             History(redispatches=1, last_action_at=NOW, unpublished_task_id="t2", unpublished_at=NOW),
             id="a fail changes nothing",
         ),
-        pytest.param([SENT, {**SENT, "action": "dispatch", "actor": "by hand"}], History(), id="a dispatch by hand"),
+        pytest.param(
+            [SENT, {**SENT, "action": "dispatch", "actor": "manual dispatch"}], History(), id="a dispatch by hand"
+        ),
         pytest.param([SENT, {**SENT, "actor": "ada"}], History(), id="a requeue by hand"),
         pytest.param(
             [SENT, {"new": "t3", "actor": "ada"}],
@@ -133,7 +138,7 @@ def test_the_past_of_many_runs_is_one_query(django_assert_num_queries):
         entry(run=str(pk))
     many = [replace(RUN, pk=str(pk)) for pk in range(30)]
     with django_assert_num_queries(1):
-        found = ledger.with_history(ADAPTER, many)
+        found = with_history(ADAPTER, many)
     assert [run.pk for run in found] == [run.pk for run in many]
     assert sum(run.history.redispatches for run in found) == 20
 
@@ -148,7 +153,7 @@ def test_a_run_is_requeued_as_often_as_its_budget_allows_and_then_it_is_poison(p
     while len(fates) < 20 and (not fates or fates[-1].action is Action.REQUEUE):
         fates.append(decide(replace(run, history=past), evidence, policy, NOW + MINUTE))
         row = {"action": fates[-1].action, "phase": run.phase, "interrupted": fates[-1].interrupted}
-        past = ledger.apply_row(past, {"created_at": NOW, "actor": "", "new_task_id": "t2", "published_at": NOW, **row})
+        past = apply_row(past, {"created_at": NOW, "actor": "", "new_task_id": "t2", "published_at": NOW, **row})
     assert [fate.action for fate in fates] == [Action.REQUEUE] * most + [Action.FAIL]
     assert fates[-1].code == "poison"
 
@@ -168,7 +173,7 @@ def test_a_row_says_everything():
     sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
     decision = Decision(Action.REQUEUE, Reason.LOST)
     change = RunUpdate(replace(RUN, task_id=None), decision, "Because.", "t2", Evidence(queue="crawl"))
-    ledger.record_updates(ADAPTER, [change], NOW, sweep, "ada")
+    record_updates(ADAPTER, [change], NOW, sweep, "ada")
     row = LedgerEntry.objects.get()
     assert (row.sweep, row.created_at, row.kind, row.run_id, row.phase) == (sweep, NOW, "crawl_job", "7", "queued")
     assert (row.task_id, row.new_task_id, row.message, row.actor) == ("", "t2", "Because.", "ada")
@@ -183,7 +188,7 @@ def test_each_part_of_a_decision_is_in_its_own_column():
     sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
     flags = [(True, False, False), (False, True, False), (False, False, True)]
     decisions = [Decision(Action.FAIL, Reason.STALLED, *each) for each in flags]
-    ledger.record_updates(ADAPTER, [RunUpdate(RUN, each, "") for each in decisions], NOW, sweep, "")
+    record_updates(ADAPTER, [RunUpdate(RUN, each, "") for each in decisions], NOW, sweep, "")
     kept = LedgerEntry.objects.order_by("id").values_list("terminate", "exhausted", "interrupted")
     assert list(kept) == flags
 
@@ -198,7 +203,7 @@ def test_every_row_of_a_batch_keeps_its_own():
         RunUpdate(replace(RUN, pk="2", phase=Phase.RUNNING, task_id=None), fail, "it's\n\\x", "", dead),
         RunUpdate(replace(RUN, pk="3", task_id="", worker='"w"'), fail, "", "", dead),
     ]
-    ledger.record_updates(ADAPTER, changes, NOW + SECOND, sweep, "ada")
+    record_updates(ADAPTER, changes, NOW + SECOND, sweep, "ada")
     kept = LedgerEntry.objects.order_by("id")
     assert [(row.run_id, row.phase, row.action, row.terminate) for row in kept] == [
         ("1", "queued", "requeue", False),
@@ -220,14 +225,14 @@ def test_every_row_of_a_batch_keeps_its_own():
 
 def test_rows_that_say_the_same_are_as_many_as_they_are():
     sweep = Sweep.objects.create(kind="crawl_job", phase="queued", started_at=NOW)
-    ledger.record_updates(ADAPTER, [RunUpdate(RUN, Decision(Action.REQUEUE, Reason.LOST), "")] * 3, NOW, sweep, "")
+    record_updates(ADAPTER, [RunUpdate(RUN, Decision(Action.REQUEUE, Reason.LOST), "")] * 3, NOW, sweep, "")
     assert list(LedgerEntry.objects.values_list("run_id", "action")) == [("7", "requeue")] * 3
 
 
 def test_a_batch_of_any_size_is_written():
     sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
     changes = [RunUpdate(replace(RUN, pk=str(pk)), Decision(Action.FAIL, Reason.STALLED), "") for pk in range(1_001)]
-    ledger.record_updates(ADAPTER, changes, NOW, sweep, "")
+    record_updates(ADAPTER, changes, NOW, sweep, "")
     assert sorted(map(int, LedgerEntry.objects.values_list("run_id", flat=True))) == list(range(1_001))
 
 
@@ -238,7 +243,7 @@ def test_a_batch_of_any_size_is_written():
 def young():
     """A row of this moment, by the database's own clock."""
     sweep = Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW)
-    ledger.record_updates(ADAPTER, [RunUpdate(RUN, Decision(Action.REQUEUE, Reason.LOST), "", "new")], now(), sweep, "")
+    record_updates(ADAPTER, [RunUpdate(RUN, Decision(Action.REQUEUE, Reason.LOST), "", "new")], now(), sweep, "")
     return LedgerEntry.objects.get()
 
 
@@ -271,7 +276,7 @@ def test_what_was_recorded_is_never_changed(young, change):
 
 @on_postgresql
 def test_a_dispatch_is_confirmed_once_and_the_confirmation_stays(young):
-    ledger.confirm(ADAPTER, {RUN.pk: "new"}, NOW)
+    confirm_dispatches(ADAPTER, {RUN.pk: "new"}, NOW)
     assert LedgerEntry.objects.get().published_at == NOW
     for later in (None, NOW + SECOND):
         with pytest.raises(IntegrityError, match="cannot be changed"), transaction.atomic():
@@ -322,7 +327,7 @@ def test_what_a_sweep_wrote_replays():
     queued_job(HOUR, task_id="", queued_at=None)
     # The workers are waited for, so time has to pass.
     with freeze_time(NOW, tick=True):
-        swept = [sweeps.sweep(ADAPTER, phase) for phase in (Phase.RUNNING, Phase.QUEUED)]
+        swept = [sweep(ADAPTER, phase) for phase in (Phase.RUNNING, Phase.QUEUED)]
     assert [row.errors for row in swept] == [[], []]
     rows = list(LedgerEntry.objects.order_by("reason"))
     assert [row.reason for row in rows] == ["never_sent", "orphaned", "timed_out"]
@@ -375,13 +380,13 @@ def test_what_is_still_to_be_revoked():
     swept(kind="source_result")
     swept(idle=True)
     cut_off, failed = swept(started_at=NOW - HOUR + SECOND), swept(finished_at=NOW)
-    assert list(ledger.sweeps_owing_revokes(ADAPTER, NOW)) == [cut_off, failed]
+    assert list(sweeps_owing_revokes(ADAPTER, NOW)) == [cut_off, failed]
     killed = entry(sweep=cut_off, task_id="t1", terminate=True, evidence={"holder": "celery@w1/abc"})
     entry(sweep=cut_off, task_id="t2", evidence={"holder": "celery@w1/abc"})
     entry(sweep=cut_off, task_id="t3", terminate=True, evidence=[])
     entry(sweep=cut_off, task_id="")
-    assert ledger.owed_revokes(ADAPTER, failed) == []
-    doomed = ledger.owed_revokes(ADAPTER, cut_off)
+    assert owed_revokes(ADAPTER, failed) == []
+    doomed = owed_revokes(ADAPTER, cut_off)
     assert [(each.task_id, each.node) for each in doomed] == [("t1", "celery@w1"), ("t2", ""), ("t3", "")]
     assert (killed.owes_revoke, entry(task_id="t1", sweep=swept(revoked_at=NOW)).owes_revoke) == (True, False)
     assert not entry(task_id="t1").owes_revoke
@@ -389,9 +394,9 @@ def test_what_is_still_to_be_revoked():
 
 def test_a_confirmation_is_made_once():
     row, other = entry(new="t2"), entry(new="t2", run="8")
-    ledger.confirm(ADAPTER, {"7": "t2"}, NOW)
-    ledger.confirm(ADAPTER, {"7": "t2"}, LATER)
-    ledger.confirm(ADAPTER, {}, NOW)
+    confirm_dispatches(ADAPTER, {"7": "t2"}, NOW)
+    confirm_dispatches(ADAPTER, {"7": "t2"}, LATER)
+    confirm_dispatches(ADAPTER, {}, NOW)
     row.refresh_from_db()
     other.refresh_from_db()
     assert (row.published_at, other.published_at) == (NOW, None)
@@ -400,7 +405,7 @@ def test_a_confirmation_is_made_once():
 def test_a_late_publish_confirms_only_the_dispatch_that_it_repeats():
     older, mine = entry(new="t0"), entry(new="t1")
     others = [entry(new="t1", run="8"), entry(new="t1", kind="source_result"), entry(new="t1", sent=True)]
-    ledger.confirm(ADAPTER, {"7": "t1"}, LATER)
+    confirm_dispatches(ADAPTER, {"7": "t1"}, LATER)
     for row in (older, mine, *others):
         row.refresh_from_db()
     assert [row.published_at for row in (older, mine, *others)] == [None, LATER, None, None, NOW]
@@ -409,7 +414,7 @@ def test_a_late_publish_confirms_only_the_dispatch_that_it_repeats():
 def test_rows_of_a_run_newest_first():
     rows = [entry(), entry(action="fail")]
     entry(run="8")
-    assert list(ledger.entries_of_run(ADAPTER, "7")) == rows[::-1]
+    assert list(entries_of_run(ADAPTER, "7")) == rows[::-1]
 
 
 @pytest.mark.parametrize(
@@ -431,7 +436,12 @@ def test_a_dispatch_by_hand_is_noted_with_its_run_or_not_at_all():
     entry(run=str(job.pk))
     task_id = dispatch.assign_task_id(CrawlJob, job.pk, manual=True)
     noted = LedgerEntry.objects.latest("id")
-    assert (noted.run_id, noted.action, noted.new_task_id, noted.actor) == (str(job.pk), "dispatch", task_id, "by hand")
+    assert (noted.run_id, noted.action, noted.new_task_id, noted.actor) == (
+        str(job.pk),
+        "dispatch",
+        task_id,
+        "manual dispatch",
+    )
     assert past(str(job.pk)) == History()
     assert not noted.owes_revoke
 
@@ -445,7 +455,7 @@ def test_a_dispatch_that_is_the_hosts_own_is_not_noted():
 @pytest.mark.parametrize(("actor", "reason"), [("", "children_ended"), ("ada", "manual")])
 def test_a_finalized_parent_is_noted_apart_from_the_runs(actor, reason):
     sweep = Sweep.objects.create(kind="source_result", phase="parents", started_at=NOW)
-    ledger.record_finalization(SourceResults(), "7", NOW, sweep, actor)
+    record_finalization(SourceResults(), "7", NOW, sweep, actor)
     row = LedgerEntry.objects.get()
     assert (row.kind, row.run_id, row.action, row.reason) == ("source_result.parent", "7", "finalize", reason)
     assert (row.sweep, row.actor) == (sweep, actor)

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.django_db
 RUNNING = "reaper.tasks.sweep_running"
 EXPECTED = {
     "reaper: sweep running runs": (RUNNING, timedelta(seconds=5)),
-    "reaper: sweep pending runs": ("reaper.tasks.sweep_pending", timedelta(seconds=30)),
-    "reaper: finalize orphaned parents": ("reaper.tasks.finalize_parents", timedelta(seconds=60)),
-    "reaper: alert on long runs and backlogs": ("reaper.tasks.raise_alerts", timedelta(seconds=60)),
-    "reaper: tell alerts by e-mail and webhook": ("reaper.tasks.send_notifications", timedelta(seconds=30)),
+    "reaper: sweep queued runs": ("reaper.tasks.sweep_pending", timedelta(seconds=30)),
+    "reaper: complete orphaned parents": ("reaper.tasks.finalize_parents", timedelta(seconds=60)),
+    "reaper: raise alerts": ("reaper.tasks.raise_alerts", timedelta(seconds=60)),
+    "reaper: send notifications": ("reaper.tasks.send_notifications", timedelta(seconds=30)),
     "reaper: prune history": ("reaper.tasks.prune_history", timedelta(days=1)),
 }
 

@@ -16,7 +16,6 @@ from reaper.adapters import Message
 from reaper.core.facts import Phase
 from reaper.core.formatting import MAX_LENGTH, one_line
 from reaper.monitoring import metrics
-from reaper.sweeps import sweep as sweeps
 from tests.processes import PATIENCE, wait_until, worker
 from tests.reaper.command import reaper
 from tests.reaper.test_sweeps import sweep, sweep_queued, unsent_job
@@ -139,8 +138,8 @@ def test_arguments_that_cannot_be_sent_are_not_told_either(broker, caplog):
 
     unsent_job()
     row = sweep(Unsendable(), Phase.QUEUED)
-    assert "cannot be sent" in row.errors[0]
-    assert CANARY not in row.errors[0] + caplog.text + everything_kept()
+    assert "cannot be sent" in row.error_messages[0]
+    assert CANARY not in row.error_messages[0] + caplog.text + everything_kept()
 
 
 # --- names that are more than names -------------------------------------------------------------------------------
@@ -215,5 +214,5 @@ def test_what_a_broken_sweep_says_is_one_line(monkeypatch):
     def broken(*_):
         raise RuntimeError(HOSTILE)
 
-    monkeypatch.setattr(sweeps, "plan", broken)
-    assert [each.isprintable() for each in sweep().errors] == [True]
+    monkeypatch.setattr("reaper.sweeps.sweep.judge_phase", broken)
+    assert [each.isprintable() for each in sweep().error_messages] == [True]

@@ -21,12 +21,15 @@ from reaper.core.decisions import PUBLISH_GRACE
 from reaper.core.facts import Phase
 from reaper.core.policy import Action
 from reaper.core.serialization import facts_from_json
+from reaper.core.sweep_errors import ErrorCode
 from reaper.db import pagination as reading
 from reaper.evidence.collector import EvidenceCollector
 from reaper.models import LedgerEntry, MessageSighting, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.signals import reaped, swept
-from reaper.sweeps import manual as hand
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps import manual, parents
+from reaper.sweeps.judging import judge_phase, judge_run
+from reaper.sweeps.sweep import sweep as sweep_phase
+from reaper.sweeps.writer import MAX_DB_ERRORS
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
 from tests.servers import Revoke, killed
@@ -62,7 +65,7 @@ def sweep(kind="crawl_job", phase=Phase.RUNNING, at=NOW, tick=False):
     keep_reporting(at)
     adapter = conf.adapters()[kind] if isinstance(kind, str) else kind
     with freeze_time(at, tick=tick):
-        return sweeps.sweep(adapter, phase)
+        return sweep_phase(adapter, phase)
 
 
 def sweep_queued(kind="crawl_job", **more):
@@ -71,7 +74,7 @@ def sweep_queued(kind="crawl_job", **more):
 
 def finalize_parents(at=NOW):
     with freeze_time(at):
-        return sweeps.finalize_parents(conf.adapters()["source_result"])
+        return parents.finalize_parents(conf.adapters()["source_result"])
 
 
 def start(row, at):
@@ -308,7 +311,7 @@ def test_a_parent_that_somebody_else_has_just_finalized_leaves_nothing_but_the_i
 
     parent("completed")
     with freeze_time(NOW):
-        row = sweeps.finalize_parents(Late())
+        row = parents.finalize_parents(Late())
     assert (row.scanned, row.finalized, row.idle) == (1, 0, True)
     assert Sweep.objects.get() == row
     assert LedgerEntry.objects.count() == 0
@@ -324,9 +327,9 @@ def test_one_parent_that_cannot_be_finalized_does_not_stop_the_others():
             return super().finalize(parent)
 
     with freeze_time(NOW):
-        row = sweeps.finalize_parents(Fragile())
+        row = parents.finalize_parents(Fragile())
     assert fresh(good).finalized_at == NOW
-    assert row.errors == [f"parent {bad.pk} could not be finalized: OSError: boom"]
+    assert row.error_messages == [f"parent {bad.pk} could not be finalized: OSError: boom"]
 
 
 # --- the ledger ---------------------------------------------------------------------------------------------------
@@ -387,8 +390,8 @@ def test_without_its_ledger_row_a_run_is_not_changed(broker, phase):
     assert CrawlJob.objects.values().get() == before
     assert LedgerEntry.objects.count() == 0
     assert (row.acted, row.idle, len(row.errors)) == (0, False, 1)
-    assert str(stuck.pk) in row.errors[0]
-    assert "no ledger" in row.errors[0]
+    assert str(stuck.pk) in row.error_messages[0]
+    assert "no ledger" in row.error_messages[0]
     assert (broker.revokes(), broker.ids()) == ([], [])
 
 
@@ -399,7 +402,7 @@ def test_one_run_that_cannot_be_written_does_not_stop_the_others():
     assert fresh(bad).status == "running"
     assert {fresh(each).status for each in good} == {"failed"}
     assert (row.acted, len(row.errors)) == (3, 1)
-    assert f"{bad.pk} could not be written" in row.errors[0]
+    assert f"{bad.pk} could not be written" in row.error_messages[0]
 
 
 def test_a_parent_that_cannot_be_recorded_is_not_finalized():
@@ -407,7 +410,7 @@ def test_a_parent_that_cannot_be_recorded_is_not_finalized():
     refuse_ledger_rows()
     row = finalize_parents()
     assert (fresh(job).finalized_at, row.finalized) == (None, 0)
-    assert str(job.pk) in row.errors[0]
+    assert str(job.pk) in row.error_messages[0]
 
 
 # --- a database in trouble -----------------------------------------------------------------------------------------
@@ -431,7 +434,7 @@ def slow_writes(of=None):
 @pytest.fixture
 def impatient(monkeypatch):
     """Statements are given little time."""
-    monkeypatch.setattr(sweeps, "STATEMENT_TIMEOUT", "100ms")
+    monkeypatch.setattr("reaper.db.transactions.STATEMENT_TIMEOUT", "100ms")
 
 
 @on_postgresql
@@ -441,29 +444,29 @@ def test_one_run_that_is_slow_to_write_does_not_stop_the_others(impatient):
         row = sweep()
     assert [fresh(job).status for job in jobs] == ["running", *["failed"] * 4]
     assert (row.acted, row.deferred, len(row.errors)) == (4, 0, 1)
-    assert f"{jobs[0].pk} could not be written" in row.errors[0]
-    assert "statement timeout" in row.errors[0]
+    assert f"{jobs[0].pk} could not be written" in row.error_messages[0]
+    assert "statement timeout" in row.error_messages[0]
     assert LedgerEntry.objects.count() == 4
     assert sweep(at=NOW + SECOND).acted == 1
 
 
 @on_postgresql
 def test_a_database_too_slow_for_anything_holds_a_sweep_only_so_long(impatient):
-    jobs = [running_job(2 * HOUR) for _ in range(3 * sweeps.MAX_DB_ERRORS)]
+    jobs = [running_job(2 * HOUR) for _ in range(3 * MAX_DB_ERRORS)]
     with slow_writes(), within(5):
         row = sweep()
     assert {fresh(job).status for job in jobs} == {"running"}
     # The first refusal is of the batch as a whole.
-    alone = sweeps.MAX_DB_ERRORS - 1
+    alone = MAX_DB_ERRORS - 1
     assert (row.acted, len(row.errors), row.deferred) == (0, alone + 1, len(jobs) - alone)
-    assert row.errors[-1] == "the database refused too often: the rest waits for the next sweep"
+    assert row.error_messages[-1] == "too many database errors; the remaining runs are deferred"
     assert LedgerEntry.objects.count() == 0
     assert sweep(at=NOW + SECOND).acted == len(jobs)
 
 
 @on_postgresql
 def test_what_was_done_before_the_database_became_slow_is_kept(impatient, monkeypatch, broker):
-    monkeypatch.setattr(sweeps, "BATCH", 2)
+    monkeypatch.setattr("reaper.sweeps.sweep.BATCH", 2)
     jobs = [held_job((9 - number) * HOUR) for number in range(6)]
     with slow_writes(of=jobs[2:]):
         row = sweep()
@@ -664,7 +667,7 @@ def test_the_oldest_are_acted_on_first(limits):
 
 def test_a_sweep_of_many_batches_and_pages_reaches_all_of_them_once(monkeypatch, broker):
     monkeypatch.setattr(reading, "PAGE", 3)
-    monkeypatch.setattr(sweeps, "BATCH", 2)
+    monkeypatch.setattr("reaper.sweeps.sweep.BATCH", 2)
     jobs = [lost_job(LOST + number * SECOND) for number in range(8)]
     row = sweep_queued()
     assert (row.scanned, row.acted, row.conflicts, row.counts) == (8, 8, 0, {"lost": 8})
@@ -731,7 +734,7 @@ def test_sweeps_that_overlap_act_on_every_run_once(broker):
 
     def one():
         try:
-            found.append(sweeps.sweep(Together(), Phase.QUEUED))
+            found.append(sweep_phase(Together(), Phase.QUEUED))
         finally:
             connection.close()
 
@@ -754,7 +757,7 @@ def test_a_sweep_inside_an_open_transaction_is_refused(broker):
     job = lost_job(LOST)
     with transaction.atomic():
         row = sweep_queued()
-    assert "RuntimeError" in row.errors[0]
+    assert "RuntimeError" in row.error_messages[0]
     assert (row.acted, fresh(job).task_id, LedgerEntry.objects.count()) == (0, job.task_id, 0)
     assert (broker.ids(), broker.revokes()) == ([], [])
 
@@ -782,7 +785,7 @@ def test_a_hook_that_raises_in_the_middle_is_told_and_what_was_done_stays():
 
     job = running_job(2 * HOUR)
     row = sweep(Fragile())
-    assert row.errors == ["cut short: OSError: boom"]
+    assert row.error_messages == ["cut short: OSError: boom"]
     assert fresh(job).status == "failed"
     assert Sweep.objects.get() == row
 
@@ -806,7 +809,7 @@ def test_one_run_without_a_usable_message_does_not_stop_the_others(broker, how):
     assert row.acted == 4
     assert sorted(broker.ids()) == sorted(fresh(each).task_id for each in good)
     assert row.errors
-    assert "cut short" not in row.errors[0]
+    assert "cut short" not in row.error_messages[0]
     sweep_queued(at=NOW + PUBLISH_GRACE + SECOND)
     assert fresh(bad).task_id in broker.ids()
     assert requeues(bad) == 1
@@ -870,7 +873,7 @@ def test_a_run_in_an_unknown_status_is_never_touched(parcels):
     row = sweep("parcel", Phase.QUEUED)
     assert (row.scanned, row.acted, row.counts) == (2, 0, {"unknown_status": 2})
     assert list(parcels.order_by("pk").values()) == before
-    verdict = sweeps.verdict(Parcels(), str(before[0]["id"]), NOW)
+    verdict = judge_run(Parcels(), str(before[0]["id"]), NOW)
     assert str(verdict.decision.reason) == "unknown_status"
 
 
@@ -1001,7 +1004,7 @@ def test_a_sweep_that_fails_between_commit_and_revoke_is_made_good_by_the_next_o
         patch.setattr(CrawlJobs, "task_ids_in_use", fails)
         row = sweep()
     assert (fresh(job).status, row.revoked_at, broker.revokes()) == ("failed", None, [])
-    assert "gone" in row.errors[0]
+    assert "gone" in row.error_messages[0]
     sweep(at=NOW + SECOND)
     assert broker.revokes() == [killed([job.task_id], "celery@w1")]
 
@@ -1044,7 +1047,7 @@ def test_a_refusing_broker_loses_nothing_and_spends_nothing(broker, monkeypatch,
         executing(name="celery@w1/abc")
         again = sweep(phase=phase, at=NOW + HOUR / 2)
     assert row.acted == 1
-    assert [error for error in row.errors if "publishing to the broker failed" in error] == row.errors != []
+    assert {error.code for error in row.recorded_errors} == {ErrorCode.BROKER_UNAVAILABLE}
     assert again.acted == 0
     assert (broker.ids(), broker.revokes()) == ([], [])
     row = sweep(phase=phase, at=NOW + HOUR / 2 + SECOND)
@@ -1069,7 +1072,7 @@ def test_while_the_broker_is_down_no_message_is_taken_for_lost(broker, refusing_
 
 
 def test_a_refusing_broker_is_no_reason_to_requeue_more_runs(monkeypatch, refusing_broker):
-    monkeypatch.setattr(sweeps, "BATCH", 2)
+    monkeypatch.setattr("reaper.sweeps.sweep.BATCH", 2)
     jobs = [unsent_job(LOST + (9 - number) * SECOND) for number in range(5)]
     row = sweep_queued()
     assert (row.acted, row.deferred) == (2, 3)
@@ -1080,7 +1083,7 @@ def test_a_refusing_broker_is_no_reason_to_requeue_more_runs(monkeypatch, refusi
 
 
 def test_a_refusing_broker_does_not_keep_runs_from_being_failed(monkeypatch, refusing_broker):
-    monkeypatch.setattr(sweeps, "BATCH", 2)
+    monkeypatch.setattr("reaper.sweeps.sweep.BATCH", 2)
     jobs = [running_job(2 * HOUR) for _ in range(5)]
     row = sweep()
     assert (row.acted, row.deferred) == (5, 0)
@@ -1094,7 +1097,7 @@ def test_a_hanging_broker_does_not_hold_a_sweep(hanging_broker, phase):
     with within(10):
         row = sweep(phase=phase, tick=True)
     assert row.acted == 3
-    assert "publishing to the broker failed" in row.errors[0]
+    assert "publishing to the broker failed" in row.error_messages[0]
     hanging_broker.go_on()
     row = sweep(phase=phase, at=NOW + MINUTE, tick=True)
     assert row.errors == []
@@ -1108,7 +1111,7 @@ def test_a_hanging_broker_does_not_hold_a_sweep(hanging_broker, phase):
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.QUEUED])
 def test_a_broker_that_goes_in_mid_sweep_does_not_hold_it(hanging_broker, monkeypatch, phase, end):
-    monkeypatch.setattr(sweeps, "BATCH", 1)
+    monkeypatch.setattr("reaper.sweeps.sweep.BATCH", 1)
     jobs = [held_job(2 * HOUR) if phase is Phase.RUNNING else lost_job(LOST) for _ in range(3)]
     hanging_broker.go_on()
 
@@ -1117,7 +1120,7 @@ def test_a_broker_that_goes_in_mid_sweep_does_not_hold_it(hanging_broker, monkey
 
     with connected(reaped, goes), within(10):
         row = sweep(phase=phase, tick=True)
-    assert "publishing to the broker failed" in row.errors[0]
+    assert "publishing to the broker failed" in row.error_messages[0]
     assert row.acted + row.deferred == 3
     assert row.revoked_at is None
     assert LedgerEntry.objects.count() == row.acted
@@ -1150,13 +1153,13 @@ def test_every_sweep_that_did_something_is_kept():
 
 
 def test_a_sweep_is_said_in_one_line_and_only_when_something_happened(caplog):
-    caplog.set_level("INFO", "reaper.sweeps.sweep")
+    caplog.set_level("INFO", "reaper.sweeps.record")
     running_job()
     sweep()
     assert caplog.messages == []
     running_job(2 * HOUR)
     sweep()
-    assert caplog.messages == ["swept crawl_job running: 2 seen, 1 acted on (timed_out 1, within_grace 1)"]
+    assert caplog.messages == ["swept crawl_job running: 2 scanned, 1 acted on (timed_out 1, within_grace 1)"]
 
 
 def test_signals_tell_what_was_done():
@@ -1194,7 +1197,7 @@ def plan(kind, phase):
     """What a sweep would do now, in pages."""
     adapter = conf.adapters()[kind]
     with freeze_time(NOW), Broker() as link:
-        return list(sweeps.plan(adapter, phase, EvidenceCollector(adapter, link, conf.policy(adapter), NOW)))
+        return list(judge_phase(adapter, phase, EvidenceCollector(adapter, link, conf.policy(adapter), NOW)))
 
 
 def test_planning_writes_nothing_and_sends_nothing(broker):
@@ -1225,8 +1228,8 @@ def test_a_plan_is_what_the_sweep_then_does():
         (str(young.pk), Action.LEAVE),
     }
     with freeze_time(NOW):
-        assert sweeps.verdict(conf.adapters()["crawl_job"], str(stuck.pk), NOW) in page
-    assert sweeps.verdict(conf.adapters()["crawl_job"], "7", NOW) is None
+        assert judge_run(conf.adapters()["crawl_job"], str(stuck.pk), NOW) in page
+    assert judge_run(conf.adapters()["crawl_job"], "7", NOW) is None
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------
@@ -1236,7 +1239,7 @@ def by_hand(kind, row, action, actor="ada"):
     adapter = conf.adapters()[kind]
     run = adapter.get(str(row.pk))
     with freeze_time(NOW):
-        return hand.act_on_run(adapter, run, action, actor)
+        return manual.act_on_run(adapter, run, action, actor)
 
 
 def test_a_run_is_failed_by_hand_through_the_same_ledger(broker):
@@ -1268,7 +1271,7 @@ def test_what_has_moved_on_is_not_acted_on_by_hand(broker):
     run = conf.adapters()["crawl_job"].get(str(job.pk))
     CrawlJob.objects.filter(pk=job.pk).update(status="completed")
     for _ in range(2):
-        done, row = hand.act_on_run(conf.adapters()["crawl_job"], run, Action.FAIL, "ada")
+        done, row = manual.act_on_run(conf.adapters()["crawl_job"], run, Action.FAIL, "ada")
         assert (done, row.conflicts, row.idle) == (False, 1, False)
     assert fresh(job).status == "completed"
     assert (LedgerEntry.objects.count(), broker.revokes()) == (0, [])
@@ -1280,7 +1283,7 @@ def test_a_run_requeued_by_hand_while_the_broker_is_down_is_told_and_sent_later(
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")
         done, row = by_hand("crawl_job", job, Action.REQUEUE)
     assert done is True
-    assert "the broker did not answer" in row.errors[0]
+    assert "the broker did not answer" in row.error_messages[0]
     sweep_queued(at=NOW + PUBLISH_GRACE + SECOND)
     assert broker.ids() == [fresh(job).task_id]
 
@@ -1288,7 +1291,7 @@ def test_a_run_requeued_by_hand_while_the_broker_is_down_is_told_and_sent_later(
 def test_a_parent_is_finalized_by_hand_once():
     job = parent("failed")
     with freeze_time(NOW):
-        rows = [hand.finalize(conf.adapters()["source_result"], str(job.pk), "ada") for _ in range(2)]
+        rows = [manual.finalize(conf.adapters()["source_result"], str(job.pk), "ada") for _ in range(2)]
     assert [(done, row.finalized, row.idle) for done, row in rows] == [(True, 1, False), (False, 0, False)]
     assert (fresh(job).status, fresh(job).error_message) == ("failed", "All 1 sources failed")
     reaping = LedgerEntry.objects.get()
@@ -1298,7 +1301,7 @@ def test_a_parent_is_finalized_by_hand_once():
 def test_what_is_done_by_hand_is_no_sweep_of_a_phase():
     """Otherwise a person's act would hide that the sweeps have stopped."""
     by_hand("crawl_job", running_job(), Action.FAIL)
-    hand.finalize(conf.adapters()["source_result"], "7", "ada")
+    manual.finalize(conf.adapters()["source_result"], "7", "ada")
     assert set(Sweep.objects.values_list("phase", flat=True)) == {"manual"}
 
 
@@ -1325,7 +1328,7 @@ def test_a_parent_that_somebody_has_locked_does_not_hold_the_sweep(broker):
     finally:
         other.close()
     assert fresh(stuck).status == "failed"
-    assert "could not be finalized" in row.errors[0]
+    assert "could not be finalized" in row.error_messages[0]
     assert finalize_parents().finalized == 1
 
 
@@ -1334,7 +1337,7 @@ def test_the_rows_are_guarded_by_the_database_not_by_the_plan(broker):
     """Two plans made from the same reading: only the first is carried out."""
     job = running_job(2 * HOUR)
     run = conf.adapters()["crawl_job"].get(str(job.pk))
-    outcomes = [hand.act_on_run(conf.adapters()["crawl_job"], run, action, "ada")[0] for action in (Action.FAIL,) * 2]
+    outcomes = [manual.act_on_run(conf.adapters()["crawl_job"], run, action, "ada")[0] for action in (Action.FAIL,) * 2]
     assert outcomes == [True, False]
     assert LedgerEntry.objects.count() == 1
     with pytest.raises(DatabaseError), connection.cursor() as cursor:

@@ -14,10 +14,12 @@ from reaper.controls.exemptions import exempt_ids, exempt_run, remove_exemption
 from reaper.core import brake
 from reaper.core.facts import Phase
 from reaper.core.policy import Action, Mode
-from reaper.models import Exemption, KindControl, LedgerEntry, MessageSighting, Observation, Sweep
+from reaper.core.sweep_errors import ErrorCode
+from reaper.models import Exemption, KindControl, LedgerEntry, MessageSighting, Sweep
 from reaper.signals import reaped
-from reaper.sweeps import manual as by_hand
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps import manual
+from reaper.sweeps.judging import judge_phase
+from reaper.sweeps.sweep import sweep as sweep_phase
 from tests.reaper.test_sweeps import connected, finalize_parents, sweep, sweep_queued, unsent_job
 from tests.servers import killed
 from tests.worlds import (
@@ -143,7 +145,7 @@ def test_what_is_off_is_not_even_read(changes, broker, django_assert_max_num_que
     rows = [*sweep_everything(), finalize_parents()]
     assert [(row.scanned, row.idle, row.mode, row.errors) for row in rows] == [(0, True, "off", [])] * 5
     assert (host(), fresh(stuck).finalized_at, broker.revokes(), broker.ids()) == (before, None, [], [])
-    assert not any(model.objects.exists() for model in (LedgerEntry, Observation))
+    assert not LedgerEntry.objects.exists()
 
 
 def test_observing_decides_the_same_and_touches_nothing(broker):
@@ -153,15 +155,15 @@ def test_observing_decides_the_same_and_touches_nothing(broker):
         switched(kind, mode=Mode.DRY_RUN)
     before, looks = host(), MessageSighting.objects.count()
     watched = [*sweep_everything(), finalize_parents()]
-    assert (host(), broker.revokes(), broker.ids(), LedgerEntry.objects.count()) == (before, [], [], 0)
+    assert (host(), broker.revokes(), broker.ids(), LedgerEntry.objects.applied().count()) == (before, [], [], 0)
     assert [(row.acted, row.idle, row.errors) for row in watched] == [(0, True, [])] * 5
     assert MessageSighting.objects.count() >= looks
-    would = {(row.kind, row.run_id, row.action, row.reason) for row in Observation.objects.all()}
+    would = {(row.kind, row.run_id, row.action, row.reason) for row in LedgerEntry.objects.dry_run()}
     for kind in conf.adapters():
         switched(kind, mode=Mode.ACT)
     acted = [*sweep_everything(), finalize_parents()]
     assert [row.counts for row in acted] == [row.counts for row in watched]
-    assert would == {(row.kind, row.run_id, row.action, row.reason) for row in LedgerEntry.objects.all()}
+    assert would == {(row.kind, row.run_id, row.action, row.reason) for row in LedgerEntry.objects.applied()}
     assert ("source_result.parent", str(stuck.pk), "finalize", "children_ended") in would
     assert len(would) == 6
 
@@ -171,17 +173,17 @@ def test_what_would_have_been_done_is_told_once_per_task_and_reason():
     switched(mode=Mode.DRY_RUN)
     for number in range(3):
         row = sweep(at=NOW + number * MINUTE)
-    (seen,) = Observation.objects.all()
+    (seen,) = LedgerEntry.objects.all()
     assert (seen.run_id, seen.task_id, seen.created_at, seen.phase) == (str(job.pk), job.task_id, NOW, "running")
     assert "rule timed_out" in seen.message
-    assert row.summary == "dry_run: 1 seen (timed_out 1)"
+    assert row.summary == "dry_run: 1 scanned (timed_out 1)"
     CrawlJob.objects.update(task_id="another")
     sweep(at=NOW + HOUR)
-    assert Observation.objects.count() == 2
+    assert LedgerEntry.objects.dry_run().count() == 2
 
 
 def test_the_switch_is_obeyed_within_one_batch(monkeypatch, broker):
-    monkeypatch.setattr(sweeps, "BATCH", 2)
+    monkeypatch.setattr("reaper.sweeps.sweep.BATCH", 2)
     jobs = [held_job((9 - number) * HOUR) for number in range(6)]
     done = count(1)
 
@@ -193,19 +195,19 @@ def test_the_switch_is_obeyed_within_one_batch(monkeypatch, broker):
         row = sweep()
     assert [fresh(job).status for job in jobs] == [*["failed"] * 4, *["running"] * 2]
     assert (row.acted, row.deferred) == (4, 2)
-    assert row.errors == ["it was switched off meanwhile: the rest was left alone"]
+    assert row.error_messages == ["switched off during the sweep; the remaining runs were skipped"]
     assert LedgerEntry.objects.count() == 4
 
 
 def switch_off_once_all_are_judged(monkeypatch):
     """Between the last verdict of a sweep and what it does then, somebody switches the kind off."""
-    judged = sweeps.plan
+    judged = judge_phase
 
     def is_seen_by_ada(*what):
         yield from judged(*what)
         switched(mode=Mode.OFF)
 
-    monkeypatch.setattr(sweeps, "plan", is_seen_by_ada)
+    monkeypatch.setattr("reaper.sweeps.sweep.judge_phase", is_seen_by_ada)
 
 
 @pytest.mark.parametrize("off", [False, True])
@@ -219,7 +221,7 @@ def test_what_still_works_on_a_lost_run_is_not_killed_once_the_kind_is_off(off, 
         switch_off_once_all_are_judged(monkeypatch)
     row = sweep(at=at)
     assert broker.revokes() == ([] if off else [killed([job.task_id], "celery@w1")])
-    assert row.errors == (["it was switched off meanwhile: the rest was left alone"] if off else [])
+    assert [error.code for error in row.recorded_errors] == ([ErrorCode.SWITCHED_OFF] if off else [])
 
 
 @pytest.mark.parametrize("off", [False, True])
@@ -239,7 +241,7 @@ def test_a_person_may_act_on_a_kind_that_is_off(broker):
     job = running_job()
     switched(mode=Mode.OFF)
     with freeze_time(NOW):
-        done, row = by_hand.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
+        done, row = manual.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
     assert (done, fresh(job).status, row.mode) == (True, "failed", "act")
 
 
@@ -265,10 +267,11 @@ def test_most_of_many_at_once_is_held_and_goes_on_slowly():
     jobs = [running_job((100 - number) * HOUR) for number in range(MANY + 4)]
     row = sweep()
     assert (row.acted, row.deferred) == (brake.HELD_LIMIT, 5)
-    (said,) = row.errors
-    assert said == (
-        "held: 25 of 25 running runs would be acted on at once, so only 20 are;"
-        " `manage.py reaper release crawl_job` lets all"
+    (error,) = row.recorded_errors
+    assert error.code == ErrorCode.BRAKE_ENGAGED
+    assert error.message == (
+        "25 of 25 running runs would be acted on at once, limited to 20 per sweep;"
+        " to lift: manage.py reaper release crawl_job"
     )
     # The oldest come first; five are too few to be held.
     assert [fresh(job).status for job in jobs] == [*["failed"] * 20, *["running"] * 5]
@@ -344,15 +347,17 @@ def test_when_most_workers_fall_silent_together_nothing_is_taken_from_them(limit
     jobs = [silent(number) for number in range(3)]
     late = running_job(2 * HOUR, worker="celery@s0/abc")
     with freeze_time(NOW):
-        row = sweeps.sweep(adapter(), Phase.RUNNING)
+        row = sweep_phase(adapter(), Phase.RUNNING)
     assert {fresh(job).status for job in jobs} == {"running"}
     assert row.counts == {"inconclusive": 3, "timed_out": 1}
     # What needs no evidence goes on.
     assert fresh(late).status == "failed"
-    assert row.errors == [
-        "held: 3 of 5 workers of queue crawl lost heartbeat together, and none is back: nothing is decided by"
-        " the absence of a task until one consumes the queue again"
-    ]
+    (error,) = row.recorded_errors
+    assert error.code == ErrorCode.MASS_SILENCE
+    assert error.message == (
+        "3 of 5 workers of queue crawl lost heartbeat together, and none is back:"
+        " absence-based decisions are suspended until a worker consumes the queue again"
+    )
 
 
 @pytest.mark.parametrize(("since", "status"), [(11, "running"), (12, "failed")])
@@ -361,7 +366,7 @@ def test_until_any_worker_has_been_back_for_the_silence_limit(since, status):
     jobs = [silent(number) for number in range(3)]
     report("celery@new/abc", since=NOW - since * SECOND)
     with freeze_time(NOW, tick=True):
-        sweeps.sweep(adapter(), Phase.RUNNING)
+        sweep_phase(adapter(), Phase.RUNNING)
     assert {fresh(job).status for job in jobs} == {status}
 
 
@@ -372,7 +377,7 @@ def test_another_queue_is_not_concerned():
         job = silent(number)
         report(job.worker, silent=MINUTE, queues=["other"], active={job.task_id: 0})
     with freeze_time(NOW, tick=True):
-        row = sweeps.sweep(adapter(), Phase.RUNNING)
+        row = sweep_phase(adapter(), Phase.RUNNING)
     assert (row.counts, row.errors) == ({"orphaned": 4}, [])
 
 
@@ -411,7 +416,7 @@ def test_a_person_may_act_on_a_run_that_is_exempted(broker):
     job = running_job()
     exempt_run(adapter(), str(job.pk), ADA, NOW, None)
     with freeze_time(NOW):
-        done, _ = by_hand.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
+        done, _ = manual.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
     assert (done, fresh(job).status) == (True, "failed")
 
 

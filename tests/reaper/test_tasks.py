@@ -8,6 +8,7 @@ from freezegun import freeze_time
 
 from reaper import tasks
 from reaper.conf import settings as conf
+from reaper.ledger import retention
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from tests.plugin.adapter import Parcels
 from tests.worlds import HOUR, NOW, SECOND, child, fresh, lost_job, parent, running_job
@@ -127,7 +128,7 @@ def test_the_last_good_sweep_of_every_kind_and_phase_outlives_its_time():
         sweep_row(400 * DAY, kind="source_result"),
         sweep_row(365 * DAY, phase="parents", idle=True),
     }
-    sweep_row(200 * DAY, errors=["publishing to the broker failed"])
+    sweep_row(200 * DAY, errors=[{"code": "broker_unavailable", "message": "publishing to the broker failed"}])
     sweep_row(200 * DAY, finished_at=None)
     tasks.prune_history()
     assert set(Sweep.objects.all()) == kept
@@ -167,17 +168,17 @@ def test_the_report_of_a_worker_that_is_long_gone_is_kept_while_a_running_run_na
 def test_no_report_is_deleted_while_a_kind_cannot_say_whom_its_runs_name(bad_first):
     old = WorkerHeartbeat.objects.create(hostname="celery@w1", listed_at=NOW, since=NOW, seen_at=NOW - 2 * DAY)
     with pytest.raises(OSError, match="boom"):
-        tasks.prune_reports()
+        tasks.prune_heartbeats()
     assert WorkerHeartbeat.objects.get() == old
 
 
 @freeze_time(NOW)
 def test_history_is_pruned_in_batches(monkeypatch, django_assert_num_queries):
-    monkeypatch.setattr(tasks, "PRUNE_BATCH", 2)
+    monkeypatch.setattr(retention, "PRUNE_BATCH", 2)
     for _ in range(5):
         reaping(91 * DAY)
     with django_assert_num_queries(7):  # three batches to be found and deleted, and the look that finds none
-        tasks.prune(LedgerEntry.objects.all())
+        retention.prune(LedgerEntry.objects.all())
     assert LedgerEntry.objects.count() == 0
 
 

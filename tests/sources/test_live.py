@@ -10,7 +10,7 @@ from apps.sources.models import CrawlJob, Source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, WorkerHeartbeat
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.sweep import sweep
 from tests import processes
 from tests.processes import wait_until
 from tests.worlds import fresh
@@ -66,7 +66,7 @@ def kill_in_mid_crawl(worker, job, slow):
 
 def sweep_until_acted(phase):
     """Sweep until a sweep did something."""
-    return wait_until(lambda: (row := sweeps.sweep(conf.adapters()["crawl_job"], phase)).acted and row)
+    return wait_until(lambda: (row := sweep(conf.adapters()["crawl_job"], phase)).acted and row)
 
 
 def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once(start, slow, broker, settings):
@@ -79,14 +79,14 @@ def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once
     assert (left.status, left.task_id, left.worker.startswith("victim@test/")) == ("running", task_id, True)
     assert left.worker == str(WorkerHeartbeat.objects.get()), "the run names the worker whose reports vouch for it"
     assert broker.ids() == []
-    assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
+    assert sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
     assert fresh(job).status == "running"
 
     settings.REAPER = {**settings.REAPER, "RUN_TIMEOUT": timedelta(seconds=1)}
     sweep_until_acted(Phase.RUNNING)
     after = fresh(job)
     assert (after.status, after.error_code, after.pages_crawled) == ("failed", "timed_out", 1)
-    assert sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
+    assert sweep(conf.adapters()["crawl_job"], Phase.RUNNING).acted == 0
     assert LedgerEntry.objects.count() == 1
     assert broker.ids() == []
 

@@ -14,7 +14,8 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.sweep import sweep as sweep_phase
 from tests.processes import Race, broker_at, redis_server, wait_until
 from tests.worlds import COMMITTED, child, fresh, keep_reporting, lost_job, parent, queued_job, running_job, sent_child
 
@@ -122,7 +123,7 @@ def adapter_that(first=None, before=None, after=None, committed=None, kind="craw
 
 
 def sweep(adapter=None, phase=Phase.RUNNING):
-    return sweeps.sweep(adapter or conf.adapters()["crawl_job"], phase)
+    return sweep_phase(adapter or conf.adapters()["crawl_job"], phase)
 
 
 # --- the reaper against a worker ----------------------------------------------------------------------------------
@@ -291,11 +292,11 @@ def test_a_locked_row_is_skipped_and_the_others_are_done_at_once(broker, race):
 def test_a_locked_parent_is_no_reason_for_the_sweep_to_hang(broker, race):
     held = parent("completed")
     with locked(held):
-        race.run(lambda: sweeps.finalize_parents(conf.adapters()["source_result"]))
+        race.run(lambda: finalize_parents(conf.adapters()["source_result"]))
         (row,) = race.join(10)
         assert row.finalized == 0
         assert len(row.errors) == 1
-    assert sweeps.finalize_parents(conf.adapters()["source_result"]).finalized == 1
+    assert finalize_parents(conf.adapters()["source_result"]).finalized == 1
 
 
 # --- the reaper against itself ------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from reaper.adapters import Message
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps import parents
+from reaper.sweeps.sweep import sweep as sweep_phase
 from tests.processes import broker_at, redis_server
 from tests.worlds import COMMITTED, NOW, SECOND, child, fresh, parent, queued_job, running_job, sent_child, source
 
@@ -41,12 +42,12 @@ def keys(*rows):
 
 def sweep(kind, phase, at=NOW):
     with freeze_time(at):
-        return sweeps.sweep(conf.adapters()[kind], phase)
+        return sweep_phase(conf.adapters()[kind], phase)
 
 
 def finalize_parents(at=NOW):
     with freeze_time(at):
-        return sweeps.finalize_parents(conf.adapters()["source_result"])
+        return parents.finalize_parents(conf.adapters()["source_result"])
 
 
 # --- which rows are runs ------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def test_what_the_host_announces_is_kept_under_the_runs_kind(broker, make, kind)
             claims.claim(type(row), row.pk, row.task_id, "celery@w9/xyz")
     (reaping,) = LedgerEntry.objects.all()
     assert (reaping.kind, reaping.run_id, reaping.action, reaping.created_at) == (kind, str(row.pk), "dispatch", NOW)
-    assert (reaping.reason, reaping.actor, reaping.new_task_id) == ("manual", "by hand", fresh(row).task_id)
+    assert (reaping.reason, reaping.actor, reaping.new_task_id) == ("manual", "manual dispatch", fresh(row).task_id)
     (refused,) = RefusedWrite.objects.all()
     assert (refused.kind, refused.run_id, refused.created_at, refused.write) == (kind, str(row.pk), NOW, "claim")
     assert (refused.task_id, refused.worker) == (row.task_id, "celery@w9/xyz")

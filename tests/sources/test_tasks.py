@@ -15,7 +15,6 @@ from apps.sources.tasks import crawl_all_active_sources, crawl_source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
-from reaper.sweeps import sweep as sweeps
 from tests.processes import Sent, broker_at, free_port, redis_server, site
 from tests.worlds import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
 
@@ -418,14 +417,14 @@ def test_a_delay_by_hand_gives_a_run_all_its_requeues_anew(broker, of_site, sett
         first_look(job, at)
         witness(now=at)
         with freeze_time(at):
-            sweeps.sweep(conf.adapters()["crawl_job"], Phase.QUEUED)
+            sweep(conf.adapters()["crawl_job"], Phase.QUEUED)
         return fresh(job).status
 
     assert sweep(NOW + beyond) == "pending"
     with freeze_time(NOW + beyond):
         crawl_source.delay(str(of_site.pk), crawl_job_id=str(job.pk))
     ledger = LedgerEntry.objects.order_by("id").values_list("action", "actor", "new_task_id")
-    assert ledger.last() == ("dispatch", "by hand", fresh(job).task_id)
+    assert ledger.last() == ("dispatch", "manual dispatch", fresh(job).task_id)
     assert sweep(NOW + 2 * beyond) == "pending"
     assert sweep(NOW + 3 * beyond) == "failed"
     assert fresh(job).error_code == "poison"

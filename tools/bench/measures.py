@@ -17,7 +17,8 @@ from reaper.broker.connection import Broker
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import Sweep
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.sweep import sweep
 from tools.bench import tables
 
 TIMES = 3
@@ -49,14 +50,14 @@ def best_of_each(works: Sequence[Callable[[], object]], before: Callable[[], obj
 
 def sweep_all() -> list[Sweep]:
     """Sweep everything once, as the schedules do."""
-    rows = [sweeps.finalize_parents(adapter) for adapter in conf.adapters().values()]
+    rows = [finalize_parents(adapter) for adapter in conf.adapters().values()]
     phases = (Phase.RUNNING, Phase.QUEUED)
-    return rows + [sweeps.sweep(adapter, phase) for adapter in conf.adapters().values() for phase in phases]
+    return rows + [sweep(adapter, phase) for adapter in conf.adapters().values() for phase in phases]
 
 
 def sweep_running() -> Sweep:
     """Sweep the running jobs. Raises AssertionError when something of it went wrong: then nothing was measured."""
-    row = sweeps.sweep(conf.adapters()["crawl_job"], Phase.RUNNING)
+    row = sweep(conf.adapters()["crawl_job"], Phase.RUNNING)
     assert not row.errors, row.errors
     return row
 

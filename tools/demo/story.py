@@ -11,7 +11,7 @@ from reaper.conf import settings as conf
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
 from reaper.models import LedgerEntry
-from reaper.sweeps import manual as by_hand
+from reaper.sweeps import manual
 from tools import commands
 from tools.demo import faults
 from tools.demo.faults import Trouble
@@ -161,7 +161,7 @@ class Story:
         def reap() -> bool:
             run = adapter.get(self.planted)
             under_way = self.watch.run(self.planted).pages >= 2
-            return bool(under_way and run and by_hand.act_on_run(adapter, run, Action.FAIL, "the demo")[0])
+            return bool(under_way and run and manual.act_on_run(adapter, run, Action.FAIL, "the demo")[0])
 
         self.watch.until(reap, missing="the run that was to be reaped wrongly did not get under way")
         self.terminal.tell("trouble", f"planted: {SLOW[1].name}, a healthy run, was failed in the middle of its work")

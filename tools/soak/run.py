@@ -132,7 +132,7 @@ class Soak:
         with connection.cursor() as cursor:
             cursor.execute("SELECT run::text, was, now FROM soak_transitions ORDER BY id")
             transitions = [judge.Transition(*row) for row in cursor.fetchall()]
-        reaps = LedgerEntry.objects.exclude(action=LedgerEntry.FINALIZE).filter(actor="").order_by("id")
+        reaps = LedgerEntry.objects.applied().exclude(action=LedgerEntry.FINALIZE).filter(actor="").order_by("id")
         names = ("run_id", "task_id", "at", "action", "reason", "phase", "interrupted")
         return judge.Story(
             rows=dict(self.rows()),

@@ -33,8 +33,8 @@ from reaper.reports.status import Depth, build_status
 from reaper.reports.sweep_listing import dry_run as list_dry_run
 from reaper.reports.sweep_listing import sweep_and_list
 from reaper.reports.timeline import history_of
-from reaper.sweeps import manual as by_hand
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps import manual
+from reaper.sweeps.judging import judge_run
 
 # Rows of a table of `diagnose`: more than anybody reads at night.
 SHOWN = 100
@@ -184,7 +184,7 @@ class Command(Switching, Thresholds, BaseCommand):
         """Print what is known of one run."""
         adapter, facts = self.find(run)
         now = clock.now(adapter.using)
-        verdict = sweeps.verdict(adapter, facts.pk, now)
+        verdict = judge_run(adapter, facts.pk, now)
         if verdict is None:
             raise CommandError(f"{run} was deleted a moment ago.", returncode=NOT_WELL)
         events = history_of(adapter, facts.pk)
@@ -206,7 +206,7 @@ class Command(Switching, Thresholds, BaseCommand):
     def do_reopen(self, run: str, user: str | None, **_: Any) -> int:
         """Undo that a run was ended."""
         adapter, facts = self.find(run)
-        done, row = by_hand.reopen(adapter, facts, actor(user))
+        done, row = manual.reopen(adapter, facts, actor(user))
         self.complain(row)
         if done:
             self.page.say(f"{run} was reopened.")
@@ -221,7 +221,7 @@ class Command(Switching, Thresholds, BaseCommand):
         for adapter in conf.adapters().values():
             if SweepScope.PARENTS not in sweep_scopes(adapter):
                 continue
-            done, row = by_hand.finalize(adapter, parent, actor(user))
+            done, row = manual.finalize(adapter, parent, actor(user))
             if done:
                 self.page.say(f"{parent} was given its outcome.")
                 return WELL
@@ -258,7 +258,7 @@ class Command(Switching, Thresholds, BaseCommand):
         if run.phase not in (Phase.QUEUED, Phase.RUNNING):
             why = "has ended" if run.phase is Phase.FINISHED else "is neither waiting nor running"
             raise CommandError(f"{target} {why}: its status is {run.status}. Nothing was done.", returncode=NOT_WELL)
-        done, row = by_hand.act_on_run(adapter, run, action, actor(user))
+        done, row = manual.act_on_run(adapter, run, action, actor(user))
         self.complain(row)
         if not done:
             if not row.errors:
@@ -304,7 +304,7 @@ class Command(Switching, Thresholds, BaseCommand):
 
     def complain(self, row: Sweep) -> None:
         """Tell on stderr what went wrong in a sweep."""
-        for error in row.errors:
+        for error in row.error_messages:
             self.stderr.write(f"{row.kind} {row.phase}: {error}")
 
 

@@ -7,9 +7,10 @@ from freezegun import freeze_time
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.core.policy import Action
-from reaper.models import Exemption, KindControl, LedgerEntry, Observation, RefusedWrite, Sweep, WorkerHeartbeat
+from reaper.models import Exemption, KindControl, LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps import manual
-from reaper.sweeps.sweep import finalize_parents, sweep
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.sweep import sweep
 from tests.reaper.admin.pages import (
     page,
     shown_at,
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:No directory at:UserWarning"),
 ]
 
-MODELS = (Sweep, LedgerEntry, Observation, KindControl, Exemption, RefusedWrite, WorkerHeartbeat)
+MODELS = (Sweep, LedgerEntry, KindControl, Exemption, RefusedWrite, WorkerHeartbeat)
 
 
 @pytest.fixture
@@ -53,7 +54,9 @@ def records():
         active={failed.task_id: NOW.timestamp()}, held=[requeued.task_id], complete=False,
     )  # fmt: skip
     run = {"created_at": NOW, "kind": "crawl_job", "run_id": str(failed.pk)}
-    Observation.objects.create(**run, task_id=failed.task_id, phase="running", action="fail", reason="timed_out")
+    LedgerEntry.objects.create(
+        **run, applied=False, task_id=failed.task_id, phase="running", action="fail", reason="stalled"
+    )
     KindControl.objects.create(kind="crawl_job", created_at=NOW, actor="ann", mode="dry_run", paused_until=NOW + HOUR)
     Exemption.objects.create(**run, actor="ann", until=NOW + HOUR)
     return failed, requeued, job
@@ -87,7 +90,7 @@ def test_recovery_log_links_runs_and_parents_to_their_pages(admin_client, record
 
 
 def test_recovery_log_entry_shows_indented_facts(admin_client, records):
-    row = LedgerEntry.objects.get(run_id=records[0].pk)
+    row = LedgerEntry.objects.applied().get(run_id=records[0].pk)
     shown = shown_at(admin_client, page(LedgerEntry, "change", row.pk))
     assert "<pre>{\n  &quot;created_at&quot;" in shown
     assert row.message in shown
@@ -114,7 +117,9 @@ def test_worker_list_shows_queues_and_worker_page_shows_task_ids(admin_client, r
 
 
 def test_dry_run_mode_and_exemption_lists_show_what_was_set_and_by_whom(admin_client, records):
-    assert "timed_out: it was running longer than its run timeout" in shown_at(admin_client, page(Observation))
+    shown = shown_at(admin_client, page(LedgerEntry), applied="0")
+    assert "would fail (dry run)" in shown
+    assert "stalled: " in shown
     assert "mode dry_run, paused until 2026-03-01 13:00:00 UTC" in shown_at(admin_client, page(KindControl))
     listed = shown_at(admin_client, page(Exemption))
     assert f"crawl_job:{records[0].pk}" in listed
@@ -137,12 +142,13 @@ def test_search_by_run_or_task_id_finds_only_that_run(admin_client, records, mod
         (Sweep, {"success": "1"}, 3),
         (Sweep, {"success": "0"}, 0),
         (LedgerEntry, {"kind": "source_result.parent"}, 1),
-        (LedgerEntry, {"action": "fail"}, 1),
+        (LedgerEntry, {"action": "fail"}, 2),
+        (LedgerEntry, {"action": "fail", "applied": "1"}, 1),
+        (LedgerEntry, {"applied": "0"}, 1),
+        (LedgerEntry, {"applied": "1"}, 3),
         (LedgerEntry, {"reason": "manual"}, 1),
         (LedgerEntry, {"q": "nothing like it"}, 0),
         (RefusedWrite, {"kind": "crawl_job"}, 1),
-        (Observation, {"reason": "timed_out"}, 1),
-        (Observation, {"action": "requeue"}, 0),
         (KindControl, {"kind": "crawl_job"}, 1),
         (Exemption, {"kind": "source_result"}, 0),
     ],
@@ -168,7 +174,7 @@ def test_record_cannot_be_added_changed_or_deleted(admin_client, records, model)
 def test_list_of_many_rows_needs_no_more_queries(admin_client, records, model, django_assert_max_num_queries):
     row = model.objects.order_by("idle" if model is Sweep else "pk").values().first()
     row.pop("id")
-    own = {WorkerHeartbeat: "incarnation", Observation: "task_id", Exemption: "run_id"}.get(model)
+    own = {WorkerHeartbeat: "incarnation", LedgerEntry: "task_id", Exemption: "run_id"}.get(model)
     many = ({**row, own: str(n)} if own else row for n in range(60))
     model.objects.bulk_create(model(**fields) for fields in many)
     with django_assert_max_num_queries(6):

@@ -7,7 +7,7 @@ from reaper.broker.snapshot import QueueSnapshot
 from reaper.conf import settings as conf
 from reaper.evidence import sources
 from reaper.evidence.collector import EvidenceCollector
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.sweep import sweep as sweep_phase
 from tests.worlds import NOW
 
 WITNESS = "celery@crawl-witness/abc"
@@ -16,7 +16,7 @@ WITNESS_NODE, HOLDER_NODE = "celery@crawl-witness", "celery@w1"
 
 def sweep(phase, at=NOW):
     with freeze_time(at):
-        return sweeps.sweep(conf.adapters()["crawl_job"], phase)
+        return sweep_phase(conf.adapters()["crawl_job"], phase)
 
 
 def gather(*rows, at=NOW):

@@ -9,7 +9,6 @@ from reaper.conf import settings as conf
 from reaper.core.facts import NO_EVIDENCE, MessageLocation, Phase
 from reaper.evidence import collector, sources
 from reaper.evidence.collector import EvidenceCollector
-from reaper.sweeps import sweep as sweeps
 from tests.reaper.evidence.collecting import HOLDER_NODE, WITNESS_NODE, gather, sweep
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, fresh, held_job, lost_job, orphan, queued_job, report, running_job
 
@@ -64,7 +63,7 @@ def test_run_that_cannot_be_judged_stops_no_other_run(monkeypatch):
         return decide(run, *more)
 
     monkeypatch.setattr(collector, "decide", fragile)
-    monkeypatch.setattr(sweeps, "decide", fragile)
+    monkeypatch.setattr("reaper.sweeps.judging.decide", fragile)
     row = sweep(Phase.RUNNING)
     assert row.counts == {"judging_failed": 1, "orphaned": 1}
     assert row.errors == []

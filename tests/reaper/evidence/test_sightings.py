@@ -12,7 +12,7 @@ from reaper.core.facts import Phase
 from reaper.evidence.collector import EvidenceCollector
 from reaper.evidence.sightings import store_sightings
 from reaper.models import LedgerEntry, MessageSighting
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps.judging import judge_phase
 from reaper.workers.registry import REPORT_RETENTION
 from tests.reaper.command import reaper
 from tests.reaper.evidence.collecting import gather, scan_finds, sweep
@@ -115,7 +115,7 @@ def test_overlapping_sweeps_share_one_sighting():
     witness()
     with freeze_time(NOW), Broker() as one, Broker() as other:
         both = [EvidenceCollector(adapter, link, conf.policy(adapter), NOW) for link in (one, other)]
-        pages = [next(sweeps.plan(adapter, Phase.QUEUED, each)) for each in both]
+        pages = [next(judge_phase(adapter, Phase.QUEUED, each)) for each in both]
         for page, each in zip(pages, both, strict=True):
             store_sightings(adapter, page, each.scanned_at)
     assert MessageSighting.objects.get().created_at == NOW

@@ -6,9 +6,11 @@ from queue import Queue
 from django.db import InterfaceError, connections
 
 from reaper.core.policy import SweepScope
-from reaper.ledger import records as ledger
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps import outbox
+from reaper.sweeps import sweep as sweep_module
 from reaper.sweeps.outbox import Outbox
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.writer import GuardedWriter
 
 # Never so long unless something is wrong: the other side waits for a lock, or for this side.
 PATIENCE = 30
@@ -60,7 +62,7 @@ class SteppedSweep:
     def _body(self, adapter, phase):
         HERE.sweep = self
         try:
-            sweeps.finalize_parents(adapter) if phase == SweepScope.PARENTS else sweeps.sweep(adapter, phase)
+            finalize_parents(adapter) if phase == SweepScope.PARENTS else sweep_module.sweep(adapter, phase)
         except Killed:
             pass
         except BaseException as error:
@@ -74,24 +76,24 @@ def stepping(monkeypatch, committed):
     """Have the sweeps that are `SteppedSweep`s stop before each write, after its commit, and before each message.
 
     No step holds a row's lock: a worker's write would wait for it, and nobody would let the sweep go on.
-    `committed(sweep, changes)` is told what was written, whoever sweeps.
+    `committed(log, updates)` receives what was written, whichever sweep it was.
     """
-    attempt = sweeps.SweepRun.attempt
+    try_write = GuardedWriter.try_write
 
-    def attempting(self, changes):
+    def stepped_write(self, updates):
         pause("before the write")
-        won = attempt(self, changes)
-        if len(won) == len(changes):
-            committed(self, won)
+        applied = try_write(self, updates)
+        if len(applied) == len(updates):
+            committed(self.log, applied)
             pause("committed")
-        return won
+        return applied
 
-    monkeypatch.setattr(sweeps.SweepRun, "attempt", attempting)
+    monkeypatch.setattr(GuardedWriter, "try_write", stepped_write)
     for owner, name, step in (
         (Outbox, "publish", "revoked"),
-        (ledger, "confirm", "published"),
-        (sweeps.SweepRun, "finalize", "before a parent"),
-        (sweeps, "store_sightings", "judged"),
+        (outbox, "confirm_dispatches", "published"),
+        (GuardedWriter, "finalize", "before a parent"),
+        (sweep_module, "store_sightings", "judged"),
     ):
         monkeypatch.setattr(owner, name, stopping(getattr(owner, name), step))
 

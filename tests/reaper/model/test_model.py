@@ -36,13 +36,13 @@ from reaper.models import (
     KindControl,
     LedgerEntry,
     MessageSighting,
-    Observation,
     RefusedWrite,
     Sweep,
     WorkerHeartbeat,
 )
-from reaper.sweeps import manual as by_hand
-from reaper.sweeps import sweep as sweeps
+from reaper.sweeps import manual
+from reaper.sweeps.parents import finalize_parents
+from reaper.sweeps.sweep import sweep
 from tests.reaper.model.fleet import QUEUE, Fleet
 from tests.reaper.model.stepped import SteppedSweep, stepping
 from tests.worlds import COMMITTED, NOW, SECOND
@@ -61,7 +61,6 @@ TABLES = (
     LedgerEntry,
     Sweep,
     MessageSighting,
-    Observation,
     RefusedWrite,
     KindControl,
 )
@@ -202,7 +201,7 @@ class Story(RuleBasedStateMachine):
 
     def given_to(self, heir, run, adapter):
         """Requeue a run by hand, and have a worker begin with it before all else; True when it works on it then."""
-        by_hand.act_on_run(adapter, run, Action.REQUEUE, "ada")
+        manual.act_on_run(adapter, run, Action.REQUEUE, "ada")
         while self.redis.llen(QUEUE):
             self.fleet.receive(heir)
         heir.hand.reverse()
@@ -253,7 +252,7 @@ class Story(RuleBasedStateMachine):
         found = [run for page in conf.adapters()[kind].iter_unfinished(phase) for run in page]
         if found:
             run = found[choice % len(found)]
-            self.notified["by hand"] += by_hand.act_on_run(conf.adapters()[kind], run, action, "ada")[0]
+            self.notified["by hand"] += manual.act_on_run(conf.adapters()[kind], run, action, "ada")[0]
 
     def person_cancels(self, choice):
         jobs = list(CrawlJob.objects.order_by("created_at").values_list("pk", flat=True))
@@ -372,11 +371,9 @@ class Story(RuleBasedStateMachine):
     def sweep_all(self):
         """Sweep everything once; return the rows."""
         rows = [
-            sweeps.sweep(adapter, phase)
-            for adapter in conf.adapters().values()
-            for phase in (Phase.RUNNING, Phase.QUEUED)
+            sweep(adapter, phase) for adapter in conf.adapters().values() for phase in (Phase.RUNNING, Phase.QUEUED)
         ]
-        return rows + [sweeps.finalize_parents(adapter) for adapter in conf.adapters().values()]
+        return rows + [finalize_parents(adapter) for adapter in conf.adapters().values()]
 
     def look_at_the_end(self):
         """Nothing is left, nothing is to be done, and the records say what happened."""

@@ -13,8 +13,8 @@ from reaper.core.reasons import HEALTHY_REASONS, Reason
 from reaper.models import LedgerEntry, Sweep
 from reaper.monitoring import metrics
 from reaper.reports.status import WorkerState
+from tests.reaper.ledger.test_totals import count_all, record_entry, record_refusal
 from tests.reaper.test_sweeps import sweep
-from tests.reaper.test_totals import reaping, refusal
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, orphan, queued_job, report, running_job, swept
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
@@ -48,9 +48,10 @@ def test_runs_are_counted_by_kind_and_phase_and_the_oldest_tells_its_age():
 
 
 def test_what_was_done_is_counted_since_the_beginning():
-    reaping(seconds=7)
-    reaping(seconds=100)
-    refusal()
+    record_entry(seconds=7)
+    record_entry(seconds=100)
+    record_refusal()
+    count_all()
     assert value("actions_total", kind="crawl_job", action="fail", reason="orphaned") == 2
     assert value("rejected_writes_total", kind="crawl_job", write="claim") == 1
     found = {bound: value("recovery_seconds_bucket", kind="crawl_job", le=bound) for bound in ("5.0", "10.0", "120.0")}
@@ -88,7 +89,13 @@ def test_a_suspect_is_whatever_has_a_verdict_that_is_not_calm():
 
 def test_a_sweep_that_went_wrong_is_the_last_and_not_the_last_good_one():
     swept(NOW - MINUTE)
-    Sweep.objects.create(kind="crawl_job", phase="running", started_at=NOW, finished_at=NOW, errors=["held: most"])
+    Sweep.objects.create(
+        kind="crawl_job",
+        phase="running",
+        started_at=NOW,
+        finished_at=NOW,
+        errors=[{"code": "brake_engaged", "message": "most"}],
+    )
     of = {"kind": "crawl_job", "phase": "running"}
     assert value("last_sweep_timestamp_seconds", **of) == NOW.timestamp()
     assert value("last_success_timestamp_seconds", **of) == (NOW - MINUTE).timestamp()
@@ -145,7 +152,8 @@ def test_the_oldest_is_that_of_all_statuses_of_a_phase(parcels):
 @pytest.mark.parametrize("rows", [1, 300])
 def test_a_scrape_asks_the_same_few_questions_however_many_rows_there_are(rows):
     for _ in range(rows):
-        reaping()
+        record_entry()
+    count_all()
     swept()
     with (
         CaptureQueriesContext(
@@ -158,5 +166,6 @@ def test_a_scrape_asks_the_same_few_questions_however_many_rows_there_are(rows):
 
 
 def test_names_from_elsewhere_are_escaped():
-    reaping(kind='a"b\nc', reason="x\\y")
+    record_entry(kind='a"b\nc', reason="x\\y")
+    count_all()
     assert value("actions_total", kind='a"b\nc', action="fail", reason="x\\y") == 1

@@ -10,6 +10,9 @@ from reaper.reports.health import health_of
 from tests.worlds import HOUR, MINUTE, NOW, SECOND, swept
 
 # With Beat's tables: the schedules are there as migrate has made them.
+HELD = {"code": "brake_engaged", "message": "30 of 40"}
+BROKER_DOWN = {"code": "broker_unavailable", "message": "the broker did not answer"}
+
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("limits")]
 
 
@@ -92,12 +95,12 @@ def test_a_released_brake_is_a_note():
 
 def test_what_the_last_sweep_told_is_told_apart():
     swept()
-    swept_running(errors=["held: 30 of 40", "the broker did not answer"])
-    assert conditions() == {"brake_engaged": "held: 30 of 40", "sweep_failing": "the broker did not answer"}
+    swept_running(errors=[HELD, BROKER_DOWN])
+    assert conditions() == {"brake_engaged": "30 of 40", "sweep_failing": "the broker did not answer"}
 
 
 def test_a_sweep_that_fails_or_is_held_is_not_good_and_not_overdue():
-    for error in ("held: 30 of 40", "the broker did not answer"):
+    for error in (HELD, BROKER_DOWN):
         Sweep.objects.all().delete()
         swept_running(errors=[error])
         assert "sweep_overdue" not in conditions(NOW + 15 * SECOND)
@@ -106,7 +109,7 @@ def test_a_sweep_that_fails_or_is_held_is_not_good_and_not_overdue():
 
 
 def test_what_an_earlier_sweep_told_is_over():
-    swept_running(started_at=NOW - SECOND, errors=["the broker did not answer"])
+    swept_running(started_at=NOW - SECOND, errors=[BROKER_DOWN])
     swept()
     assert conditions() == {}
 
@@ -119,7 +122,7 @@ def test_a_sweep_that_was_cut_off_is_told_after_a_minute():
 
 
 def test_sweep_under_way_does_not_hide_the_errors_of_the_one_before():
-    swept_running(started_at=NOW - SECOND, finished_at=NOW - SECOND, errors=["the broker did not answer"])
+    swept_running(started_at=NOW - SECOND, finished_at=NOW - SECOND, errors=[BROKER_DOWN])
     swept_running(started_at=NOW, finished_at=None)
     assert conditions() == {"sweep_failing": "the broker did not answer"}
 

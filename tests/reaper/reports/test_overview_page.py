@@ -121,8 +121,8 @@ def test_schedules_are_shown_with_their_state_and_the_next_start(admin_client):
     PeriodicTask.objects.filter(task="reaper.tasks.raise_alerts").update(enabled=False)
     text = shown(admin_client)
     assert "reaper: sweep running runs every 5 s 12:00:03 enabled Disable" in text
-    assert "reaper: sweep pending runs every 30 s overdue for 1 min 1 s enabled Disable" in text
-    assert "reaper: alert on long runs and backlogs every 1 min - disabled Enable" in text
+    assert "reaper: sweep queued runs every 30 s overdue for 1 min 1 s enabled Disable" in text
+    assert "reaper: raise alerts every 1 min - disabled Enable" in text
 
 
 def test_a_schedule_is_overdue_from_three_intervals_on(admin_client):
