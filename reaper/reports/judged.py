@@ -17,7 +17,7 @@ from reaper.core.policy import Action, Policy
 from reaper.core.reasons import HEALTHY_REASONS
 from reaper.evidence.collector import EvidenceCollector
 from reaper.reports.run_lines import CappedList, RunLine, line_of_verdict
-from reaper.sweeps.judging import Verdict
+from reaper.sweeps.judging import Verdict, judge_phase
 
 # The phases whose runs are judged, in the order in which they are shown.
 PHASES = (Phase.RUNNING, Phase.QUEUED)

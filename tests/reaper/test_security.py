@@ -191,7 +191,7 @@ def test_an_error_text_of_any_length_is_one_short_line(monkeypatch, caplog):
 
     running_job(2 * HOUR)
     row = sweep(Broken())
-    assert [len(each) <= MAX_LENGTH + 1 and each.isprintable() for each in row.errors] == [True]
+    assert [len(each) <= MAX_LENGTH + 1 and each.isprintable() for each in row.error_messages] == [True]
 
 
 @pytest.mark.parametrize(
