@@ -169,7 +169,7 @@ def test_status_writes_nothing(depth):
 
 def test_sweeps_depth_asks_neither_the_broker_nor_the_rules(monkeypatch):
     orphan()
-    for name in ("Broker", "judge_all", "judge_unfinished", "scan_queues"):
+    for name in ("Broker", "judge_runs", "judge_unfinished", "scan_queues"):
         monkeypatch.setattr(f"reaper.reports.status.{name}", None)
     found = status(Depth.SWEEPS)
     assert not found.queues
