@@ -174,9 +174,7 @@ class Scenario:
     def sweep(self) -> list[Sweep]:
         """Sweep everything once, and record which runs were acted on when."""
         self.last_sweep = time.monotonic()
-        rows = [
-            sweep(each, phase) for each in conf.adapters().values() for phase in (Phase.RUNNING, Phase.QUEUED)
-        ]
+        rows = [sweep(each, phase) for each in conf.adapters().values() for phase in (Phase.RUNNING, Phase.QUEUED)]
         for run in set(self.recovered()) - set(self.acted):
             self.acted[run] = time.monotonic()
         return rows

@@ -365,4 +365,4 @@ def test_a_sweep_that_is_held_exits_1_and_says_how_to_let_it_go():
     code, out, err = reaper("sweep")
     assert code == 1
     assert "20 acted on, 1 deferred" in out
-    assert "only 20 are; `manage.py reaper release crawl_job` lets all" in err
+    assert "limited to 20 per sweep; to lift: manage.py reaper release crawl_job" in err
