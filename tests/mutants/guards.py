@@ -19,7 +19,13 @@ class Guard(NamedTuple):
 
 MODEL_TESTS = ("tests/reaper/model/test_model.py",)
 
-RULES = ("tests/reaper/test_decisions.py",)
+RULES = (
+    "tests/reaper/core/test_decisions.py",
+    "tests/reaper/core/test_decisions_running.py",
+    "tests/reaper/core/test_decisions_queued.py",
+    "tests/reaper/core/test_decisions_budgets.py",
+    "tests/reaper/core/test_facts.py",
+)
 EVIDENCE = (
     "tests/reaper/evidence/test_collector.py",
     "tests/reaper/evidence/test_fleet.py",
@@ -28,8 +34,13 @@ EVIDENCE = (
     "tests/reaper/evidence/test_running.py",
 )
 SWEEPS = ("tests/reaper/test_sweeps.py",)
-CONTROLS = ("tests/reaper/test_switches.py",)
-OVERRIDES = ("tests/reaper/test_policies.py",)
+CONTROLS = (
+    "tests/reaper/controls/test_modes.py",
+    "tests/reaper/controls/test_exemptions.py",
+    "tests/reaper/sweeps/test_sweep_brake.py",
+    "tests/reaper/sweeps/test_sweep_modes.py",
+)
+OVERRIDES = ("tests/reaper/controls/test_overrides.py",)
 WORKERS = ("tests/reaper/workers/test_liveness.py", "tests/reaper/workers/test_registry.py", *EVIDENCE)
 ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
 HOST_RUNS = ("tests/sources/test_runs.py", "tests/sources/test_races.py")

@@ -16,7 +16,7 @@ from django.test import override_settings
 from reaper.adapters import ModelRunAdapter
 from reaper.checks import check_reaper
 from reaper.conf import settings as conf
-from tests.reaper.test_conf import Orders, named
+from tests.reaper.conf.test_settings import Orders, named
 
 HERE = "tests.reaper.test_checks"
 
@@ -70,7 +70,7 @@ def found(*adapters, **settings):
         return [each.id for each in check_reaper()]
 
 
-def test_this_project_has_nothing_to_complain_of():
+def test_check_of_example_project_finds_nothing():
     assert check_reaper() == []
 
 
@@ -93,11 +93,11 @@ def test_this_project_has_nothing_to_complain_of():
         pytest.param([Modelless], {}, ["reaper.E020"], id="no such model"),
     ],
 )
-def test_findings(adapters, given, ids):
+def test_check_reports_adapter_and_task_findings(adapters, given, ids):
     assert found(*adapters, **given) == ids
 
 
-def test_the_apps_time_limit_counts_for_tasks_without_their_own():
+def test_time_limit_of_app_applies_to_tasks_without_own():
     app = current_app
     before, app.conf.task_time_limit = app.conf.task_time_limit, 30
     try:
@@ -107,14 +107,14 @@ def test_the_apps_time_limit_counts_for_tasks_without_their_own():
         app.conf.task_time_limit = before
 
 
-def test_errors_and_warnings_are_told_apart():
+def test_check_distinguishes_errors_from_warnings():
     with override_settings(REAPER={"ADAPTERS": [f"{HERE}.Unregistered"], "RUN_TIMEOUT": 10}):
         assert [each.level for each in check_reaper()] == [checks.WARNING, checks.WARNING]
     with override_settings(REAPER={"ADAPTERS": [f"{HERE}.Limited"], "RUN_TIMEOUT": 10, "ALERT_AFTER": 5}):
         assert [each.level for each in check_reaper()] == [checks.ERROR]
 
 
-def test_broken_settings_are_told_one_by_one_and_nothing_else_is():
+def test_check_with_wrong_settings_reports_only_these():
     with named("Orders", RUN_TIMEOUT=0, CLOCK="wall", ALERT_AFTER=timedelta(days=1)):
         assert [each.id for each in check_reaper()] == [problem.id for problem in conf.problems()]
 
@@ -133,7 +133,7 @@ def on_import():
         import_modules.disconnect(call, sender=app)
 
 
-def test_task_modules_that_cannot_be_imported_are_an_error_not_a_crash(on_import):
+def test_unimportable_task_module_is_a_check_error(on_import):
     def broken(**_):
         raise ImportError("no shop")
 
@@ -141,7 +141,7 @@ def test_task_modules_that_cannot_be_imported_are_an_error_not_a_crash(on_import
     assert found(Unlimited) == ["reaper.E031"]
 
 
-def test_celery_importing_the_task_modules_runs_all_checks_which_does_not_go_on_for_ever(on_import):
+def test_checks_run_by_task_import_do_not_recurse(on_import):
     imports = []
 
     def count(**_):
@@ -152,23 +152,23 @@ def test_celery_importing_the_task_modules_runs_all_checks_which_does_not_go_on_
     assert len(imports) == 1
 
 
-def test_the_checks_are_bound():
+def test_checks_are_registered():
     with named("Orders", RUN_TIMOUT=5), pytest.raises(SystemCheckError, match=r"reaper\.E002.*[\s\S]*RUN_TIMEOUT\?"):
         call_command("check")
 
 
-def test_the_checks_can_be_asked_for_by_their_tag():
+def test_checks_run_by_their_tag():
     with named("Orders", RUN_TIMEOUT=0), pytest.raises(SystemCheckError, match=r"reaper\.E004"):
         call_command("check", tags=["reaper"])
 
 
-def test_without_beat_a_warning_says_that_nothing_sweeps(settings):
+def test_missing_beat_app_is_a_warning(settings):
     settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name != "django_celery_beat"]
     assert "reaper.W003" in [each.id for each in check_reaper()]
 
 
 @pytest.mark.live
-def test_a_worker_does_not_start_with_settings_that_are_wrong():
+def test_worker_with_wrong_settings_does_not_start():
     """The thresholds lie below the task's own time limit. No broker is asked: it stops before."""
     environment = {**os.environ, "REAPER_RUN_TIMEOUT": "5", "DEBUG": "1", "DATABASE_URL": "sqlite://"}
     words = [sys.executable, "-m", "celery", "-A", "config.celery", "worker", "--pool", "solo"]

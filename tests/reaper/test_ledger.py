@@ -27,8 +27,9 @@ from reaper.ledger.writing import record_updates
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps.sweep import sweep
 from reaper.workers.timing import DEAD_AFTER
-from tests.reaper.test_decisions import DEAD, POLICIES, REPEATS, always, evidences, queued, running
-from tests.reaper.test_decisions import runs as any_runs
+from tests.reaper.core.cases import DEAD, REPEATS, queued, running
+from tests.reaper.core.strategies import POLICIES, always, evidences
+from tests.reaper.core.strategies import runs as any_runs
 from tests.worlds import NOW, SECOND, queued_job, running_job
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

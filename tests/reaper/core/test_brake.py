@@ -64,18 +64,18 @@ def gone(ago=MINUTE):
         pytest.param([live(), *[dead(HOUR / 2)] * 9], (9, 10), id="long ago, and nobody has come since"),
     ],
 )
-def test_workers_that_fell_silent_together(workers, silent):
+def test_mass_silence_of_workers_is_detected(workers, silent):
     assert detect_mass_silence(workers, SILENCE, NOW) == silent
     assert detect_mass_silence(workers[::-1], SILENCE, NOW) == silent
 
 
-def test_a_report_without_a_readable_time_is_of_nobody_who_was_there():
+def test_worker_without_readable_time_is_not_counted_as_reporting():
     unread = Heard(since=datetime.min.replace(tzinfo=NOW.tzinfo), seen_at=datetime.min.replace(tzinfo=NOW.tzinfo))
     assert detect_mass_silence([live(), Heard(**{**vars(unread), "alive": False})], SILENCE, NOW) is None
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
-def test_never_more_than_few_or_a_minority_goes_on(acting, rest):
+def test_limit_is_exceeded_by_many_that_are_a_mass(acting, rest):
     assert exceeds_limit(acting, acting + rest) == (
         acting > HELD_LIMIT and 100 * acting >= MASS_PERCENT * (acting + rest)
     )
@@ -85,5 +85,5 @@ def test_never_more_than_few_or_a_minority_goes_on(acting, rest):
     ("acting", "seen", "is_held"),
     [(0, 0, False), (20, 20, False), (21, 21, True), (55, 100, True), (54, 100, False), (550, 1000, True)],
 )
-def test_a_sweep_that_would_act_on_most_is_held(acting, seen, is_held):
+def test_limit_at_20_runs_and_55_percent(acting, seen, is_held):
     assert exceeds_limit(acting, seen) is is_held

@@ -18,12 +18,12 @@ def databases_clock(settings):
     settings.REAPER = {name: value for name, value in settings.REAPER.items() if name != "CLOCK"}
 
 
-def test_the_databases_clock_is_the_default(databases_clock):
+def test_clock_defaults_to_database(databases_clock):
     assert conf.get_settings().clock == "database"
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL is asked for its time")
-def test_on_postgresql_the_databases_time_counts_whatever_the_hosts_says(databases_clock):
+def test_now_on_postgresql_is_database_time(databases_clock):
     with freeze_time(NOW):
         told = clock.now("default")
     assert told.utcoffset() is not None
@@ -32,18 +32,18 @@ def test_on_postgresql_the_databases_time_counts_whatever_the_hosts_says(databas
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL is asked for its time")
-def test_the_databases_time_moves_on_inside_a_transaction(databases_clock):
+def test_now_advances_inside_a_transaction(databases_clock):
     first, second = clock.now("default"), clock.now("default")
     assert second > first
 
 
-def test_the_hosts_time_counts_when_it_is_chosen(settings, django_assert_num_queries):
+def test_now_with_host_clock_makes_no_query(settings, django_assert_num_queries):
     settings.REAPER = {**settings.REAPER, "CLOCK": "host"}
     with freeze_time(NOW), django_assert_num_queries(0):
         assert clock.now("default") == NOW
 
 
-def test_elsewhere_the_hosts_time_is_taken_for_the_databases(databases_clock, monkeypatch, django_assert_num_queries):
+def test_now_on_other_databases_is_host_time(databases_clock, monkeypatch, django_assert_num_queries):
     monkeypatch.setattr(connections["default"], "vendor", "another")
     with freeze_time(NOW), django_assert_num_queries(0):
         assert clock.now("default") == NOW

@@ -1,7 +1,6 @@
 """What a person reads: the sentence in the run, and what is known of its task. No database."""
 
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -9,24 +8,10 @@ from hypothesis import given
 from reaper.core.decisions import Decision, decide
 from reaper.core.explain import describe_action, describe_evidence
 from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation
-from reaper.core.formatting import format_duration
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
-from tests.reaper.test_decisions import (
-    DAY,
-    HOUR,
-    MINUTE,
-    POLICIES,
-    W1,
-    W2,
-    acted,
-    always,
-    evidences,
-    queued,
-    running,
-    runs,
-    timeless,
-)
+from tests.reaper.core.cases import DAY, HOUR, MINUTE, W1, W2, acted, queued, running, timeless
+from tests.reaper.core.strategies import POLICIES, always, evidences, runs
 from tests.worlds import NOW, SECOND
 
 
@@ -96,27 +81,8 @@ from tests.worlds import NOW, SECOND
         (timeless(running()), Decision(Action.FAIL, Reason.MANUAL), "ada", "Failed by ada (rule manual)."),
     ],
 )
-def test_the_sentence_says_what_happened_how_long_it_was_stuck_and_by_which_rule(run, decision, by, sentence):
+def test_action_message_says_what_by_whom_why_and_how_long(run, decision, by, sentence):
     assert describe_action(run, decision, NOW, actor=by) == sentence
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (timedelta(0), "0 s"),
-        (timedelta(milliseconds=999), "0 s"),
-        (-HOUR, "0 s"),
-        (59 * SECOND, "59 s"),
-        (MINUTE, "1 min"),
-        (HOUR + SECOND, "1 h"),
-        (HOUR + MINUTE + SECOND, "1 h 1 min"),
-        (MINUTE + SECOND, "1 min 1 s"),
-        (DAY + HOUR + MINUTE, "1 d 1 h"),
-        (400 * DAY, "400 d"),
-    ],
-)
-def test_a_duration_as_a_person_says_it(value, said):
-    assert format_duration(value) == said
 
 
 GONE = Evidence(absent=True, witness=W2, queue="crawl", waiting=0)
@@ -231,12 +197,12 @@ UNKNOWN = "can't tell whether a live worker still has the task"
         ),
     ],
 )
-def test_what_is_known_in_words(run, evidence, words):
+def test_evidence_is_described_in_one_line(run, evidence, words):
     assert describe_evidence(run, evidence, NOW) == words
 
 
 @given(runs(), evidences(), POLICIES)
 @always
-def test_there_are_words_for_everything(run, evidence, policy):
+def test_any_run_and_decision_can_be_described(run, evidence, policy):
     assert describe_action(run, decide(run, evidence, policy, NOW), NOW).endswith(".")
     assert describe_evidence(run, evidence, NOW)

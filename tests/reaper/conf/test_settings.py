@@ -13,7 +13,7 @@ from reaper.conf import settings as conf
 from reaper.conf.validators import parser_for
 from reaper.core.policy import Action, Policy
 
-HERE = "tests.reaper.test_conf"
+HERE = "tests.reaper.conf.test_settings"
 HOUR = timedelta(hours=1)
 
 
@@ -84,14 +84,14 @@ def policy(kind="order"):
     return conf.policy(conf.adapters()[kind])
 
 
-def test_without_settings_of_its_own_a_kind_has_the_defaults():
+def test_kind_without_settings_has_defaults():
     with named("Orders"):
         assert policy() == Policy()
         assert (conf.get_settings().clock, conf.get_settings().history_retention) == ("database", timedelta(days=90))
         assert conf.problems() == []
 
 
-def test_adapters_come_by_kind_in_the_settings_order():
+def test_adapters_are_in_order_of_settings():
     with named("Returns", "Orders"):
         assert [(kind, type(each)) for kind, each in conf.adapters().items()] == [
             ("return", Returns),
@@ -99,14 +99,14 @@ def test_adapters_come_by_kind_in_the_settings_order():
         ]
 
 
-def test_the_same_instances_are_handed_out_and_their_dict_is_the_callers_own():
+def test_adapters_returns_same_instances_in_new_dict():
     with named("Orders"):
         first = conf.adapters()
         orders = first.pop("order")
         assert conf.adapters()["order"] is orders
 
 
-def test_a_kinds_own_value_wins_over_the_top_that_over_the_adapter_that_over_the_default():
+def test_policy_value_of_kind_wins_over_top_adapter_and_default():
     kinds = {"return": {"ON_TIMEOUT": "fail"}}
     with named("Orders", "Returns", QUEUE_TIMEOUT=300, KINDS=kinds):
         got = policy("return")
@@ -135,14 +135,14 @@ def test_a_kinds_own_value_wins_over_the_top_that_over_the_adapter_that_over_the
         ("BACKOFF", "30s, 2 min", (timedelta(seconds=30), timedelta(minutes=2))),
     ],
 )
-def test_what_may_be_written(key, value, meant):
+def test_policy_setting_of_any_accepted_type_is_read(key, value, meant):
     with named("Orders", **{key: value}):
         got = getattr(policy(), key.lower())
         assert got == meant
         assert type(got) is type(meant)
 
 
-def test_every_field_of_policy_is_a_setting_on_all_three_levels():
+def test_policy_field_is_a_setting_on_all_three_levels():
     for field in dataclasses.fields(Policy):
         value = {Action: "requeue"}.get(type(field.default), field.default)
         with named("Orders", **{field.name.upper(): value}, KINDS={"order": {field.name.upper(): value}}):
@@ -151,13 +151,13 @@ def test_every_field_of_policy_is_a_setting_on_all_three_levels():
             conf.policy(variant("Own", policy={field.name: value})())
 
 
-def test_an_optional_value_may_be_none():
+def test_optional_parser_accepts_none_and_off():
     optional = parser_for(timedelta | None)
     assert optional(None) is None
     assert optional(5) == timedelta(seconds=5)
 
 
-def test_a_day_of_history_is_enough():
+def test_history_retention_of_a_day_is_accepted():
     with named("Orders", HISTORY_RETENTION=timedelta(days=1)):
         assert conf.get_settings().history_retention == timedelta(days=1)
 
@@ -167,14 +167,14 @@ def test_clock_and_history_retention_are_read():
         assert (conf.get_settings().clock, conf.get_settings().history_retention) == ("host", timedelta(days=7))
 
 
-def test_an_override_is_seen_at_once_and_ends_with_its_block():
+def test_overridden_settings_apply_within_their_block_only():
     with named("Orders", RUN_TIMEOUT=60):
         with named("Orders", RUN_TIMEOUT=120):
             assert policy().run_timeout == timedelta(seconds=120)
         assert policy().run_timeout == timedelta(seconds=60)
 
 
-def test_nothing_is_written_back(settings):
+def test_reading_does_not_change_django_settings(settings):
     settings.REAPER = given = {"ADAPTERS": [f"{HERE}.Orders"], "RUN_TIMEOUT": 60, "KINDS": {"order": {"BACKOFF": [5]}}}
     before = {**given, "ADAPTERS": [*given["ADAPTERS"]], "KINDS": {"order": {"BACKOFF": [5]}}}
     policy()
@@ -258,7 +258,7 @@ WRONG_SETTINGS = {
 
 
 @pytest.mark.parametrize(("given", "ids"), WRONG_SETTINGS.values(), ids=WRONG_SETTINGS.keys())
-def test_mistakes(given, ids):
+def test_wrong_setting_has_check_id_and_stops_every_reader(given, ids):
     with override_settings(REAPER=given):
         found = conf.problems()
         assert [problem.id for problem in found] == [f"reaper.{each}" for each in ids]
@@ -284,13 +284,13 @@ def test_mistakes(given, ids):
         ({**ORDERS, "ON_TIMEOUT": "retry"}, 'Use "fail" or "requeue".'),
     ],
 )
-def test_the_hint_names_what_was_meant(given, hint):
+def test_hint_names_nearest_known_name(given, hint):
     with override_settings(REAPER=given):
         (problem,) = conf.problems()
         assert problem.hint == hint
 
 
-def test_the_sentence_says_where_the_mistake_is():
+def test_problem_says_where_the_mistake_is():
     with override_settings(REAPER={**ORDERS, "RUN_TIMEOUT": 0, "KINDS": {"order": {"BACKOFF": [-5]}}}):
         assert [problem.message for problem in conf.problems()] == [
             'REAPER["RUN_TIMEOUT"]: expected a duration above zero, got 0.',
@@ -298,11 +298,11 @@ def test_the_sentence_says_where_the_mistake_is():
         ]
 
 
-def test_without_the_setting_the_adapters_are_missed(settings):
+def test_missing_reaper_setting_is_reported_as_no_adapters(settings):
     del settings.REAPER
     assert [problem.id for problem in conf.problems()] == ["reaper.E006"]
 
 
-def test_a_policy_of_an_adapter_that_is_not_in_the_settings_is_validated_as_well():
+def test_policy_of_unlisted_adapter_is_validated():
     with named("Orders"), pytest.raises(ImproperlyConfigured, match="run_timout"):
         conf.policy(Misspelt())

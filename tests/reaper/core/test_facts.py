@@ -45,7 +45,7 @@ def run(phase=Phase.RUNNING, *, acted=None, skew=timedelta(0), **ago):
         ({"started": HOUR, "skew": timedelta.max}, HOUR),
     ],
 )
-def test_the_age_of_a_running_run(facts, age):
+def test_age_of_running_run_is_taken_from_best_timestamp(facts, age):
     assert run(**facts).age(NOW) == age
     assert run(**facts).phase_since(NOW) == (None if age is None else NOW - age)
 
@@ -62,7 +62,7 @@ def test_the_age_of_a_running_run(facts, age):
         ({"queued": -FAR, "created": DAY}, DAY),
     ],
 )
-def test_the_age_of_a_queued_run(facts, age):
+def test_age_of_queued_run_is_taken_from_best_timestamp(facts, age):
     assert run(Phase.QUEUED, **facts).age(NOW) == age
 
 
@@ -86,21 +86,21 @@ def test_the_age_of_a_queued_run(facts, age):
         ({"started": HOUR, "skew": timedelta.min}, HOUR),
     ],
 )
-def test_how_long_a_run_has_been_quiet(facts, quiet):
+def test_idle_for_is_time_since_last_activity(facts, quiet):
     assert run(**facts).idle_for(NOW) == quiet
 
 
 @pytest.mark.parametrize("name", BY)
 @pytest.mark.parametrize("skew", [timedelta.min, timedelta(0), timedelta.max])
 @pytest.mark.parametrize("edge", [YEAR_ONE, END_OF_TIME])
-def test_no_time_is_too_odd_to_be_judged(name, skew, edge):
+def test_extreme_timestamp_and_skew_do_not_raise(name, skew, edge):
     odd = replace(run(skew=skew), **{name: edge})
     long_ago = edge is YEAR_ONE
     assert (odd.age(NOW) is not None) == long_ago
     assert (odd.idle_for(NOW) is not None) == long_ago
 
 
-def test_the_last_sign_of_life_is_by_the_workers_own_clock():
+def test_last_activity_at_ignores_skew():
     """It is compared with the worker's own listing of its tasks, by the same clock."""
     assert run(started=HOUR, progress=MINUTE, skew=DAY).last_activity_at == NOW - MINUTE
     assert run(started=MINUTE, progress=HOUR).last_activity_at == NOW - MINUTE
@@ -111,7 +111,7 @@ GONE = Evidence(absent=True, witness="celery@w2/def")
 TWICE = Evidence(first_sighting_at=NOW, all_reported_since=True)
 
 
-def test_a_task_is_gone_only_when_its_absence_is_certain_and_somebody_can_tell():
+def test_surely_absent_needs_absence_and_witness_and_no_holder():
     assert GONE.is_surely_absent
     assert not replace(GONE, absent=False).is_surely_absent
     assert not replace(GONE, witness="").is_surely_absent
@@ -119,7 +119,7 @@ def test_a_task_is_gone_only_when_its_absence_is_certain_and_somebody_can_tell()
     assert not NO_EVIDENCE.is_surely_absent
 
 
-def test_two_looks_count_only_when_everybody_was_heard_in_between():
+def test_confirmed_needs_sighting_and_report_of_all_workers():
     assert TWICE.is_confirmed
     assert not replace(TWICE, first_sighting_at=None).is_confirmed
     assert not replace(TWICE, all_reported_since=False).is_confirmed
@@ -136,5 +136,5 @@ def test_two_looks_count_only_when_everybody_was_heard_in_between():
         ("/", "/"),
     ],
 )
-def test_the_name_by_which_celery_knows_a_worker(worker, name):
+def test_hostname_is_worker_without_incarnation(worker, name):
     assert hostname(worker) == name

@@ -1,0 +1,37 @@
+"""What operators do in the tests: switch a kind, override its policy, fill in a form."""
+
+from reaper.conf import settings as conf
+from reaper.controls import modes as switches
+from reaper.controls import overrides as policies
+from reaper.controls.forms import PolicyOverrideForm
+from tests.worlds import (
+    NOW,
+)
+
+ADA = "ada"
+
+
+def adapter(kind="crawl_job"):
+    return conf.adapters()[kind]
+
+
+def switched(kind="crawl_job", at=NOW, **changes):
+    return switches.set_controls(adapter(kind), ADA, at, **changes)
+
+
+def state(at=NOW, kind="crawl_job"):
+    return switches.state_of(adapter(kind), at)
+
+
+def overridden(by="ada", kind="crawl_job", at=NOW, **values):
+    return policies.set_overrides(adapter(kind), by, at, values)
+
+
+def form(kind="crawl_job", **texts):
+    return PolicyOverrideForm(adapter(kind), texts)
+
+
+def errors(**texts):
+    filled = form(**texts)
+    assert not filled.is_valid()
+    return [str(each) for found in filled.errors.values() for each in found]
