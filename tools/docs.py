@@ -28,8 +28,8 @@ TYPES = {
     Mode: '"act", "dry_run" or "off"',
 }
 RULES_INTRO = """\
-What the reaper does with a run, and why; the code is `reaper/core/decisions.py`. Rules are tried in order, and the first
-one that matches decides.\
+What the reaper does with a run, and why; the code is `reaper/core/decisions.py`. Rules are tried in order, and the
+first one that matches decides.\
 """
 SETTINGS_INTRO = """\
 All settings are keys of `REAPER` in Django's settings. Only `ADAPTERS` is required. A mistake aborts startup with a

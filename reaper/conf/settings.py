@@ -69,7 +69,7 @@ class PolicyValue(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """`REAPER` as it was read: the adapters are instances by kind, in their order. Names in `REAPER` are in upper case."""
+    """`REAPER` as it was read, with names in lower case, and the adapters as instances by kind in their order."""
 
     adapters: Mapping[str, RunAdapter] = field(default_factory=dict)
     """Required. The RunAdapter of each kind of run, as dotted paths: ["shop.reaping.Orders"]."""
