@@ -18,6 +18,7 @@ DOORS = (
     "reaper.api",
     "reaper.celery_commands",
     "reaper.signals",
+    "reaper.testing",
 )
 
 
