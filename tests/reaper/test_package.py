@@ -1,8 +1,11 @@
 """What a host may import, and what is in the wheel that it installs."""
 
+import ast
+import inspect
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import reaper
+from reaper import api
+from reaper.adapters import RunAdapter
+from reaper.adapters.model_mapping import ModelMapping
 
 ROOT = Path(__file__).parents[2]
 DOORS = (
@@ -67,3 +73,27 @@ def test_wheel_has_every_module_of_the_package_and_nothing_of_the_host(wheel):
     _, files = wheel
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "reaper").rglob("*.py")}
     assert {file for file in files if file.endswith(".py")} == modules
+
+
+def public_names(*classes):
+    return {name for cls in classes for name in (*vars(cls), *cls.__annotations__) if not name.startswith("_")}
+
+
+def test_adapter_guide_names_every_attribute_and_method_of_an_adapter():
+    guide = (ROOT / "docs/ADAPTERS.md").read_text()
+    names = public_names(RunAdapter, ModelMapping) - {"model_class", "phase_of"}
+    assert [name for name in sorted(names) if f"`{name}" not in guide] == []
+
+
+def test_adapter_guide_uses_every_function_of_the_api_but_one():
+    guide = (ROOT / "docs/ADAPTERS.md").read_text()
+    assert [name for name in api.__all__ if f"api.{name}(" not in guide] == ["adapter_for"]
+
+
+def test_every_attribute_of_an_adapter_has_a_docstring():
+    for cls in (RunAdapter, ModelMapping):
+        (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(cls))).body)
+        for node, after in zip(body, body[1:], strict=False):
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                assert isinstance(after, ast.Expr), ast.unparse(node)
+                assert isinstance(after.value, ast.Constant), ast.unparse(node)

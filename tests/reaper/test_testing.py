@@ -15,7 +15,6 @@ from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
 from tests.worlds import NOW, child, parent, queued_job, running_job, sent_child
 
-
 CHECKS = len([name for name in dir(AdapterContract) if name.startswith("test_")])
 
 
