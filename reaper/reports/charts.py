@@ -1,141 +1,152 @@
-"""Bar charts as plain geometry, which a template draws as SVG: no script, no picture file. Pure."""
+"""Charts as plain geometry, which the templates draw as inline SVG. Pure.
 
-from collections.abc import Sequence
+X is in per cent and y in pixels: a chart fills whatever width it gets, and its text keeps its size. Each family of
+reasons has its colour for ever, whatever else a chart shows, so that two charts can be compared.
+"""
+
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from math import log10
 from typing import NamedTuple
 
 from reaper.core.formatting import format_duration
-from reaper.reports.activity import DAY, TimeBucket
+from reaper.core.reasons import ReasonFamily
+from reaper.reports.activity import RecoveryTimes, TimeBucket
 
-WIDTH, HEIGHT, GAP = 720, 120, 2
-# Colours that the style sheet names; a reason beyond them shares the last one.
-COLOURS = 6
+# Pixels: the height of the plot, and of the row of one family's recovery times.
+HEIGHT = 120
+ROW_HEIGHT = 24
+# Per cent of the width that the plot leaves to the numbers of the axis.
+AXIS_WIDTH = 5
+# As they are stacked, bottom first; the position of each is the number of its colour in the style sheet. The last one
+# collects reasons that this version does not know.
+FAMILIES = tuple(ReasonFamily)
+# The marks of the scale of recovery times. Evidence takes seconds, time limits an hour.
+MARKS = tuple(timedelta(seconds=seconds) for seconds in (1, 10, 60, 600, 3600))
 
 
-class Rect(NamedTuple):
-    """One rectangle: its place, its colour's number, and what it says."""
+class Bar(NamedTuple):
+    """One rectangle."""
 
     x: float
-    y: float
+    """Its left edge, in per cent."""
     width: float
+    """In per cent."""
+    y: float
+    """Its upper edge, in pixels."""
     height: float
+    """In pixels."""
     colour: int
+    """The number of its colour."""
     tooltip: str
 
 
-class Chart(NamedTuple):
-    """A chart: its pieces, the labels below, the legend, and the same as text."""
+class Mark(NamedTuple):
+    """A text at a place of an axis."""
 
-    pieces: Sequence[Rect]
-    # (x, text) below the bars.
-    labels: Sequence[tuple[float, str]]
-    # (colour's number, name).
-    legend: Sequence[tuple[int, str]]
-    # What the highest bar is.
-    top: str
+    at: float
+    """Per cent on a horizontal axis, pixels on a vertical one."""
+    text: str
+
+
+class LegendEntry(NamedTuple):
+    """A family of a chart, with its number."""
+
+    colour: int
+    label: str
+    runs: int
+
+
+class Chart(NamedTuple):
+    """Stacked bars over time, and the same as text."""
+
+    bars: Sequence[Bar]
+    ticks: Sequence[Mark]
+    """The vertical axis, from 0 to its end."""
+    labels: Sequence[Mark]
+    """The hours or days below the bars."""
+    legend: Sequence[LegendEntry]
     summary: str
-    # (label, text) of every bar that is not empty, for those who do not see it.
     rows: Sequence[tuple[str, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
+    """(hour or day, counts in words) of every bar that is not empty."""
+
+
+class RecoveryRow(NamedTuple):
+    """The recovery times of one family on a logarithmic scale: a bar from the median to the 95th percentile."""
+
+    label: str
+    colour: int
+    runs: int
+    median: Mark
+    p95: Mark
+    slowest: Mark
 
     @property
-    def box(self) -> str:
-        """Return the SVG's viewBox: the bars, and a line of labels."""
-        return f"0 0 {self.width} {self.height + 18}"
+    def width(self) -> float:
+        """Return the width of the bar, in per cent."""
+        return max(self.p95.at - self.median.at, 0.5)
 
 
-def actions_chart(bars: Sequence[TimeBucket]) -> Chart:
-    """Return the chart of how many runs were acted on, by reason."""
-    reasons = sorted({reason for bar in bars for reason in bar.counts})
-    colour = {reason: min(index, COLOURS - 1) for index, reason in enumerate(reasons)}
-    most = max((bar.total for bar in bars), default=0)
-    pieces = []
-    for index, bar in enumerate(bars):
-        below = 0.0
-        for reason in reasons:
-            if count := bar.counts.get(reason, 0):
-                tall = HEIGHT * count / most
-                below += tall
-                says = f"{label(bar, bars)}: {count:,} {reason}"
-                pieces.append(piece(index, len(bars), HEIGHT - below, tall, colour[reason], says))
-    total = sum(bar.total for bar in bars)
-    rows = [
-        (label(bar, bars), ", ".join(f"{count:,} {name}" for name, count in sorted(bar.counts.items()))) for bar in bars
-    ]
-    summary = (
-        f"{total:,} runs and parents were acted on in {period_label(bars)}, at most {most:,} in {bucket_label(bars)}."
+def actions_chart(buckets: Sequence[TimeBucket]) -> Chart:
+    """Return the chart of how many runs and parents were acted on, by family of reasons."""
+    most = max((bucket.total for bucket in buckets), default=0)
+    end = axis_end(most)
+    step = (100 - AXIS_WIDTH) / max(len(buckets), 1)
+    totals = {family: sum(bucket.counts.get(family, 0) for bucket in buckets) for family in FAMILIES}
+    total = sum(totals.values())
+    return Chart(
+        bars=[bar for index, bucket in enumerate(buckets) for bar in stack(bucket, end, index, step)],
+        ticks=[Mark(HEIGHT * (1 - value / end), f"{value:,}") for value in (0, end // 2, end)],
+        labels=[
+            Mark(round((index + 0.4) * step, 2), each.label) for index, each in enumerate(buckets) if index % 6 == 0
+        ],
+        legend=[LegendEntry(FAMILIES.index(each), each.label, runs) for each, runs in totals.items() if runs],
+        summary=f"{total:,} recoveries, at most {most:,} in one bar." if total else "No recoveries.",
+        rows=[(bucket.label, in_words(bucket.counts)) for bucket in buckets if bucket.total],
     )
-    return chart(bars, pieces, [(colour[name], name) for name in reasons], f"{most:,}" if most else "", summary, rows)
 
 
-def recovery_chart(bars: Sequence[TimeBucket]) -> Chart:
-    """Return the chart of the slowest recoveries."""
-    slowest = [bar.slowest or 0.0 for bar in bars]
-    most = max(slowest, default=0.0)
-    pieces = [
-        piece(
-            index,
-            len(bars),
-            HEIGHT * (1 - value / most),
-            HEIGHT * value / most,
-            0,
-            f"{label(bars[index], bars)}: {format_seconds(value)}",
+def stack(bucket: TimeBucket, end: int, index: int, step: float) -> list[Bar]:
+    """Return the parts of one bar, each at least a pixel high."""
+    bars, top = [], float(HEIGHT)
+    for colour, family in enumerate(FAMILIES):
+        if runs := bucket.counts.get(family, 0):
+            height = min(max(HEIGHT * runs / end, 1.0), top)
+            top -= height
+            tooltip = f"{bucket.label}: {runs:,} {family.label}"
+            bars.append(
+                Bar(round(index * step, 2), round(step * 0.8, 2), round(top, 1), round(height, 1), colour, tooltip)
+            )
+    return bars
+
+
+def recovery_rows(times: Sequence[RecoveryTimes]) -> list[RecoveryRow]:
+    """Return one row per family that has recovery times, in the order of the families."""
+    return [
+        RecoveryRow(
+            label=each.family.label,
+            colour=FAMILIES.index(each.family),
+            runs=each.runs,
+            median=scale_mark(each.median),
+            p95=scale_mark(each.p95),
+            slowest=scale_mark(each.slowest),
         )
-        for index, value in enumerate(slowest)
-        if value
+        for each in sorted(times, key=lambda each: FAMILIES.index(each.family))
     ]
-    rows = [(label(bar, bars), format_seconds(bar.slowest) if bar.slowest is not None else "") for bar in bars]
-    summary = (
-        f"The slowest recovery in {period_label(bars)} took {format_seconds(most)}."
-        if most
-        else f"There was no recovery in {period_label(bars)}."
-    )
-    return chart(bars, pieces, [], format_seconds(most) if most else "", summary, rows)
 
 
-def chart(
-    bars: Sequence[TimeBucket],
-    pieces: Sequence[Rect],
-    legend: Sequence[tuple[int, str]],
-    top: str,
-    summary: str,
-    rows: Sequence[tuple[str, str]],
-) -> Chart:
-    """Return the chart with a label below every sixth bar."""
-    step = WIDTH / max(len(bars), 1)
-    labels = [(index * step, label(bar, bars)) for index, bar in enumerate(bars) if index % 6 == 0]
-    return Chart(pieces, labels, legend, top, summary, [row for row in rows if row[1]])
+def scale_mark(duration: timedelta) -> Mark:
+    """Return where a duration lies on the scale from 1 s to 1 h, in per cent; beyond its ends it lies at them."""
+    seconds = min(max(duration, MARKS[0]), MARKS[-1]).total_seconds()
+    return Mark(round(2 + 96 * log10(seconds) / log10(MARKS[-1].total_seconds()), 2), format_duration(duration))
 
 
-def piece(index: int, number: int, y: float, height: float, colour: int, says: str) -> Rect:
-    """Return a part of a bar; one that is there is at least a pixel high."""
-    step, tall = WIDTH / number, max(height, 1.0)
-    return Rect(
-        round(index * step, 1), round(min(y, HEIGHT - tall), 1), round(step - GAP, 1), round(tall, 1), colour, says
-    )
+def axis_end(most: int) -> int:
+    """Return the end of an axis for numbers up to `most`: an even number of few digits."""
+    power = 10 ** (len(str(max(most - 1, 1))) - 1)
+    return next(times * power for times in (2, 4, 6, 8, 10) if times * power >= most)
 
 
-def is_daily(bars: Sequence[TimeBucket]) -> bool:
-    """Return whether a bar is a day."""
-    return len(bars) > 1 and bars[1].starts_at - bars[0].starts_at > timedelta(hours=2)
-
-
-def label(bar: TimeBucket, bars: Sequence[TimeBucket]) -> str:
-    """Return which hour or day a bar is."""
-    return f"{bar.starts_at:%b} {bar.starts_at.day}" if is_daily(bars) else f"{bar.starts_at:%H}:00"
-
-
-def period_label(bars: Sequence[TimeBucket]) -> str:
-    """Return what all bars are together."""
-    return f"the last {len(bars)} {'days' if is_daily(bars) else 'hours'}"
-
-
-def bucket_label(bars: Sequence[TimeBucket]) -> str:
-    """Return what one bar is."""
-    return "a day" if is_daily(bars) else "an hour"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return seconds as a person says them."""
-    return format_duration(min(timedelta(seconds=seconds), 36_525 * DAY))
+def in_words(counts: Mapping[ReasonFamily, int]) -> str:
+    """Return counts in words: "3 Worker lost, 1 Message lost"."""
+    return ", ".join(f"{counts[family]:,} {family.label}" for family in FAMILIES if counts.get(family))

@@ -13,7 +13,7 @@ from reaper.core.formatting import format_ago, format_duration, one_line
 from reaper.core.reasons import Reason
 from reaper.models import Sweep
 from reaper.reports import charts
-from reaper.reports.activity import DAY, TimeBucket, recent_sweeps, time_buckets
+from reaper.reports.activity import DAY, TimeBucket, recent_sweeps, recovery_times, time_buckets
 from reaper.reports.status import Depth, Status, build_status, state_of_worker
 from reaper.workers.registry import Worker
 
@@ -91,9 +91,15 @@ def acted_chart(bars: Sequence[TimeBucket]) -> charts.Chart:
 
 
 @register.simple_tag
-def recovery_chart(bars: Sequence[TimeBucket]) -> charts.Chart:
-    """Return the chart of how long it took."""
-    return charts.recovery_chart(bars)
+def reaper_recovery_rows(status: Status) -> Sequence[charts.RecoveryRow]:
+    """Return how long recoveries took within the last 24 hours, by family of reasons."""
+    return charts.recovery_rows(recovery_times(databases(), status.now - DAY))
+
+
+@register.simple_tag
+def reaper_recovery_scale() -> Sequence[charts.Mark]:
+    """Return the marks of the scale of recovery times."""
+    return [charts.scale_mark(each) for each in charts.MARKS]
 
 
 @register.filter(name="duration")

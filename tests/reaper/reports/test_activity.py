@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from reaper.core.reasons import ReasonFamily
 from reaper.models import LedgerEntry, Sweep
-from reaper.reports.activity import DAY, recent_sweeps, time_buckets
+from reaper.reports.activity import CENTURY, DAY, recent_sweeps, recovery_times, time_buckets
 from tests.worlds import HOUR, NOW, SECOND
 
 pytestmark = pytest.mark.django_db
@@ -23,19 +24,18 @@ def filled(length, number):
     return {bucket.starts_at: bucket for bucket in buckets if bucket.total}
 
 
-def test_entries_are_counted_by_hour_with_the_slowest():
-    recovered(unattended_seconds=7.0)
-    recovered(SECOND, reason="lost", unattended_seconds=8.0)
-    recovered(SECOND, reason="lost", unattended_seconds=9.0)
-    recovered(23 * HOUR)
+def test_entries_are_counted_by_hour_and_family():
+    recovered()
+    recovered(reason="stranded")
+    recovered(SECOND, reason="lost")
+    recovered(23 * HOUR, reason="of a newer version")
     recovered(24 * HOUR)
     found = filled(HOUR, 24)
-    assert set(found) == {NOW - 23 * HOUR, NOW - HOUR, NOW}
-    assert dict(found[NOW].counts) == {"orphaned": 1}
-    assert found[NOW].slowest == 7.0
-    assert dict(found[NOW - HOUR].counts) == {"lost": 2}
-    assert found[NOW - HOUR].slowest == 9.0
-    assert found[NOW - 23 * HOUR].slowest is None
+    assert {each.label: dict(each.counts) for each in found.values()} == {
+        "13:00": {ReasonFamily.NONE: 1},
+        "11:00": {ReasonFamily.MESSAGE_LOST: 1},
+        "12:00": {ReasonFamily.WORKER_LOST: 2},
+    }
 
 
 def test_entries_are_counted_by_day_from_midnight():
@@ -49,6 +49,22 @@ def test_entries_are_counted_by_day_from_midnight():
         midnight - DAY: 1,
         midnight: 1,
     }
+
+
+def test_recovery_times_are_percentiles_by_family():
+    for value in range(1, 101):
+        recovered(unattended_seconds=value)
+    recovered(reason="lost", unattended_seconds=1e300)
+    recovered(unattended_seconds=999, actor="ada")
+    recovered(2 * DAY, unattended_seconds=999)
+    recovered(unattended_seconds=None)
+    found = {each.family: each for each in recovery_times(["default"], NOW - DAY)}
+    worker = found[ReasonFamily.WORKER_LOST]
+    assert worker.runs == 100
+    assert worker.median == 50 * SECOND
+    assert worker.p95 == 95 * SECOND
+    assert worker.slowest == 100 * SECOND
+    assert found[ReasonFamily.MESSAGE_LOST].median == CENTURY
 
 
 def test_manual_dispatch_is_not_counted():
