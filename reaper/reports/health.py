@@ -124,16 +124,17 @@ def check_scope(
     """Return the health of one kind and scope."""
     latest = latest_sweeps(adapter, phase)
     limit = MISSED_INTERVALS * (schedule.every if schedule else DEFAULT_INTERVAL)
-    off = describe_schedule(schedule)
     unfinished = describe_unfinished(latest.started)
     is_cut_off = latest.is_cut_off(now)
     errors = latest.ended.recorded_errors if latest.ended and not is_cut_off else []
-    holds = [error.message for error in errors if error.is_hold]
     failures = [error.message for error in errors if not error.is_hold]
     found = {
-        Condition.SWITCHED_OFF: [*(describe_controls(controls) if controls.mode is Mode.OFF else ()), *off],
+        Condition.SWITCHED_OFF: [
+            *(describe_controls(controls) if controls.mode is Mode.OFF else ()),
+            *describe_schedule(schedule),
+        ],
         Condition.SWEEP_OVERDUE: describe_overdue(since_end(latest.ended, now), limit),
-        Condition.BRAKE_ENGAGED: holds,
+        Condition.BRAKE_ENGAGED: [error.message for error in errors if error.is_hold],
         Condition.SWEEP_FAILING: unfinished if is_cut_off else failures,
     }
     if found[Condition.SWITCHED_OFF]:
@@ -144,14 +145,7 @@ def check_scope(
         phase=phase,
         since_success=since_end(latest.succeeded, now),
         conditions={name: "; ".join(sentences) for name, sentences in found.items() if sentences},
-        notes=[
-            *describe_controls(controls),
-            *off,
-            *([] if schedule else ["no schedule"]),
-            *unfinished,
-            *holds,
-            *failures,
-        ],
+        notes=[*describe_setup(controls, schedule), *unfinished, *(error.message for error in errors)],
         last=latest.ended,
     )
 
@@ -191,6 +185,11 @@ def describe_controls(controls: ControlState) -> list[str]:
     if controls.released:
         sentences.append(f"brake overridden{by}")
     return sentences
+
+
+def describe_setup(controls: ControlState, schedule: Schedule | None) -> list[str]:
+    """Return a sentence for everything about the controls and the schedule that differs from normal operation."""
+    return [*describe_controls(controls), *describe_schedule(schedule), *([] if schedule else ["no schedule"])]
 
 
 def describe_schedule(schedule: Schedule | None) -> list[str]:
