@@ -56,3 +56,18 @@ def test_names_in_glossary_exist_in_the_code():
     names = {name for cell in rows for name in re.findall(r"`([A-Za-z_./]+)`", cell)}
     assert len(names) > 50
     assert {name for name in names if not set(name.split(".")) <= words and not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(PAGES) - {"docs/internals/GUARDS.md"})
+)  # generated, with paths relative to tests/
+def test_paths_in_page_exist(name):
+    named = set(re.findall(r"`((?:reaper|apps|config|tools|tests|ops|docs|requirements)/[\w./-]+)`", PAGES[name]))
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_each_package_of_the_reaper_is_in_the_architecture():
+    packages = {path.stem for path in (ROOT / "reaper").iterdir() if path.is_dir() or path.suffix == ".py"}
+    layers = PAGES["docs/ARCHITECTURE.md"].partition("## Layers")[2]
+    unnamed = {package for package in packages if f"`{package}`" not in layers}
+    assert unnamed <= {"__init__", "__pycache__", "migrations", "static", "templates"}
