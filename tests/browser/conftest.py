@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
+from tests.fixtures import broker, limits, redis_server
 from tests.processes import ROOT
-from tests.stock import broker, limits, redis_server
 
 __all__ = ["broker", "limits", "redis_server"]  # fixtures
 

@@ -18,7 +18,7 @@ from reaper.models import KindControl, LedgerEntry, PolicyOverride
 from reaper.sweeps.parents import finalize_parents
 from reaper.sweeps.sweep import sweep
 from tests.browser.conftest import log_in, opened, picture, serious
-from tests.worlds import HOUR, MINUTE, SECOND, fresh, report, source
+from tests.factories import HOUR, MINUTE, SECOND, fresh, report, source
 
 pytestmark = [
     pytest.mark.live,

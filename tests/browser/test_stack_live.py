@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from apps.sources.models import CrawlJob, Source
 from reaper.models import LedgerEntry
 from tests.browser.conftest import PASSWORD, log_in, opened
+from tests.factories import HOUR, fresh
 from tests.processes import wait_until
 from tests.reaper.test_beat_live import (
     CONTROL,
@@ -19,7 +20,6 @@ from tests.reaper.test_beat_live import (
     later_sweep,
     processes,
 )  # fmt: skip
-from tests.worlds import HOUR, fresh
 
 pytestmark = [
     pytest.mark.live,

@@ -10,10 +10,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from reaper.monitoring import metrics
+from tests.factories import queued_job, swept
+from tests.fixtures import broker, limits, redis_server
 from tests.processes import ROOT
 from tests.reaper.ledger.test_totals import count_all, record_entry, record_refusal
-from tests.stock import broker, limits, redis_server
-from tests.worlds import queued_job, swept
 
 __all__ = ["broker", "limits", "redis_server"]  # fixtures
 RULES = ROOT / "ops" / "prometheus"

@@ -22,10 +22,10 @@ from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
 from config.embedded.servers import Postgres
 from reaper.models import LedgerEntry, Sweep
 from tests import processes
+from tests.factories import COMMITTED, HOUR, MINUTE, SECOND, fresh
 from tests.faults.proxy import Proxy
 from tests.faults.sweeper import STEPS
 from tests.processes import broker_at, database_url, halt, redis_server, wait_until
-from tests.worlds import COMMITTED, HOUR, MINUTE, SECOND, fresh
 
 pytestmark = [
     pytest.mark.live,

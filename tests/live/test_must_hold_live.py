@@ -22,10 +22,10 @@ from reaper.signals import alerted
 from reaper.sweeps.sweep import sweep
 from reaper.workers.timing import MAX_LIST_AGE
 from tests import processes, rabbit
+from tests.factories import COMMITTED
 from tests.live.scenario import scenario_on
 from tests.live.worker_quirks import DRIFT
 from tests.processes import wait_until
-from tests.worlds import COMMITTED
 
 pytestmark = [
     pytest.mark.lane,

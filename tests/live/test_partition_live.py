@@ -10,9 +10,9 @@ from reaper.core.reasons import Reason
 from reaper.models import LedgerEntry, Sweep
 from reaper.workers.registry import load_workers
 from tests import processes
+from tests.factories import COMMITTED
 from tests.faults.proxy import Proxy
 from tests.live.scenario import scenario_on
-from tests.worlds import COMMITTED
 
 pytestmark = [
     pytest.mark.lane,

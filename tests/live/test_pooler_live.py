@@ -10,10 +10,10 @@ from reaper.models import WorkerHeartbeat
 from reaper.workers.registry import load_workers
 from reaper.workers.timing import DEAD_AFTER
 from tests import processes
+from tests.factories import COMMITTED, SECOND
 from tests.live import pooler
 from tests.live.scenario import scenario_on
 from tests.processes import wait_until
-from tests.worlds import COMMITTED, SECOND
 
 pytestmark = [
     pytest.mark.lane,

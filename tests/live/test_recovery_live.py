@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from reaper.models import LedgerEntry, RefusedWrite, WorkerHeartbeat
-from tests.worlds import COMMITTED
+from tests.factories import COMMITTED
 
 pytestmark = [
     pytest.mark.lane,

@@ -9,7 +9,19 @@ from freezegun import freeze_time
 
 from apps.sources.models import CrawlJob
 from reaper.management.commands.reaper import Command
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, child, held_job, lost_job, orphan, parent, queued_job, running_job
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    child,
+    held_job,
+    lost_job,
+    orphan,
+    parent,
+    queued_job,
+    running_job,
+)
 
 MISSING = "00000000-0000-0000-0000-000000000000"
 

@@ -8,9 +8,9 @@ from celery.worker import state
 from django.db import connection
 
 from tests import rabbit as rabbits
+from tests.fixtures import broker, limits, redis_server
 from tests.plugin.models import Parcel
 from tests.servers import RedisServer
-from tests.stock import broker, limits, redis_server
 
 __all__ = ["broker", "limits", "redis_server"]
 

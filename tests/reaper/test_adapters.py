@@ -16,9 +16,9 @@ from reaper.core.facts import Phase, RunFacts
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
 from reaper.db import pagination as reading
+from tests.factories import NOW, SECOND, child, fresh, parent, queued_job, running_job, source
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
-from tests.worlds import NOW, SECOND, child, fresh, parent, queued_job, running_job, source
 
 HOUR = timedelta(hours=1)
 PHASES = (Phase.QUEUED, Phase.RUNNING)

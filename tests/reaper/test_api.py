@@ -12,9 +12,9 @@ from reaper import api
 from reaper.db import pagination
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.workers import identity
+from tests.factories import NOW, queued_job, running_job
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
-from tests.worlds import NOW, queued_job, running_job
 
 
 def test_adapter_for_model_is_the_adapter_that_reads_it():

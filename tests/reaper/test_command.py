@@ -10,8 +10,7 @@ from django_celery_beat.models import PeriodicTask
 from apps.sources.models import CrawlJob
 from reaper.core import brake
 from reaper.models import KindControl, LedgerEntry, RefusedWrite, Sweep
-from tests.reaper.command import everything, named, reaper, stuck_runs
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -25,6 +24,7 @@ from tests.worlds import (
     running_job,
     source,
 )
+from tests.reaper.command import everything, named, reaper, stuck_runs
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker", "limits")]
 

@@ -14,8 +14,8 @@ from django.core.management import CommandError, call_command
 from freezegun import freeze_time
 
 from reaper.core.facts import Evidence
+from tests.factories import NOW
 from tests.reaper.command import MISSING, named, reaper, stuck_runs
-from tests.worlds import NOW
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker", "limits")]
 

@@ -7,7 +7,7 @@ from django.db.models import Q
 
 from apps.sources.models import CrawlJob
 from reaper.db.expressions import InValues, case_by_pk
-from tests.worlds import running_job
+from tests.factories import running_job
 
 pytestmark = pytest.mark.django_db
 

@@ -14,8 +14,8 @@ from reaper.db.pagination import PAGE
 from reaper.models import LedgerEntry
 from reaper.sweeps.parents import finalize_parents
 from reaper.sweeps.sweep import sweep
+from tests.factories import COMMITTED, SECOND
 from tests.plugin.adapter import Parcels
-from tests.worlds import COMMITTED, SECOND
 
 ON_POSTGRESQL = pytest.mark.skipif(connection.vendor != "postgresql", reason="the plans are PostgreSQL's")
 

@@ -27,10 +27,10 @@ from reaper.ledger.writing import record_updates
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
 from reaper.sweeps.sweep import sweep
 from reaper.workers.timing import DEAD_AFTER
+from tests.factories import NOW, SECOND, queued_job, running_job
 from tests.reaper.core.cases import DEAD, REPEATS, queued, running
 from tests.reaper.core.strategies import POLICIES, always, evidences
 from tests.reaper.core.strategies import runs as any_runs
-from tests.worlds import NOW, SECOND, queued_job, running_job
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 ADAPTER = CrawlJobs()

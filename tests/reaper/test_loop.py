@@ -10,8 +10,8 @@ from django.db import connection
 from reaper.management import scheduler_loop as loop
 from reaper.models import Sweep
 from reaper.schedules import SCHEDULES
+from tests.factories import COMMITTED, fresh, running_job
 from tests.processes import database_url, end, start, wait_until
-from tests.worlds import COMMITTED, fresh, running_job
 
 SOON = timedelta(milliseconds=1)
 NEVER = timedelta(days=1)

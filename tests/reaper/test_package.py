@@ -8,6 +8,7 @@ import sys
 import textwrap
 import zipfile
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_adapter_guide_uses_every_function_of_the_api_but_one():
 def test_every_attribute_of_an_adapter_has_a_docstring():
     for cls in (RunAdapter, ModelMapping):
         (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(cls))).body)
-        for node, after in zip(body, body[1:], strict=False):
+        for node, after in pairwise(body):
             if isinstance(node, ast.Assign | ast.AnnAssign):
                 assert isinstance(after, ast.Expr), ast.unparse(node)
                 assert isinstance(after.value, ast.Constant), ast.unparse(node)

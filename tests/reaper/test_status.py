@@ -10,9 +10,9 @@ from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.core.policy import Mode
 from reaper.models import Alert
+from tests.factories import HOUR, MINUTE, NOW, fresh, held_job, orphan, queued_job, report, running_job, swept
 from tests.reaper.admin.pages import failed_job
 from tests.reaper.command import MISSING, named, reaper
-from tests.worlds import HOUR, MINUTE, NOW, fresh, held_job, orphan, queued_job, report, running_job, swept
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker", "limits")]
 

@@ -30,10 +30,7 @@ from reaper.sweeps import manual, parents
 from reaper.sweeps.judging import judge_phase, judge_run
 from reaper.sweeps.sweep import sweep as sweep_phase
 from reaper.sweeps.writer import MAX_DB_ERRORS
-from tests.plugin.adapter import Parcels
-from tests.plugin.models import Parcel
-from tests.servers import Revoke, killed
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -52,6 +49,9 @@ from tests.worlds import (
     running_job,
     witness,
 )
+from tests.plugin.adapter import Parcels
+from tests.plugin.models import Parcel
+from tests.servers import Revoke, killed
 
 # Beyond the grace that a message has; beyond every backoff.
 LOST, LATER = 31 * SECOND, 10 * MINUTE

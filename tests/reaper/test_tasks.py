@@ -10,8 +10,8 @@ from reaper import tasks
 from reaper.conf import settings as conf
 from reaper.ledger import retention
 from reaper.models import LedgerEntry, RefusedWrite, Sweep, WorkerHeartbeat
+from tests.factories import HOUR, NOW, SECOND, child, fresh, lost_job, parent, running_job
 from tests.plugin.adapter import Parcels
-from tests.worlds import HOUR, NOW, SECOND, child, fresh, lost_job, parent, running_job
 
 HERE = "tests.reaper.test_tasks"
 DAY = timedelta(days=1)

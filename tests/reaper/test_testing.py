@@ -11,9 +11,9 @@ from django.test import SimpleTestCase, TestCase, TransactionTestCase
 from reaper.adapters import Message
 from reaper.core.decisions import Action
 from reaper.testing import AdapterContract
+from tests.factories import NOW, child, parent, queued_job, running_job, sent_child
 from tests.plugin.adapter import Parcels
 from tests.plugin.models import Parcel
-from tests.worlds import NOW, child, parent, queued_job, running_job, sent_child
 
 CHECKS = len([name for name in dir(AdapterContract) if name.startswith("test_")])
 

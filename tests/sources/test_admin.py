@@ -11,8 +11,8 @@ from django.urls import reverse
 
 from apps.sources.admin import SHOWN
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
+from tests.factories import child, fresh, parent, queued_job, running_job, source
 from tests.servers import RedisServer
-from tests.worlds import child, fresh, parent, queued_job, running_job, source
 
 HOUR = timedelta(hours=1)
 

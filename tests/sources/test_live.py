@@ -12,8 +12,8 @@ from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, WorkerHeartbeat
 from reaper.sweeps.sweep import sweep
 from tests import processes
+from tests.factories import fresh
 from tests.processes import wait_until
-from tests.worlds import fresh
 
 pytestmark = [
     pytest.mark.live,

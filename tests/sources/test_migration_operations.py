@@ -6,7 +6,7 @@ from django.db.migrations.state import ProjectState
 
 from apps.sources.migration_operations import SetFillFactor, SetStatistics
 from apps.sources.models import Source
-from tests.worlds import COMMITTED
+from tests.factories import COMMITTED
 
 pytestmark = [COMMITTED]
 

@@ -16,8 +16,18 @@ from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps.parents import finalize_parents
 from reaper.sweeps.sweep import sweep as sweep_phase
+from tests.factories import (
+    COMMITTED,
+    child,
+    fresh,
+    keep_reporting,
+    lost_job,
+    parent,
+    queued_job,
+    running_job,
+    sent_child,
+)
 from tests.processes import Race, broker_at, redis_server, wait_until
-from tests.worlds import COMMITTED, child, fresh, keep_reporting, lost_job, parent, queued_job, running_job, sent_child
 
 pytestmark = [
     COMMITTED,

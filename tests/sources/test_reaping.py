@@ -11,8 +11,8 @@ from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import parents
 from reaper.sweeps.sweep import sweep as sweep_phase
+from tests.factories import COMMITTED, NOW, SECOND, child, fresh, parent, queued_job, running_job, sent_child, source
 from tests.processes import broker_at, redis_server
-from tests.worlds import COMMITTED, NOW, SECOND, child, fresh, parent, queued_job, running_job, sent_child, source
 
 pytestmark = COMMITTED
 

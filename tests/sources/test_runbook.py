@@ -15,9 +15,9 @@ from apps.sources import claims
 from apps.sources.models import CrawlJob
 from reaper.management.commands.reaper import Command
 from tests import processes
+from tests.factories import COMMITTED, fresh, parent, queued_job
 from tests.processes import ROOT
 from tests.reaper.command import named, reaper
-from tests.worlds import COMMITTED, fresh, parent, queued_job
 
 TEXT = (ROOT / "docs" / "RUNBOOK.md").read_text()
 # As code in a line, or as an indented line of its own.

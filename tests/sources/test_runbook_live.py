@@ -22,8 +22,8 @@ from apps.sources import dispatch, parents
 from apps.sources.models import CrawlJob, Source
 from reaper.models import RefusedWrite
 from tests import processes
+from tests.factories import fresh, parent
 from tests.processes import ROOT, wait_until
-from tests.worlds import fresh, parent
 
 pytestmark = [
     pytest.mark.live,

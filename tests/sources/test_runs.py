@@ -15,8 +15,7 @@ from freezegun import freeze_time
 from apps.sources import claims, dispatch, parents, runs
 from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.models import LedgerEntry, RefusedWrite
-from tests.processes import broker_at, free_port, redis_server
-from tests.worlds import (
+from tests.factories import (
     COMMITTED,
     NOW,
     SECOND,
@@ -28,6 +27,7 @@ from tests.worlds import (
     sent_child,
     source,
 )
+from tests.processes import broker_at, free_port, redis_server
 
 pytestmark = COMMITTED
 

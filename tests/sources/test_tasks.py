@@ -15,8 +15,8 @@ from apps.sources.tasks import crawl_all_active_sources, crawl_source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
+from tests.factories import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
 from tests.processes import Sent, broker_at, free_port, redis_server, site
-from tests.worlds import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
 
 pytestmark = COMMITTED
 

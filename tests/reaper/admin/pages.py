@@ -13,7 +13,7 @@ from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.reports.timeline import state_token
 from reaper.sweeps.sweep import sweep
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     NOW,
     fresh,

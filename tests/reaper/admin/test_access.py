@@ -6,6 +6,12 @@ from django.test import Client
 from django.urls import reverse
 
 from reaper.models import Exemption, KindControl, PolicyOverride
+from tests.factories import (
+    HOUR,
+    NOW,
+    fresh,
+    running_job,
+)
 from tests.reaper.admin.pages import (
     beat_row,
     exemption_form,
@@ -14,12 +20,6 @@ from tests.reaper.admin.pages import (
     run_page,
     seen,
     user_of,
-)
-from tests.worlds import (
-    HOUR,
-    NOW,
-    fresh,
-    running_job,
 )
 
 pytestmark = [

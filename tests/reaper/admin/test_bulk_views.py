@@ -8,20 +8,20 @@ from reaper.models import (
     Exemption,
     LedgerEntry,
 )
-from tests.reaper.admin.pages import (
-    NOBODY,
-    confirm,
-    press,
-    select_action,
-    text_of,
-)
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     NOW,
     fresh,
     parent,
     queued_job,
     running_job,
+)
+from tests.reaper.admin.pages import (
+    NOBODY,
+    confirm,
+    press,
+    select_action,
+    text_of,
 )
 
 pytestmark = [

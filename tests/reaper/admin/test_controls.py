@@ -15,14 +15,7 @@ from reaper.core.facts import Phase
 from reaper.core.policy import Mode
 from reaper.models import Exemption, KindControl, PolicyOverride
 from reaper.sweeps.sweep import sweep
-from tests.reaper.admin.pages import (
-    exemption_form,
-    mode_form,
-    page,
-    shown_at,
-    text_of,
-)
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -30,6 +23,13 @@ from tests.worlds import (
     fresh,
     held_job,
     running_job,
+)
+from tests.reaper.admin.pages import (
+    exemption_form,
+    mode_form,
+    page,
+    shown_at,
+    text_of,
 )
 
 YEAR = timedelta(days=366)

@@ -8,13 +8,13 @@ from reaper.conf import settings as conf
 from reaper.controls.modes import state_of
 from reaper.core.policy import Mode
 from reaper.models import KindControl
+from tests.factories import (
+    HOUR,
+    NOW,
+)
 from tests.reaper.admin.pages import (
     beat_row,
     press,
-)
-from tests.worlds import (
-    HOUR,
-    NOW,
 )
 
 pytestmark = [

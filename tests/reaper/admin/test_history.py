@@ -11,16 +11,16 @@ from reaper.models import Exemption, KindControl, LedgerEntry, RefusedWrite, Swe
 from reaper.sweeps import manual
 from reaper.sweeps.parents import finalize_parents
 from reaper.sweeps.sweep import sweep
-from tests.reaper.admin.pages import (
-    page,
-    shown_at,
-)
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     NOW,
     parent,
     queued_job,
     running_job,
+)
+from tests.reaper.admin.pages import (
+    page,
+    shown_at,
 )
 
 pytestmark = [

@@ -3,7 +3,7 @@
 import pytest
 from django.urls import reverse
 
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     parent,
     running_job,

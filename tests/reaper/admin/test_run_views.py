@@ -13,6 +13,17 @@ from reaper.core.facts import Phase
 from reaper.exceptions import BrokerUnavailable
 from reaper.models import Exemption, LedgerEntry
 from reaper.sweeps.sweep import sweep
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    fresh,
+    held_job,
+    parent,
+    queued_job,
+    running_job,
+)
 from tests.reaper.admin.pages import (
     NOBODY,
     act,
@@ -25,17 +36,6 @@ from tests.reaper.admin.pages import (
     text_of,
 )
 from tests.servers import killed
-from tests.worlds import (
-    HOUR,
-    MINUTE,
-    NOW,
-    SECOND,
-    fresh,
-    held_job,
-    parent,
-    queued_job,
-    running_job,
-)
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -8,7 +8,7 @@ from freezegun import freeze_time
 
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from tests.worlds import NOW
+from tests.factories import NOW
 
 pytestmark = pytest.mark.django_db
 

@@ -4,7 +4,7 @@ from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.controls import overrides as policies
 from reaper.controls.forms import PolicyOverrideForm
-from tests.worlds import (
+from tests.factories import (
     NOW,
 )
 

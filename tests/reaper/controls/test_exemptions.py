@@ -7,9 +7,7 @@ from reaper.controls.exemptions import exempt_ids, exempt_run, remove_exemption
 from reaper.core.policy import Action
 from reaper.models import Exemption
 from reaper.sweeps import manual
-from tests.reaper.controls.operators import ADA, adapter
-from tests.reaper.test_sweeps import sweep, sweep_queued
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     NOW,
     SECOND,
@@ -18,6 +16,8 @@ from tests.worlds import (
     running_job,
     sent_child,
 )
+from tests.reaper.controls.operators import ADA, adapter
+from tests.reaper.test_sweeps import sweep, sweep_queued
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

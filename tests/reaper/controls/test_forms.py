@@ -11,8 +11,8 @@ from reaper.controls.forms import PolicyOverrideForm
 from reaper.core.formatting import format_value
 from reaper.core.policy import Policy
 from reaper.exceptions import InvalidValue
+from tests.factories import HOUR, NOW
 from tests.reaper.controls.operators import adapter, errors, form, overridden
-from tests.worlds import HOUR, NOW
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -9,14 +9,14 @@ from django.db import connection
 from reaper.controls import modes as switches
 from reaper.core.policy import Mode
 from reaper.models import KindControl
-from tests.reaper.controls.operators import ADA, adapter, state, switched
-from tests.worlds import (
+from tests.factories import (
     COMMITTED,
     HOUR,
     NOW,
     SECOND,
     at_once,
 )
+from tests.reaper.controls.operators import ADA, adapter, state, switched
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -9,7 +9,7 @@ from reaper.core.decisions import Decision
 from reaper.core.facts import NO_EVIDENCE, Evidence, History, Liveness, MessageLocation, Phase, RunFacts
 from reaper.core.policy import Action, Policy
 from reaper.core.reasons import Reason
-from tests.worlds import NOW, SECOND
+from tests.factories import NOW, SECOND
 
 TICK = timedelta(microseconds=1)
 MINUTE = timedelta(minutes=1)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from reaper.core.facts import Evidence, History, Liveness, MessageLocation, Phase, RunFacts
 from reaper.core.policy import Action, Policy
+from tests.factories import NOW
 from tests.reaper.core.cases import DAY, END_OF_TIME, TICK, W1, W2, YEAR_ONE
-from tests.worlds import NOW
 
 EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
 ZONES = st.sampled_from([UTC, EAST, WEST])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaper.core.brake import HELD_LIMIT, MASS_PERCENT, detect_mass_silence, exceeds_limit
-from tests.worlds import HOUR, MINUTE, NOW, SECOND
+from tests.factories import HOUR, MINUTE, NOW, SECOND
 
 SILENCE = 12 * SECOND
 LONG_AGO = [number * MINUTE for number in range(5, 35)]

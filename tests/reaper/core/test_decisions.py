@@ -9,6 +9,7 @@ from reaper.core.decisions import PUBLISH_GRACE, Decision, alert_for, decide
 from reaper.core.facts import NO_EVIDENCE, History, Phase
 from reaper.core.policy import Action, Policy
 from reaper.core.reasons import Reason
+from tests.factories import NOW, SECOND
 from tests.reaper.core.cases import (
     DAY,
     DEAD,
@@ -32,7 +33,6 @@ from tests.reaper.core.cases import (
     sent,
     timeless,
 )
-from tests.worlds import NOW, SECOND
 
 
 @pytest.mark.parametrize("evidence", EVERY.values(), ids=EVERY)

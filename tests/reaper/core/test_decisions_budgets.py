@@ -6,6 +6,7 @@ import pytest
 
 from reaper.core.decisions import decide
 from reaper.core.policy import Action, Policy
+from tests.factories import NOW
 from tests.reaper.core.cases import (
     DAY,
     DEAD,
@@ -23,7 +24,6 @@ from tests.reaper.core.cases import (
     row,
     running,
 )
-from tests.worlds import NOW
 
 CUT_OFF = replace(DEAD, shutdown_announced=True)
 

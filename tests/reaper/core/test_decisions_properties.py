@@ -10,6 +10,7 @@ from reaper.core.decisions import PUBLISH_GRACE, alert_for, decide
 from reaper.core.facts import NO_EVIDENCE, MessageLocation, Phase
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
+from tests.factories import NOW
 from tests.reaper.core.cases import (
     DAY,
     DEAD,
@@ -26,7 +27,6 @@ from tests.reaper.core.cases import (
     running,
 )
 from tests.reaper.core.strategies import PAST, POLICIES, always, evidences, histories, runs
-from tests.worlds import NOW
 
 
 @given(runs(), evidences() | st.sampled_from(list(EVERY.values())), POLICIES)

@@ -7,6 +7,7 @@ import pytest
 from reaper.core.decisions import decide
 from reaper.core.facts import Evidence, MessageLocation
 from reaper.core.policy import Action, Policy
+from tests.factories import NOW, SECOND
 from tests.reaper.core.cases import (
     DAY,
     EVERY,
@@ -30,7 +31,6 @@ from tests.reaper.core.cases import (
     queued,
     row,
 )
-from tests.worlds import NOW, SECOND
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from reaper.core.decisions import decide
 from reaper.core.facts import Liveness
 from reaper.core.policy import Action
 from reaper.core.reasons import ABSENCE_REASONS
+from tests.factories import NOW, SECOND
 from tests.reaper.core.cases import (
     DAY,
     DEAD,
@@ -34,7 +35,6 @@ from tests.reaper.core.cases import (
     row,
     running,
 )
-from tests.worlds import NOW, SECOND
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from reaper.core.explain import describe_action, describe_evidence
 from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation
 from reaper.core.policy import Action
 from reaper.core.reasons import Reason
+from tests.factories import NOW, SECOND
 from tests.reaper.core.cases import DAY, HOUR, MINUTE, W1, W2, acted, queued, running, timeless
 from tests.reaper.core.strategies import POLICIES, always, evidences, runs
-from tests.worlds import NOW, SECOND
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reaper.core.facts import MAX_CLOCK_AHEAD, NO_EVIDENCE, Evidence, History, Phase, RunFacts, hostname
-from tests.worlds import NOW, SECOND
+from tests.factories import NOW, SECOND
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 YEAR_ONE, END_OF_TIME = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)

@@ -11,7 +11,7 @@ from reaper.controls import overrides as policies
 from reaper.core.formatting import format_duration, format_value
 from reaper.core.policy import Action
 from reaper.exceptions import InvalidValue
-from tests.worlds import HOUR, MINUTE, SECOND
+from tests.factories import HOUR, MINUTE, SECOND
 
 DAY = timedelta(days=1)
 

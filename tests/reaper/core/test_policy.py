@@ -1,8 +1,8 @@
 """The defaults of the policy."""
 
 from reaper.core.policy import Action
+from tests.factories import SECOND
 from tests.reaper.core.cases import HOUR, MINUTE, POLICY
-from tests.worlds import SECOND
 
 
 def test_policy_defaults_are_those_of_the_runbook():

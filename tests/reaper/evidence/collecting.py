@@ -8,7 +8,7 @@ from reaper.conf import settings as conf
 from reaper.evidence import sources
 from reaper.evidence.collector import EvidenceCollector
 from reaper.sweeps.sweep import sweep as sweep_phase
-from tests.worlds import NOW
+from tests.factories import NOW
 
 WITNESS = "celery@crawl-witness/abc"
 WITNESS_NODE, HOLDER_NODE = "celery@crawl-witness", "celery@w1"

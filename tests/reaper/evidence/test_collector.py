@@ -9,8 +9,20 @@ from reaper.conf import settings as conf
 from reaper.core.facts import NO_EVIDENCE, MessageLocation, Phase
 from reaper.evidence import collector, sources
 from reaper.evidence.collector import EvidenceCollector
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    fresh,
+    held_job,
+    lost_job,
+    orphan,
+    queued_job,
+    report,
+    running_job,
+)
 from tests.reaper.evidence.collecting import HOLDER_NODE, WITNESS_NODE, gather, sweep
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, fresh, held_job, lost_job, orphan, queued_job, report, running_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

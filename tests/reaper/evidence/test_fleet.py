@@ -11,8 +11,7 @@ from reaper.evidence.collector import EvidenceCollector
 from reaper.evidence.fleet import load_fleet
 from reaper.models import WorkerHeartbeat
 from reaper.workers.timing import DEAD_AFTER, MAX_HEARTBEAT_AGE
-from tests.reaper.evidence.collecting import WITNESS, gather, sweep
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -27,6 +26,7 @@ from tests.worlds import (
     running_job,
     witness,
 )
+from tests.reaper.evidence.collecting import WITNESS, gather, sweep
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -3,8 +3,8 @@
 import pytest
 
 from reaper.core.facts import Phase
+from tests.factories import lost_job, orphan
 from tests.reaper.evidence.collecting import gather, sweep
-from tests.worlds import lost_job, orphan
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

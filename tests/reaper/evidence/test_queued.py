@@ -4,8 +4,8 @@ import pytest
 
 from reaper.core.facts import MessageLocation, Phase
 from reaper.models import MessageSighting
+from tests.factories import MINUTE, NOW, SECOND, fresh, keep_reporting, lost_job, queued_job, report, witness
 from tests.reaper.evidence.collecting import gather, scan_finds, sweep
-from tests.worlds import MINUTE, NOW, SECOND, fresh, keep_reporting, lost_job, queued_job, report, witness
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

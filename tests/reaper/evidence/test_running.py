@@ -8,8 +8,7 @@ from django.db import connection
 from reaper.conf import settings as conf
 from reaper.core.facts import Liveness, Phase
 from reaper.workers.timing import DEAD_AFTER
-from tests.reaper.evidence.collecting import gather, scan_finds, sweep
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -23,6 +22,7 @@ from tests.worlds import (
     running_job,
     witness,
 )
+from tests.reaper.evidence.collecting import gather, scan_finds, sweep
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

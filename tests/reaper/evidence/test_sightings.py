@@ -14,9 +14,7 @@ from reaper.evidence.sightings import store_sightings
 from reaper.models import LedgerEntry, MessageSighting
 from reaper.sweeps.judging import judge_phase
 from reaper.workers.registry import REPORT_RETENTION
-from tests.reaper.command import reaper
-from tests.reaper.evidence.collecting import gather, scan_finds, sweep
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -29,6 +27,8 @@ from tests.worlds import (
     report,
     witness,
 )
+from tests.reaper.command import reaper
+from tests.reaper.evidence.collecting import gather, scan_finds, sweep
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 MARGIN = timedelta(milliseconds=1)

@@ -8,8 +8,8 @@ from reaper.broker.snapshot import QueueSnapshot
 from reaper.conf import settings as conf
 from reaper.evidence import sources
 from reaper.evidence.collector import EvidenceCollector
+from tests.factories import MINUTE, NOW, held_job, lost_job, orphan, queued_job, report, running_job
 from tests.reaper.evidence.collecting import HOLDER_NODE, WITNESS, WITNESS_NODE, gather
-from tests.worlds import MINUTE, NOW, held_job, lost_job, orphan, queued_job, report, running_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

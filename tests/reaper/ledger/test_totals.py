@@ -12,7 +12,7 @@ from reaper.core.facts import Phase
 from reaper.ledger import retention, totals
 from reaper.models import CounterTotal, LedgerEntry, RefusedWrite, Sweep
 from reaper.sweeps.sweep import sweep
-from tests.worlds import COMMITTED, HOUR, NOW, SECOND, at_once, running_job
+from tests.factories import COMMITTED, HOUR, NOW, SECOND, at_once, running_job
 
 DAY = timedelta(days=1)
 

@@ -6,9 +6,9 @@ import pytest
 
 from reaper.controls import overrides as policies
 from reaper.models import LedgerEntry, PolicyOverride
+from tests.factories import HOUR, MINUTE, fresh, held_job
 from tests.reaper.command import reaper
 from tests.reaper.controls.operators import adapter, overridden
-from tests.worlds import HOUR, MINUTE, fresh, held_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 COMMAND = pytest.mark.django_db(transaction=True)

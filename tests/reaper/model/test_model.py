@@ -43,9 +43,9 @@ from reaper.models import (
 from reaper.sweeps import manual
 from reaper.sweeps.parents import finalize_parents
 from reaper.sweeps.sweep import sweep
+from tests.factories import COMMITTED, NOW, SECOND
 from tests.reaper.model.fleet import QUEUE, Fleet
 from tests.reaper.model.stepped import SteppedSweep, stepping
-from tests.worlds import COMMITTED, NOW, SECOND
 
 pytestmark = [
     COMMITTED,

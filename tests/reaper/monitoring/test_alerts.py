@@ -14,8 +14,7 @@ from reaper.controls import overrides as policies
 from reaper.models import Alert, LedgerEntry, Sweep
 from reaper.monitoring import alerts
 from reaper.signals import alerted
-from tests.reaper.admin.pages import user_of
-from tests.worlds import (
+from tests.factories import (
     COMMITTED,
     HOUR,
     MINUTE,
@@ -31,6 +30,7 @@ from tests.worlds import (
     swept,
     witness,
 )
+from tests.reaper.admin.pages import user_of
 
 DAY = timedelta(days=1)
 

@@ -13,9 +13,9 @@ from reaper.core.reasons import HEALTHY_REASONS, Reason
 from reaper.models import LedgerEntry, Sweep
 from reaper.monitoring import metrics
 from reaper.reports.status import WorkerState
+from tests.factories import HOUR, MINUTE, NOW, SECOND, orphan, queued_job, report, running_job, swept
 from tests.reaper.ledger.test_totals import count_all, record_entry, record_refusal
 from tests.reaper.test_sweeps import sweep
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, orphan, queued_job, report, running_job, swept
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -13,8 +13,8 @@ from reaper import tasks
 from reaper.conf import settings as conf
 from reaper.models import Alert, LedgerEntry
 from reaper.monitoring import notifications
+from tests.factories import HOUR, MINUTE, NOW, SECOND, running_job
 from tests.reaper.monitoring.test_alerts import look
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, running_job
 
 DAY = timedelta(days=1)
 CANARY = "canary-9f3"

@@ -6,7 +6,7 @@ from django.test import Client
 from freezegun import freeze_time
 
 from reaper.conf import settings as conf
-from tests.worlds import NOW, swept
+from tests.factories import NOW, swept
 
 TOKEN = "f4fd1be0e0d74d2f9b55"
 PAGE = "/metrics"

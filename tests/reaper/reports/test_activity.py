@@ -7,7 +7,7 @@ import pytest
 from reaper.core.reasons import ReasonFamily
 from reaper.models import LedgerEntry, Sweep
 from reaper.reports.activity import CENTURY, DAY, recent_sweeps, recovery_times, time_buckets
-from tests.worlds import HOUR, NOW, SECOND
+from tests.factories import HOUR, NOW, SECOND
 
 pytestmark = pytest.mark.django_db
 

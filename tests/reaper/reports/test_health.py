@@ -7,7 +7,7 @@ from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.models import Sweep
 from reaper.reports.health import health_of
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, swept
+from tests.factories import HOUR, MINUTE, NOW, SECOND, swept
 
 # With Beat's tables: the schedules are there as migrate has made them.
 HELD = {"code": "brake_engaged", "message": "30 of 40"}

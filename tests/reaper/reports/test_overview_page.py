@@ -13,8 +13,7 @@ from reaper.conf import settings as conf
 from reaper.controls import modes as switches
 from reaper.core.policy import Mode
 from reaper.models import LedgerEntry, Sweep
-from tests.reaper.test_sweeps import sweep, sweep_queued
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -27,6 +26,7 @@ from tests.worlds import (
     running_job,
     swept,
 )  # fmt: skip
+from tests.reaper.test_sweeps import sweep, sweep_queued
 
 PAGE = "/admin/reaper/"
 pytestmark = [

@@ -10,7 +10,19 @@ from freezegun import freeze_time
 from reaper.conf import settings as conf
 from reaper.models import Alert, LedgerEntry, Sweep
 from reaper.reports.status import JUDGE_LIMIT, Depth, WorkerState, build_status, state_of_worker
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, held_job, lost_job, orphan, queued_job, report, running_job, swept
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    held_job,
+    lost_job,
+    orphan,
+    queued_job,
+    report,
+    running_job,
+    swept,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

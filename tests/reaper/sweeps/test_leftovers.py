@@ -4,9 +4,9 @@ import pytest
 
 from apps.sources.models import CrawlJob
 from reaper.core.facts import Phase
+from tests.factories import HOUR, MINUTE, NOW, SECOND, executing, report, running_job
 from tests.reaper.evidence.collecting import sweep
 from tests.servers import killed
-from tests.worlds import HOUR, MINUTE, NOW, SECOND, executing, report, running_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -7,9 +7,7 @@ from reaper.core import brake
 from reaper.core.facts import Phase
 from reaper.core.sweep_errors import ErrorCode
 from reaper.sweeps.sweep import sweep as sweep_phase
-from tests.reaper.controls.operators import adapter, switched
-from tests.reaper.test_sweeps import sweep, sweep_queued, unsent_job
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -22,6 +20,8 @@ from tests.worlds import (
     report,
     running_job,
 )
+from tests.reaper.controls.operators import adapter, switched
+from tests.reaper.test_sweeps import sweep, sweep_queued, unsent_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -15,10 +15,7 @@ from reaper.models import LedgerEntry, MessageSighting, Sweep
 from reaper.signals import reaped
 from reaper.sweeps import manual
 from reaper.sweeps.judging import judge_phase
-from tests.reaper.controls.operators import ADA, adapter, switched
-from tests.reaper.test_sweeps import connected, finalize_parents, sweep, sweep_queued, unsent_job
-from tests.servers import killed
-from tests.worlds import (
+from tests.factories import (
     HOUR,
     MINUTE,
     NOW,
@@ -31,6 +28,9 @@ from tests.worlds import (
     parent,
     running_job,
 )
+from tests.reaper.controls.operators import ADA, adapter, switched
+from tests.reaper.test_sweeps import connected, finalize_parents, sweep, sweep_queued, unsent_job
+from tests.servers import killed
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -20,8 +20,8 @@ from reaper.conf import clock
 from reaper.models import WorkerHeartbeat
 from reaper.workers.registry import load_workers
 from tests import processes
+from tests.factories import COMMITTED, SECOND
 from tests.processes import wait_until
-from tests.worlds import COMMITTED, SECOND
 
 pytestmark = [
     pytest.mark.live,

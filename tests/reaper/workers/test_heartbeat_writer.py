@@ -14,9 +14,9 @@ from reaper.workers.heartbeat_report import ReportCollector
 from reaper.workers.heartbeat_writer import HeartbeatWriter
 from reaper.workers.identity import WorkerIdentity
 from reaper.workers.trouble_log import TroubleLog
+from tests.factories import COMMITTED
 from tests.processes import in_a_thread
 from tests.reaper.requests import Task
-from tests.worlds import COMMITTED
 
 
 class Reporter:

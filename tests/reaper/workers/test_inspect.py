@@ -15,7 +15,7 @@ from kombu.pidbox import Mailbox
 from reaper.adapters import Message
 from reaper.broker.connection import Broker
 from reaper.workers.inspect import InspectionResult, inspect_workers
-from tests import little, servers
+from tests import minimal_project, servers
 from tests.processes import halt, wait_until
 from tests.reaper.broker.messages import celery_app
 
@@ -202,7 +202,7 @@ def crew(tmp_path_factory):
     """A Redis and three workers of its own."""
     server = servers.RedisServer()
     try:
-        with little.workers(
+        with minimal_project.workers(
             server.url, tmp_path_factory.mktemp("crew"), one="threads", two="threads", solo="solo"
         ) as workers:
             yield server, workers
@@ -230,7 +230,7 @@ class TestWorkers:
 
         def give(name, task_id, **options):
             with Broker(app) as asked:
-                asked.publish("little.hold", Message([str(release)], options={"queue": name, **options}), task_id)
+                asked.publish("minimal_project.hold", Message([str(release)], options={"queue": name, **options}), task_id)
 
         yield give
         release.touch()
@@ -308,9 +308,9 @@ class TestRabbit:
 
     def test_rabbitmq_worker_answers_and_only_the_named_is_terminated(self, app, rabbit, tmp_path):
         task_id = str(uuid4())
-        with little.workers(rabbit.url, tmp_path, prey="prefork"):
+        with minimal_project.workers(rabbit.url, tmp_path, prey="prefork"):
             with Broker(app) as asked:
-                asked.publish("little.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id)
+                asked.publish("minimal_project.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id)
             wait_until(lambda: inspect(app, task_id, expected=["prey@test"]).active == {task_id: "prey@test"})
             with Broker(app) as asked:
                 asked.revoke([task_id], terminate=True, destination=["another@test"])

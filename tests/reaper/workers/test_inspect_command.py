@@ -9,8 +9,8 @@ from celery.worker.control import Panel
 from kombu.asynchronous.timer import Timer
 
 from reaper.workers import inspect_command
+from tests.factories import COMMITTED, NOW, child, parent, queued_job, running_job
 from tests.reaper.command import named
-from tests.worlds import COMMITTED, NOW, child, parent, queued_job, running_job
 
 IDLE = SimpleNamespace(tset=set, consumer=SimpleNamespace(task_buckets={}, timer=Timer()))
 

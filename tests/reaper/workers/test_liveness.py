@@ -3,7 +3,7 @@
 import pytest
 
 from reaper.workers.liveness import has_session, is_alive
-from tests.worlds import NOW, SECOND
+from tests.factories import NOW, SECOND
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from django.db.models import JSONField, Value
 
 from reaper.models import WorkerHeartbeat
 from reaper.workers.registry import Worker, load_workers, parse_worker, prune
-from tests.worlds import NOW, SECOND
+from tests.factories import NOW, SECOND
 
 pytestmark = pytest.mark.django_db
 ROW = {

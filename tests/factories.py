@@ -1,4 +1,4 @@
-"""Small worlds for the tests: sources, runs and parents in the state that a test is about."""
+"""Test data: sources, runs and parents in the state that a test is about."""
 
 import threading
 from datetime import UTC, datetime, timedelta

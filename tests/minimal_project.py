@@ -1,4 +1,4 @@
-"""A little Celery project without Django, and its workers: for what only needs somebody who works."""
+"""A minimal Celery project without Django, and its workers, for tests that only need a worker."""
 
 import os
 import sys
@@ -37,7 +37,18 @@ def workers(url: str, folder: Path, **pools: str) -> Iterator[dict[str, Popen]]:
 
     try:
         for name, pool in pools.items():
-            words = [sys.executable, "-m", "celery", "-A", "tests.little", "worker", "-n", f"{name}@test", "-Q", name]
+            words = [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "tests.minimal_project",
+                "worker",
+                "-n",
+                f"{name}@test",
+                "-Q",
+                name,
+            ]
             words += ["-P", pool, "-c", "1", "-l", "INFO"]
             # Without Django's settings it is no worker of the project's, which would wait for a migrated database.
             environment = {"CELERY_BROKER_URL": url, "DJANGO_SETTINGS_MODULE": ""}
