@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from reaper.management.commands.reaper import Command
+from reaper.schedules import SCHEDULES
 from tests.processes import ROOT
 
 FROZEN = {"docs/RUNBOOK-ORIGINAL.md"}  # its words and links are kept as they were
@@ -71,3 +72,12 @@ def test_each_package_of_the_reaper_is_in_the_architecture():
     layers = PAGES["docs/ARCHITECTURE.md"].partition("## Layers")[2]
     unnamed = {package for package in packages if f"`{package}`" not in layers}
     assert unnamed <= {"__init__", "__pycache__", "migrations", "static", "templates"}
+
+
+def test_schedules_in_docs_are_those_that_migrate_creates():
+    section = PAGES["docs/OPERATING.md"].partition("## Schedules")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (reaper: .+) \| `(.+)` \| (\d+) (s|day) \|$", section, flags=re.MULTILINE)
+    seconds = {"s": 1, "day": 86_400}
+    assert [(name, task, int(number) * seconds[unit]) for name, task, number, unit in rows] == [
+        (each.name, each.task, each.every.total_seconds()) for each in SCHEDULES
+    ]
