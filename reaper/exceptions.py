@@ -23,8 +23,8 @@ class InvalidValue(ReaperError):
     def __init__(self, number: str, problem: str, hint: str) -> None:
         """Describe the mistake.
 
-        `number` is the id of its system check without the prefix ("E005"); `problem` the rest of a sentence that begins
-        with the setting's name ("is 0, which is below 1"); `hint` a sentence that says what to do.
+        `number` is the id of its system check without the prefix ("E004"); `problem` what is wrong, to follow the
+        setting's name and a colon ("expected 1 or more, got 0"); `hint` a sentence that says what to do.
         """
         super().__init__(problem)
         self.number = number

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from reaper.adapters import RunAdapter
 from reaper.conf import settings as conf
+from reaper.conf.validators import OUT_OF_RANGE, is_off, parse_duration
 from reaper.controls.append_only import exclusive_append, latest_row
-from reaper.core.formatting import one_line
+from reaper.core.formatting import format_value, one_line
 from reaper.core.policy import Mode
+from reaper.exceptions import InvalidValue
 from reaper.models import KindControl
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,19 @@ class ControlState(NamedTuple):
     """Who switched the kind last; '' when nobody has yet."""
     mode_is_override: bool = False
     """The mode was switched by an operator, and is not that of the settings."""
+
+
+def parse_control_duration(text: str) -> timedelta:
+    """Return how long a pause, a release or an exemption lasts: "30m", "1h 30m"; zero for "0" and "off", which end it.
+
+    Raise InvalidValue for a text that is not a duration, and for more than MAX_CONTROL_DURATION.
+    """
+    if text.strip() == "0" or is_off(text):
+        return timedelta(0)
+    duration = parse_duration(text)
+    if duration > MAX_CONTROL_DURATION:
+        raise InvalidValue(OUT_OF_RANGE, f"expected at most a year, got {format_value(duration)}", "Use a shorter one.")
+    return duration
 
 
 def state_of(adapter: RunAdapter, now: datetime) -> ControlState:

@@ -3,20 +3,18 @@
 import argparse
 import getpass
 import os
-import re
 from datetime import datetime, timedelta
 from typing import Any
 
 from reaper.adapters import RunAdapter
 from reaper.conf import clock
-from reaper.controls import modes as switches
 from reaper.controls.exemptions import exempt_run, remove_exemption
-from reaper.controls.modes import MAX_CONTROL_DURATION
+from reaper.controls.modes import parse_control_duration, set_controls, state_of
 from reaper.core.facts import RunFacts
 from reaper.core.policy import Mode
+from reaper.exceptions import InvalidValue
 from reaper.models import KindControl
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # What stands for the mode that the settings name.
 SETTINGS = "settings"
 # What the sweeps of each mode do.
@@ -24,17 +22,12 @@ SWEEPS = {Mode.ACT: "act", Mode.DRY_RUN: "observe, and touch nothing", Mode.OFF:
 
 
 def parse_length(text: str) -> timedelta:
-    """Return a duration such as 30s, 15m, 2h or 7d; 0 is none. Raises argparse's error, which says what is right."""
-    found = re.fullmatch(r"(\d{1,9})([smhd])", "0s" if text == "0" else text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 30s, 15m, 2h or 7d, or 0 to end it")
+    """Return how long a control lasts; zero ends it. Raise argparse's error, which says what is right."""
     try:
-        duration = timedelta(**{UNITS[found[2]]: int(found[1])})
-    except OverflowError:
-        duration = timedelta.max
-    if duration > MAX_CONTROL_DURATION:
-        raise argparse.ArgumentTypeError(f"{text!r} is longer than a year")
-    return duration
+        return parse_control_duration(text)
+    except InvalidValue as error:
+        hint = "write 30s, 15m, 2h or 7d, or 0 to end it"
+        raise argparse.ArgumentTypeError(f"{error.problem}: {hint}") from None
 
 
 def actor(user: str | None) -> str:
@@ -88,8 +81,8 @@ class Switching:
         """Make one change, and print how the kind is switched now."""
         adapter: RunAdapter = self.adapter(kind)
         now = clock.now(adapter.using)
-        row: KindControl = switches.set_controls(adapter, actor(user), now, **to_deadlines(changes, now))
-        state = switches.state_of(adapter, now)
+        row: KindControl = set_controls(adapter, actor(user), now, **to_deadlines(changes, now))
+        state = state_of(adapter, now)
         self.page.say(f"{kind}: {row.summary}. Its sweeps {SWEEPS[state.mode]} from now on.")
         return 0
 

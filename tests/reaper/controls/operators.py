@@ -1,9 +1,9 @@
 """What operators do in the tests: switch a kind, override its policy, fill in a form."""
 
 from reaper.conf import settings as conf
-from reaper.controls import modes as switches
-from reaper.controls import overrides as policies
 from reaper.controls.forms import PolicyOverrideForm
+from reaper.controls.modes import set_controls, state_of
+from reaper.controls.overrides import set_overrides
 from tests.factories import (
     NOW,
 )
@@ -16,15 +16,15 @@ def adapter(kind="crawl_job"):
 
 
 def switched(kind="crawl_job", at=NOW, **changes):
-    return switches.set_controls(adapter(kind), ADA, at, **changes)
+    return set_controls(adapter(kind), ADA, at, **changes)
 
 
 def state(at=NOW, kind="crawl_job"):
-    return switches.state_of(adapter(kind), at)
+    return state_of(adapter(kind), at)
 
 
 def overridden(by="ada", kind="crawl_job", at=NOW, **values):
-    return policies.set_overrides(adapter(kind), by, at, values)
+    return set_overrides(adapter(kind), by, at, values)
 
 
 def form(kind="crawl_job", **texts):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaper.conf import settings as conf
-from reaper.controls import overrides as policies
 from reaper.controls.forms import PolicyOverrideForm
+from reaper.controls.overrides import OVERRIDABLE, effective_policy, parse_override
 from reaper.core.formatting import format_value
 from reaper.core.policy import Policy
 from reaper.exceptions import InvalidValue
@@ -60,7 +60,7 @@ def test_empty_form_ends_all_overrides():
     assert asked.is_valid()
     with freeze_time(NOW):
         asked.save("bob")
-    assert policies.effective_policy(adapter()) == conf.policy(adapter())
+    assert effective_policy(adapter()) == conf.policy(adapter())
 
 
 def test_form_shows_overrides_and_configured_values():
@@ -71,11 +71,11 @@ def test_form_shows_overrides_and_configured_values():
     assert shown.fields["stall_timeout"].widget.attrs["placeholder"] == "off"
 
 
-@given(st.dictionaries(st.sampled_from(policies.OVERRIDABLE), st.text(max_size=20), max_size=4))
+@given(st.dictionaries(st.sampled_from(OVERRIDABLE), st.text(max_size=20), max_size=4))
 def test_any_text_is_parsed_or_refused_with_a_problem(texts):
     for name, text in texts.items():
         try:
-            value = policies.parse_override(name, text)
+            value = parse_override(name, text)
         except InvalidValue as wrong:
             said = wrong.problem
         else:

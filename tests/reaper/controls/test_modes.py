@@ -6,12 +6,14 @@ from itertools import pairwise
 import pytest
 from django.db import connection
 
-from reaper.controls import modes as switches
+from reaper.controls.modes import parse_control_duration, set_controls
 from reaper.core.policy import Mode
+from reaper.exceptions import InvalidValue
 from reaper.models import KindControl
 from tests.factories import (
     COMMITTED,
     HOUR,
+    MINUTE,
     NOW,
     SECOND,
     at_once,
@@ -33,7 +35,7 @@ def test_mode_is_that_of_settings_until_switched(limits):
 
 def test_switching_one_control_keeps_others_and_history():
     switched(mode=Mode.DRY_RUN)
-    switches.set_controls(adapter(), "bob", NOW, released_until=NOW + HOUR)
+    set_controls(adapter(), "bob", NOW, released_until=NOW + HOUR)
     assert state()[:3] == (Mode.DRY_RUN, None, True)
     assert (state().actor, state().mode_is_override, state(kind="source_result").actor) == ("bob", True, "")
     assert [(row.actor, row.summary) for row in KindControl.objects.order_by("id")] == [
@@ -49,7 +51,7 @@ def test_concurrent_switches_keep_each_others_changes():
 
     def many(by, changes):
         for change in changes:
-            switches.set_controls(adapter(), by, NOW, **change)
+            set_controls(adapter(), by, NOW, **change)
 
     modes = [{"mode": (Mode.ACT, Mode.DRY_RUN)[number % 2]} for number in range(30)]
     pauses = [{"paused_until": NOW + number * HOUR} for number in range(30)]
@@ -76,3 +78,27 @@ def test_mode_of_another_version_is_ignored(limits):
     limits(MODE="dry_run")
     KindControl.objects.create(kind="crawl_job", created_at=NOW, actor=ADA, mode="dream")
     assert state().mode == Mode.DRY_RUN
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("30s", 30 * SECOND),
+        ("90", 90 * SECOND),
+        ("15min", 15 * MINUTE),
+        ("1h 30m", 90 * MINUTE),
+        ("1.5h", 90 * MINUTE),
+        ("2 h", 2 * HOUR),
+        ("366d", 366 * 24 * HOUR),
+        ("0", 0 * SECOND),
+        ("off", 0 * SECOND),
+    ],
+)
+def test_control_duration_takes_the_texts_of_the_settings(text, duration):
+    assert parse_control_duration(text) == duration
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "367d", "0.0000001"])
+def test_control_duration_that_makes_no_sense_is_refused(text):
+    with pytest.raises(InvalidValue, match="expected"):
+        parse_control_duration(text)

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from reaper.conf import settings as conf
-from reaper.controls import overrides as policies
+from reaper.controls.overrides import OVERRIDABLE, effective_policy, effective_values
 from reaper.core.formatting import format_value
 from reaper.core.policy import Action
 from reaper.models import LedgerEntry, PolicyOverride
@@ -22,18 +22,18 @@ DAY = timedelta(days=1)
 
 
 def test_policy_without_override_is_that_of_settings():
-    assert policies.effective_policy(adapter()) == conf.policy(adapter())
-    assert {each.source for each in policies.effective_values(adapter()).values()} <= {
+    assert effective_policy(adapter()) == conf.policy(adapter())
+    assert {each.source for each in effective_values(adapter()).values()} <= {
         "the default", "the adapter", "the settings", "the settings of the kind",
     }  # fmt: skip
 
 
 def test_override_wins_over_settings_of_its_kind_only():
     overridden(run_timeout=3 * HOUR, stall_timeout=None, backoff=(5 * SECOND,), on_timeout=Action.REQUEUE)
-    policy = policies.effective_policy(adapter())
+    policy = effective_policy(adapter())
     assert (policy.run_timeout, policy.backoff, policy.on_timeout) == (3 * HOUR, (5 * SECOND,), Action.REQUEUE)
-    assert policies.effective_policy(adapter("source_result")) == conf.policy(adapter("source_result"))
-    known = policies.effective_values(adapter())["run_timeout"]
+    assert effective_policy(adapter("source_result")) == conf.policy(adapter("source_result"))
+    known = effective_values(adapter())["run_timeout"]
     assert known == (3 * HOUR, "override by ada on 2026-03-01", True, HOUR)
 
 
@@ -41,7 +41,7 @@ def test_newest_override_replaces_older_and_keeps_history():
     overridden(run_timeout=3 * HOUR)
     overridden("bob", alert_after=20 * MINUTE)
     overridden("eve")
-    assert policies.effective_policy(adapter()) == conf.policy(adapter())
+    assert effective_policy(adapter()) == conf.policy(adapter())
     assert [(row.actor, row.summary) for row in PolicyOverride.objects.order_by("id")] == [
         ("ada", "run_timeout: 1 h -> 3 h"),
         ("bob", "run_timeout: 3 h -> 1 h; alert_after: 30 min -> 20 min"),
@@ -67,14 +67,14 @@ def test_override_of_another_version_is_ignored(values):
     PolicyOverride.objects.create(
         kind="crawl_job", created_at=NOW, actor="ada", values={} if values is None else values
     )
-    assert policies.effective_policy(adapter()) == conf.policy(adapter())
+    assert effective_policy(adapter()) == conf.policy(adapter())
 
 
 def test_every_field_survives_storage_as_override():
-    values = {name: policies.effective_policy(adapter()).__getattribute__(name) for name in policies.OVERRIDABLE}
+    values = {name: effective_policy(adapter()).__getattribute__(name) for name in OVERRIDABLE}
     values |= {"stall_timeout": 90 * SECOND, "max_requeues": 7}
     overridden(**values)
-    assert asdict(policies.effective_policy(adapter())) == {**values, "mode": conf.policy(adapter()).mode}
+    assert asdict(effective_policy(adapter())) == {**values, "mode": conf.policy(adapter()).mode}
 
 
 @COMMITTED

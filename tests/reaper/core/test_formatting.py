@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaper.conf.validators import parse_duration
-from reaper.controls import overrides as policies
+from reaper.controls.overrides import parse_override
 from reaper.core.formatting import format_duration, format_value
 from reaper.core.policy import Action
 from reaper.exceptions import InvalidValue
@@ -46,7 +46,7 @@ def test_formatted_value_is_parsed_back(value):
     name = {
         type(None): "stall_timeout", timedelta: "run_timeout", tuple: "backoff", int: "max_requeues"
     }.get(type(value), "on_orphan")  # fmt: skip
-    assert policies.parse_override(name, format_value(value)) == value
+    assert parse_override(name, format_value(value)) == value
 
 
 @pytest.mark.parametrize(

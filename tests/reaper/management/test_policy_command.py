@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from reaper.controls import overrides as policies
+from reaper.controls.overrides import OVERRIDABLE, effective_policy
 from reaper.models import LedgerEntry, PolicyOverride
 from tests.factories import HOUR, MINUTE, fresh, held_job
 from tests.reaper.command import reaper
@@ -20,7 +20,7 @@ def test_policy_command_shows_each_field_with_its_source():
     code, out, _ = reaper("policy", "crawl_job")
     lines = {line.split()[0]: re.split(" {2,}", line)[1:] for line in out.splitlines()}
     assert (code, lines["run_timeout"]) == (0, ["3 h", "override by ada on 2026-03-01"])
-    assert set(lines) >= set(policies.OVERRIDABLE)
+    assert set(lines) >= set(OVERRIDABLE)
 
 
 @COMMAND
@@ -30,10 +30,10 @@ def test_policy_command_overrides_named_fields_only():
     assert (code, out.splitlines()[0]) == (
         0, "crawl_job: run_timeout: 3 h -> 2 h; on_orphan: fail -> requeue. This counts from the next sweep on.",
     )  # fmt: skip
-    policy = policies.effective_policy(adapter())
+    policy = effective_policy(adapter())
     assert (policy.run_timeout, policy.on_orphan, policy.max_requeues) == (2 * HOUR, "requeue", 9)
     reaper("policy", "crawl_job", "run_timeout=")
-    assert policies.effective_policy(adapter()).run_timeout == HOUR
+    assert effective_policy(adapter()).run_timeout == HOUR
 
 
 @COMMAND

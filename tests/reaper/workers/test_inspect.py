@@ -230,7 +230,9 @@ class TestWorkers:
 
         def give(name, task_id, **options):
             with Broker(app) as asked:
-                asked.publish("minimal_project.hold", Message([str(release)], options={"queue": name, **options}), task_id)
+                asked.publish(
+                    "minimal_project.hold", Message([str(release)], options={"queue": name, **options}), task_id
+                )
 
         yield give
         release.touch()
@@ -310,7 +312,9 @@ class TestRabbit:
         task_id = str(uuid4())
         with minimal_project.workers(rabbit.url, tmp_path, prey="prefork"):
             with Broker(app) as asked:
-                asked.publish("minimal_project.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id)
+                asked.publish(
+                    "minimal_project.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id
+                )
             wait_until(lambda: inspect(app, task_id, expected=["prey@test"]).active == {task_id: "prey@test"})
             with Broker(app) as asked:
                 asked.revoke([task_id], terminate=True, destination=["another@test"])
