@@ -10,7 +10,9 @@ from reaper.adapters import RunAdapter
 from reaper.controls.append_only import latest_row
 from reaper.controls.forms import PolicyOverrideForm
 from reaper.controls.overrides import OVERRIDABLE, differences, effective_policy, effective_values, override_values
+from reaper.core.fields import field_docs
 from reaper.core.formatting import format_value
+from reaper.core.policy import Policy
 from reaper.core.serialization import to_plain
 from reaper.management.control_commands import actor
 from reaper.models import PolicyOverride
@@ -65,8 +67,10 @@ class Thresholds:
             self.stdout.write(dumps({"kind": adapter.kind, "policy": policy}))
             return
         width = max(map(len, known))
+        meanings = field_docs(Policy)
         for name, each in known.items():
             self.page.say(f"{name:{width}}  {format_value(each.value):14}  {each.source}")
+            self.page.indented(meanings[name])
 
 
 def written(adapter: RunAdapter) -> Mapping[str, str]:

@@ -175,4 +175,4 @@ def test_worker_with_wrong_settings_does_not_start():
     ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "reaper.E030" in ended.stderr
-    assert "RUN_TIMEOUT (0:00:05) is not longer than the time limit" in ended.stderr
+    assert "RUN_TIMEOUT (5 s) is not longer than the time limit" in ended.stderr

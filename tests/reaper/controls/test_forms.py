@@ -36,8 +36,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
         ("max_requeues", "many", "max_requeues: expected a whole number, got 'many'. "),
         ("max_requeues", "1.5", "max_requeues: expected a whole number, got '1.5'. "),
         ("max_actions", "0", "max_actions: expected 1 or more, got 0. "),
-        ("run_timeout", "10m", "crawl_job: RUN_TIMEOUT (0:10:00) is not longer than the time limit"),
-        ("alert_after", "1h", "crawl_job: ALERT_AFTER (1:00:00) is not shorter than RUN_TIMEOUT (1:00:00)."),
+        ("run_timeout", "10m", "crawl_job: RUN_TIMEOUT (10 min) is not longer than the time limit"),
+        ("alert_after", "1h", "crawl_job: ALERT_AFTER (1 h) is not shorter than RUN_TIMEOUT (1 h)."),
     ],
 )
 def test_invalid_field_is_refused_with_its_problem(name, text, sentence):

@@ -5,6 +5,8 @@ import re
 import pytest
 
 from reaper.controls.overrides import OVERRIDABLE, effective_policy
+from reaper.core.fields import field_docs
+from reaper.core.policy import Policy
 from reaper.models import LedgerEntry, PolicyOverride
 from tests.factories import HOUR, MINUTE, fresh, held_job
 from tests.reaper.command import reaper
@@ -21,6 +23,12 @@ def test_policy_command_shows_each_field_with_its_source():
     lines = {line.split()[0]: re.split(" {2,}", line)[1:] for line in out.splitlines()}
     assert (code, lines["run_timeout"]) == (0, ["3 h", "override by ada on 2026-03-01"])
     assert set(lines) >= set(OVERRIDABLE)
+
+
+@COMMAND
+def test_policy_command_explains_each_field_by_its_docstring():
+    out = " ".join(reaper("policy", "crawl_job")[1].split())
+    assert all(meaning in out for name, meaning in field_docs(Policy).items() if name in OVERRIDABLE)
 
 
 @COMMAND
