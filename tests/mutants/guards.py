@@ -33,7 +33,13 @@ EVIDENCE = (
     "tests/reaper/evidence/test_queued.py",
     "tests/reaper/evidence/test_running.py",
 )
-SWEEPS = ("tests/reaper/test_sweeps.py",)
+SWEEPS = (
+    "tests/reaper/sweeps/test_sweep.py",
+    "tests/reaper/sweeps/test_limits.py",
+    "tests/reaper/sweeps/test_writer.py",
+    "tests/reaper/sweeps/test_outbox.py",
+    "tests/reaper/sweeps/test_outbox_recovery.py",
+)
 CONTROLS = (
     "tests/reaper/controls/test_modes.py",
     "tests/reaper/controls/test_exemptions.py",
@@ -45,7 +51,7 @@ WORKERS = ("tests/reaper/workers/test_liveness.py", "tests/reaper/workers/test_r
 ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
 HOST_RUNS = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
 LEDGER = ("tests/reaper/test_ledger.py", *SWEEPS)
-TOTALS = ("tests/reaper/test_totals.py",)
+TOTALS = ("tests/reaper/ledger/test_totals.py",)
 PAGES = ("tests/reaper/admin/test_run_views.py",)
 BULK_PAGES = ("tests/reaper/admin/test_bulk_views.py",)
 ACCESS = ("tests/reaper/admin/test_access.py",)
@@ -77,10 +83,10 @@ GUARDS = [
     # A sweep.
     Guard("off", always, CONTROLS),
     Guard("observing", never, CONTROLS),
-    Guard("the switch within one batch", without.drop_operand("stopped"), CONTROLS),
+    Guard("the switch within one batch", without.drop_operand("is_stopped"), CONTROLS),
     Guard("the most that a sweep acts on", without.first_argument("min"), SWEEPS),
     Guard("no requeue while the broker is down", without.value("False"), SWEEPS),
-    Guard("a revoke is owed from the commit on", without.drop_target("self.revoked"), SWEEPS),
+    Guard("a revoke is owed from the commit on", without.drop_target("self.log.all_revoked"), SWEEPS),
     Guard("an owed revoke", without.keep_body(), SWEEPS),
     Guard("a shared task is not revoked", always, SWEEPS),
     Guard("a slow database is given up", never, SWEEPS),
@@ -90,7 +96,7 @@ GUARDS = [
     # The ledger.
     Guard("a kill only where it executes", without.keep_body(), LEDGER),
     Guard("budgets begin anew by hand only", always, LEDGER),
-    Guard("two that prune at once", without.drop_call("select_for_update"), TOTALS),
+    Guard("two that count at once", without.drop_call("select_for_update"), TOTALS),
     # The rules.
     Guard("what is finished", never, RULES),
     Guard("a status that is not known", never, RULES),

@@ -269,7 +269,7 @@ def test_an_empty_or_endless_user_name_is_no_way_around_the_ledger():
     assert all(1 <= len(actor) <= 200 for actor in LedgerEntry.objects.values_list("actor", flat=True))
 
 
-def test_a_parent_is_finalized_by_hand_once():
+def test_manual_completion_of_parent_happens_once():
     job = parent("completed", "failed")
     assert reaper("finalize", str(job.pk), "--user", "ann")[0] == 0
     assert fresh(job).status == "completed"

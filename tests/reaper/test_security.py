@@ -19,7 +19,7 @@ from reaper.monitoring import metrics
 from tests.factories import COMMITTED, HOUR, MINUTE, NOW, fresh, queued_job, report, running_job
 from tests.processes import PATIENCE, wait_until, worker
 from tests.reaper.command import reaper
-from tests.reaper.test_sweeps import sweep, sweep_queued, unsent_job
+from tests.reaper.sweeps.helpers import sweep, sweep_queued, unsent_job
 
 CANARY = "canary-7f3a9"
 HOSTILE = "w\x1b[2J\n2026-03-01 ERROR root: all is lost\r<script>alert(1)</script>\u202e"

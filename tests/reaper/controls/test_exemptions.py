@@ -17,7 +17,7 @@ from tests.factories import (
     sent_child,
 )
 from tests.reaper.controls.operators import ADA, adapter
-from tests.reaper.test_sweeps import sweep, sweep_queued
+from tests.reaper.sweeps.helpers import sweep, sweep_queued
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -15,7 +15,7 @@ from reaper.core.policy import Action
 from reaper.models import LedgerEntry, PolicyOverride
 from tests.factories import COMMITTED, HOUR, MINUTE, NOW, SECOND, at_once, fresh, held_job, orphan
 from tests.reaper.controls.operators import adapter, overridden
-from tests.reaper.test_sweeps import sweep
+from tests.reaper.sweeps.helpers import sweep
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 DAY = timedelta(days=1)

@@ -15,7 +15,7 @@ from reaper.monitoring import metrics
 from reaper.reports.status import WorkerState
 from tests.factories import HOUR, MINUTE, NOW, SECOND, orphan, queued_job, report, running_job, swept
 from tests.reaper.ledger.test_totals import count_all, record_entry, record_refusal
-from tests.reaper.test_sweeps import sweep
+from tests.reaper.sweeps.helpers import sweep
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -26,7 +26,7 @@ from tests.factories import (
     running_job,
     swept,
 )  # fmt: skip
-from tests.reaper.test_sweeps import sweep, sweep_queued
+from tests.reaper.sweeps.helpers import sweep, sweep_queued
 
 PAGE = "/admin/reaper/"
 pytestmark = [

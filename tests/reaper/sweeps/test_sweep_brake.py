@@ -21,7 +21,7 @@ from tests.factories import (
     running_job,
 )
 from tests.reaper.controls.operators import adapter, switched
-from tests.reaper.test_sweeps import sweep, sweep_queued, unsent_job
+from tests.reaper.sweeps.helpers import sweep, sweep_queued, unsent_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

@@ -29,7 +29,7 @@ from tests.factories import (
     running_job,
 )
 from tests.reaper.controls.operators import ADA, adapter, switched
-from tests.reaper.test_sweeps import connected, finalize_parents, sweep, sweep_queued, unsent_job
+from tests.reaper.sweeps.helpers import connected, finalize_parents, sweep, sweep_queued, unsent_job
 from tests.servers import killed
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
