@@ -43,8 +43,8 @@ SWEEPS = (
 CONTROLS = (
     "tests/reaper/controls/test_modes.py",
     "tests/reaper/controls/test_exemptions.py",
-    "tests/reaper/sweeps/test_sweep_brake.py",
-    "tests/reaper/sweeps/test_sweep_modes.py",
+    "tests/reaper/sweeps/test_holds.py",
+    "tests/reaper/sweeps/test_mode.py",
 )
 OVERRIDES = ("tests/reaper/controls/test_overrides.py",)
 WORKERS = ("tests/reaper/workers/test_liveness.py", "tests/reaper/workers/test_registry.py", *EVIDENCE)
