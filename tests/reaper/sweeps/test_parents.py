@@ -8,7 +8,6 @@ from apps.sources.models import CrawlJobSourceResult
 from apps.sources.reaping import CrawlJobs, SourceResults
 from reaper.models import LedgerEntry, Sweep
 from reaper.sweeps import parents
-from tests.reaper.sweeps.helpers import finalize_parents, on_postgresql, refuse_ledger_rows, sweep, within
 from tests.factories import (
     HOUR,
     MINUTE,

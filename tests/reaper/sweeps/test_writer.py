@@ -15,15 +15,6 @@ from reaper.core.serialization import facts_from_json
 from reaper.models import LedgerEntry
 from reaper.sweeps.sweep import sweep as sweep_phase
 from reaper.sweeps.writer import MAX_DB_ERRORS
-from tests.reaper.sweeps.helpers import (
-    LOST,
-    on_postgresql,
-    refuse_ledger_rows,
-    sweep,
-    sweep_queued,
-    within,
-)
-from tests.servers import killed
 from tests.factories import (
     HOUR,
     MINUTE,
