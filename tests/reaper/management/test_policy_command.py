@@ -21,7 +21,8 @@ def test_policy_command_shows_each_field_with_its_source():
     overridden(run_timeout=3 * HOUR)
     code, out, _ = reaper("policy", "crawl_job")
     lines = {line.split()[0]: re.split(" {2,}", line)[1:] for line in out.splitlines()}
-    assert (code, lines["run_timeout"]) == (0, ["3 h", "override by ada on 2026-03-01"])
+    assert code == 0
+    assert lines["run_timeout"] == ["3 h", "override by ada on 2026-03-01"]
     assert set(lines) >= set(OVERRIDABLE)
 
 
@@ -35,11 +36,13 @@ def test_policy_command_explains_each_field_by_its_docstring():
 def test_policy_command_overrides_named_fields_only():
     overridden(run_timeout=3 * HOUR, max_requeues=9)
     code, out, _ = reaper("policy", "crawl_job", "RUN_TIMEOUT=2h", "on_orphan=requeue", "--user", "bob")
-    assert (code, out.splitlines()[0]) == (
-        0, "crawl_job: run_timeout: 3 h -> 2 h; on_orphan: fail -> requeue. This counts from the next sweep on.",
-    )  # fmt: skip
+    assert code == 0
+    changes = "run_timeout: 3 h -> 2 h; on_orphan: fail -> requeue"
+    assert out.splitlines()[0] == f"crawl_job: {changes}. This counts from the next sweep on."
     policy = effective_policy(adapter())
-    assert (policy.run_timeout, policy.on_orphan, policy.max_requeues) == (2 * HOUR, "requeue", 9)
+    assert policy.run_timeout == 2 * HOUR
+    assert policy.on_orphan == "requeue"
+    assert policy.max_requeues == 9
     reaper("policy", "crawl_job", "run_timeout=")
     assert effective_policy(adapter()).run_timeout == HOUR
 
@@ -57,7 +60,8 @@ def test_policy_command_overrides_named_fields_only():
 def test_policy_command_with_invalid_value_changes_nothing(edit, sentence):
     overridden(run_timeout=3 * HOUR)
     code, _, said = reaper("policy", "crawl_job", edit)
-    assert (code, PolicyOverride.objects.count()) == (2, 1)
+    assert code == 2
+    assert PolicyOverride.objects.count() == 1
     assert said.strip().removeprefix("CommandError: ").startswith(sentence)
 
 
@@ -70,4 +74,6 @@ def test_policy_command_dry_run_lists_runs_and_changes_nothing():
     assert f"crawl_job:{job.pk}" in out
     assert "timed_out" in out
     assert "1 runs would be acted on." in out
-    assert (PolicyOverride.objects.count(), fresh(job).status, LedgerEntry.objects.count()) == (0, "running", 0)
+    assert PolicyOverride.objects.count() == 0
+    assert fresh(job).status == "running"
+    assert LedgerEntry.objects.count() == 0

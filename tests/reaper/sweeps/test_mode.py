@@ -59,7 +59,10 @@ def test_sweep_of_kind_that_is_off_reads_no_runs(changes, broker, django_assert_
     before = host()
     rows = [*sweep_everything(), finalize_parents()]
     assert [(row.scanned, row.idle, row.mode, row.errors) for row in rows] == [(0, True, "off", [])] * 5
-    assert (host(), fresh(stuck).finalized_at, broker.revokes(), broker.ids()) == (before, None, [], [])
+    assert host() == before
+    assert fresh(stuck).finalized_at is None
+    assert broker.revokes() == []
+    assert broker.ids() == []
     assert not LedgerEntry.objects.exists()
 
 
@@ -70,7 +73,10 @@ def test_dry_run_decides_the_same_and_changes_nothing(broker):
         switched(kind, mode=Mode.DRY_RUN)
     before, looks = host(), MessageSighting.objects.count()
     watched = [*sweep_everything(), finalize_parents()]
-    assert (host(), broker.revokes(), broker.ids(), LedgerEntry.objects.applied().count()) == (before, [], [], 0)
+    assert host() == before
+    assert broker.revokes() == []
+    assert broker.ids() == []
+    assert LedgerEntry.objects.applied().count() == 0
     assert [(row.acted, row.idle, row.errors) for row in watched] == [(0, True, [])] * 5
     assert MessageSighting.objects.count() >= looks
     would = {(row.kind, row.run_id, row.action, row.reason) for row in LedgerEntry.objects.dry_run()}
@@ -89,7 +95,10 @@ def test_dry_run_records_once_per_task_and_reason():
     for number in range(3):
         row = sweep(at=NOW + number * MINUTE)
     (seen,) = LedgerEntry.objects.all()
-    assert (seen.run_id, seen.task_id, seen.created_at, seen.phase) == (str(job.pk), job.task_id, NOW, "running")
+    assert seen.run_id == str(job.pk)
+    assert seen.task_id == job.task_id
+    assert seen.created_at == NOW
+    assert seen.phase == "running"
     assert "rule timed_out" in seen.message
     assert row.summary == "dry_run: 1 scanned (timed_out 1)"
     CrawlJob.objects.update(task_id="another")
@@ -109,7 +118,8 @@ def test_switching_off_stops_sweep_within_one_batch(monkeypatch, broker):
     with connected(reaped, is_seen_by_ada):
         row = sweep()
     assert [fresh(job).status for job in jobs] == [*["failed"] * 4, *["running"] * 2]
-    assert (row.acted, row.deferred) == (4, 2)
+    assert row.acted == 4
+    assert row.deferred == 2
     assert row.error_messages == ["switched off during the sweep; the remaining runs were skipped"]
     assert LedgerEntry.objects.count() == 4
 
@@ -157,7 +167,9 @@ def test_manual_action_works_while_kind_is_off(broker):
     switched(mode=Mode.OFF)
     with freeze_time(NOW):
         done, row = manual.act_on_run(adapter(), adapter().get(str(job.pk)), Action.FAIL, ADA)
-    assert (done, fresh(job).status, row.mode) == (True, "failed", "act")
+    assert done
+    assert fresh(job).status == "failed"
+    assert row.mode == "act"
 
 
 def test_owed_revoke_waits_during_dry_run(broker, monkeypatch, tmp_path):
