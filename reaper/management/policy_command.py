@@ -13,10 +13,9 @@ from reaper.controls.overrides import OVERRIDABLE, differences, effective_policy
 from reaper.core.fields import field_docs
 from reaper.core.formatting import format_value
 from reaper.core.policy import Policy
-from reaper.core.serialization import to_plain
 from reaper.management.control_commands import actor
 from reaper.models import PolicyOverride
-from reaper.reports.json_output import dumps, preview_document
+from reaper.reports.json_output import dumps, policy_document, preview_document
 from reaper.reports.judged import preview_policy
 
 USAGE = 2
@@ -63,8 +62,7 @@ class Thresholds:
         """Print each threshold with where it comes from."""
         known = effective_values(adapter)
         if json:
-            policy = {name: {"value": to_plain(each.value), "origin": each.source} for name, each in known.items()}
-            self.stdout.write(dumps({"kind": adapter.kind, "policy": policy}))
+            self.stdout.write(dumps(policy_document(adapter.kind, known)))
             return
         width = max(map(len, known))
         meanings = field_docs(Policy)

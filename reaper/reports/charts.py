@@ -107,11 +107,11 @@ def actions_chart(buckets: Sequence[TimeBucket]) -> Chart:
 
 
 def stack(bucket: TimeBucket, end: int, index: int, step: float) -> list[Bar]:
-    """Return the parts of one bar, each at least a pixel high."""
+    """Return the parts of one bar, each at least a pixel high: it may end a few pixels above the plot."""
     bars, top = [], float(HEIGHT)
     for colour, family in enumerate(FAMILIES):
         if runs := bucket.counts.get(family, 0):
-            height = min(max(HEIGHT * runs / end, 1.0), top)
+            height = max(HEIGHT * runs / end, 1.0)
             top -= height
             tooltip = f"{bucket.label}: {runs:,} {family.label}"
             bars.append(

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from reaper.models import Sweep
+from reaper.controls.overrides import EffectiveValue
+from reaper.core.serialization import to_plain
+from reaper.models import Alert, Sweep
 from reaper.reports.health import SweepHealth
 from reaper.reports.judged import JudgedRuns
 from reaper.reports.run_lines import RunLine
@@ -38,12 +40,20 @@ def status_document(status: Status) -> dict[str, Any]:
         "kinds": [kind_document(each) for each in status.kinds],
         "reasons": dict(sum((each.judged.reasons for each in status.kinds if each.judged), Counter[str]())),
         "runs": runs_document(line for kind in status.kinds for line in kind.lines),
-        "alerts": [
-            {"alert": row.subject, "opened_at": row.opened_at, "message": row.message, "by": row.acknowledged_by}
-            for row in status.alerts
-        ],
+        "alerts": [alert_document(each) for each in status.alerts],
         "workers": [worker_document(each, status) for each in status.workers],
         "queues": dict(status.queues),
+        "queues_error": status.queues_error,
+    }
+
+
+def alert_document(row: Alert) -> dict[str, Any]:
+    """Return one open alert of a status."""
+    return {
+        "alert": row.subject,
+        "opened_at": row.opened_at,
+        "message": row.message,
+        "acknowledged_by": row.acknowledged_by,
     }
 
 
@@ -122,6 +132,14 @@ def sweeps_document(sweeps: Sequence[Sweep], lines: Sequence[RunLine], *, dry_ru
 def preview_document(judged: JudgedRuns) -> dict[str, Any]:
     """Return what would be done under another policy."""
     return {"reasons": dict(judged.reasons), "runs": runs_document(judged.acting.lines)}
+
+
+def policy_document(kind: str, values: Mapping[str, EffectiveValue]) -> dict[str, Any]:
+    """Return the policy of a kind: each value with where it comes from."""
+    return {
+        "kind": kind,
+        "policy": {name: {"value": to_plain(each.value), "source": each.source} for name, each in values.items()},
+    }
 
 
 def run_document(line: RunLine, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

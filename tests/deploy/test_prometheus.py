@@ -42,21 +42,21 @@ def expressions():
 
 
 @pytest.mark.parametrize("words", [("check", "rules", "reaper.rules.yml"), ("test", "rules", "reaper.rules.test.yml")])
-def test_the_rules_pass_promtool(words):
+def test_rules_pass_promtool(words):
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed (Debian's package prometheus has it)")
     done = subprocess.run(["promtool", *words], cwd=RULES, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_rule_is_tested():
+def test_every_rule_has_a_firing_test():
     rules = yaml.safe_load((RULES / "reaper.rules.yml").read_text())
     tests = yaml.safe_load((RULES / "reaper.rules.test.yml").read_text())
     fires = {each["alertname"] for test in tests["tests"] for each in test["alert_rule_test"] if each["exp_alerts"]}
     assert fires == {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
 
 
-def test_rules_and_dashboard_ask_only_for_metrics_that_there_are(samples):
+def test_rules_and_dashboard_use_only_existing_metrics(samples):
     asked = {name for expression in expressions() for name in NAME.findall(expression)}
     assert asked <= set(samples)
     assert {name for name in samples if not name.endswith(("_count", "_sum", "_bucket"))} - asked <= {
@@ -64,7 +64,7 @@ def test_rules_and_dashboard_ask_only_for_metrics_that_there_are(samples):
     }  # fmt: skip
 
 
-def test_the_docs_name_every_metric(samples):
+def test_docs_name_every_metric(samples):
     page = (ROOT / "docs" / "OPERATING.md").read_text()
     names = {re.sub(r"_(count|sum|bucket)$", "", name) for name in samples}
     assert {name for name in names if f"`{name}`" not in page} == set()

@@ -109,7 +109,7 @@ def test_schedules_are_a_line_each():
 def test_the_policys_json_has_each_threshold_with_its_origin():
     policies.set_overrides(conf.adapters()["crawl_job"], "ada", NOW, {"run_timeout": 2 * HOUR})
     code, found = asked("policy", "crawl_job")
-    assert (code, found["policy"]["run_timeout"]) == (0, {"value": 7200.0, "origin": "override by ada on 2026-03-01"})
+    assert (code, found["policy"]["run_timeout"]) == (0, {"value": 7200.0, "source": "override by ada on 2026-03-01"})
     assert set(found["policy"]) >= set(policies.OVERRIDABLE)
 
 

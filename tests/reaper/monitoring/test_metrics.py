@@ -1,4 +1,4 @@
-"""What Prometheus reads: each figure from the rows that it is about, in a form that Prometheus's own parser takes."""
+"""The metrics: each figure comes from the rows that it is about, and Prometheus's own parser accepts them."""
 
 import pytest
 from django.db import connection
@@ -32,22 +32,22 @@ def value(name, at=NOW, **labels):
     return scraped(at).get((f"reaper_{name}", *sorted(labels.items())))
 
 
-def test_runs_are_counted_by_kind_and_phase_and_the_oldest_tells_its_age():
+def test_runs_are_counted_by_kind_and_phase_with_the_oldest_age():
     queued_job(3 * SECOND)
     queued_job(2 * MINUTE)
     running_job(HOUR)
     running_job(status="failed")
     found = scraped()
-    of = {phase: (("kind", "crawl_job"), ("phase", phase)) for phase in ("queued", "running")}
-    assert found["reaper_runs", *of["queued"]] == 2
-    assert found["reaper_oldest_run_seconds", *of["queued"]] == 120
-    assert found["reaper_runs", *of["running"]] == 1
-    assert found["reaper_oldest_run_seconds", *of["running"]] == 3600
+    labels = {phase: (("kind", "crawl_job"), ("phase", phase)) for phase in ("queued", "running")}
+    assert found["reaper_runs", *labels["queued"]] == 2
+    assert found["reaper_oldest_run_seconds", *labels["queued"]] == 120
+    assert found["reaper_runs", *labels["running"]] == 1
+    assert found["reaper_oldest_run_seconds", *labels["running"]] == 3600
     assert found["reaper_runs", ("kind", "source_result"), ("phase", "running")] == 0
     assert found["reaper_oldest_run_seconds", ("kind", "source_result"), ("phase", "running")] == 0
 
 
-def test_what_was_done_is_counted_since_the_beginning():
+def test_totals_cover_everything_since_the_beginning():
     record_entry(seconds=7)
     record_entry(seconds=100)
     record_refusal()
@@ -60,34 +60,47 @@ def test_what_was_done_is_counted_since_the_beginning():
     assert value("recovery_seconds_sum", kind="crawl_job") == 107
 
 
-def test_the_time_of_a_recovery_is_that_since_the_worker_was_last_heard_of():
+def test_recovery_time_starts_at_the_last_heartbeat():
     orphan(MINUTE)
     sweep()
     assert LedgerEntry.objects.get().unattended_seconds == 60
     assert value("recovery_seconds_sum", kind="crawl_job") == 60
 
 
-def test_the_last_sweep_tells_its_verdicts_and_how_many_are_suspects():
+def test_last_sweep_has_its_reasons_and_stuck_runs():
     swept()
     counts = {"within_grace": 5, "in_progress": 2, "orphaned": 3, "inconclusive": 1}
     Sweep.objects.create(
         kind="crawl_job", phase="running", started_at=NOW, finished_at=NOW + 2 * SECOND, acted=3, counts=counts
     )
-    of = {"kind": "crawl_job", "phase": "running"}
-    assert value("stuck_runs", **of) == 1
-    assert {reason: value("last_sweep_runs", reason=reason, **of) for reason in counts} == counts
-    assert value("last_sweep_duration_seconds", **of) == 2
-    assert value("last_sweep_timestamp_seconds", **of) == (NOW + 2 * SECOND).timestamp()
+    scope = {"kind": "crawl_job", "phase": "running"}
+    assert value("stuck_runs", **scope) == 1
+    assert {reason: value("last_sweep_runs", reason=reason, **scope) for reason in counts} == counts
+    assert value("last_sweep_duration_seconds", **scope) == 2
+    assert value("last_sweep_timestamp_seconds", **scope) == (NOW + 2 * SECOND).timestamp()
 
 
-def test_a_suspect_is_whatever_has_a_verdict_that_is_not_calm():
+def test_stuck_reasons_are_all_that_are_not_healthy():
     assert {str(each) for each in Reason} - set(HEALTHY_REASONS) == {
-        "unknown_status", "parent_ended", "unpublished", "no_timestamp", "timed_out", "never_sent", "stalled", "orphaned",
-        "lost", "stranded", "overtaken", "inconclusive", "judging_failed", "children_ended", "manual",
-    }  # fmt: skip
+        "children_ended",
+        "inconclusive",
+        "judging_failed",
+        "lost",
+        "manual",
+        "never_sent",
+        "no_timestamp",
+        "orphaned",
+        "overtaken",
+        "parent_ended",
+        "stalled",
+        "stranded",
+        "timed_out",
+        "unknown_status",
+        "unpublished",
+    }
 
 
-def test_a_sweep_that_went_wrong_is_the_last_and_not_the_last_good_one():
+def test_failed_sweep_is_the_last_sweep_and_no_success():
     swept(NOW - MINUTE)
     Sweep.objects.create(
         kind="crawl_job",
@@ -96,26 +109,26 @@ def test_a_sweep_that_went_wrong_is_the_last_and_not_the_last_good_one():
         finished_at=NOW,
         errors=[{"code": "brake_engaged", "message": "most"}],
     )
-    of = {"kind": "crawl_job", "phase": "running"}
-    assert value("last_sweep_timestamp_seconds", **of) == NOW.timestamp()
-    assert value("last_success_timestamp_seconds", **of) == (NOW - MINUTE).timestamp()
-    assert value("condition", condition="brake_engaged", **of) == 1
-    assert value("condition", condition="sweep_failing", **of) == 0
+    scope = {"kind": "crawl_job", "phase": "running"}
+    assert value("last_sweep_timestamp_seconds", **scope) == NOW.timestamp()
+    assert value("last_success_timestamp_seconds", **scope) == (NOW - MINUTE).timestamp()
+    assert value("condition", condition="brake_engaged", **scope) == 1
+    assert value("condition", condition="sweep_failing", **scope) == 0
 
 
-def test_what_has_never_been_swept_has_no_time_and_is_overdue():
-    of = {"kind": "crawl_job", "phase": "running"}
-    assert value("last_success_timestamp_seconds", **of) is None
-    assert value("condition", condition="sweep_overdue", **of) == 1
+def test_kind_never_swept_has_no_success_time_and_is_overdue():
+    scope = {"kind": "crawl_job", "phase": "running"}
+    assert value("last_success_timestamp_seconds", **scope) is None
+    assert value("condition", condition="sweep_overdue", **scope) == 1
 
 
-def test_the_mode_is_the_one_that_counts_now():
+def test_mode_is_the_effective_one():
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN)
     found = {mode: value("mode", kind="crawl_job", mode=mode) for mode in ("act", "dry_run", "off")}
     assert found == {"act": 0, "dry_run": 1, "off": 0}
 
 
-def test_workers_are_counted_by_their_state_and_the_worst_clock_is_told():
+def test_workers_are_counted_by_state_with_the_worst_clock_offset():
     report("celery@a/1")
     report("celery@b/1", draining=True)
     report("celery@c/1", silent=HOUR)
@@ -130,7 +143,7 @@ def test_workers_are_counted_by_their_state_and_the_worst_clock_is_told():
     assert value("worker_clock_offset_seconds") == 288
 
 
-def test_a_kind_that_cannot_be_read_does_not_hide_the_others(monkeypatch):
+def test_unreadable_kind_sets_scrape_failed_and_hides_no_other(monkeypatch):
     queued_job()
     broken = conf.adapters()["source_result"]
     monkeypatch.setattr(type(broken), "summarize", lambda *arguments: 1 / 0)
@@ -140,7 +153,7 @@ def test_a_kind_that_cannot_be_read_does_not_hide_the_others(monkeypatch):
     assert value("runs", kind="source_result", phase="queued") is None
 
 
-def test_the_oldest_is_that_of_all_statuses_of_a_phase(parcels):
+def test_oldest_run_is_that_of_all_statuses_of_a_phase(parcels):
     parcels.create(stage="new", made=NOW - MINUTE)
     parcels.create(stage="again", made=NOW - HOUR)
     parcels.create(stage="new")
@@ -150,22 +163,17 @@ def test_the_oldest_is_that_of_all_statuses_of_a_phase(parcels):
 
 
 @pytest.mark.parametrize("rows", [1, 300])
-def test_a_scrape_asks_the_same_few_questions_however_many_rows_there_are(rows):
+def test_scrape_takes_the_same_few_queries_for_any_number_of_rows(rows):
     for _ in range(rows):
         record_entry()
     count_all()
     swept()
-    with (
-        CaptureQueriesContext(
-            connection,
-        ) as asked,
-        freeze_time(NOW),
-    ):
+    with CaptureQueriesContext(connection) as captured, freeze_time(NOW):
         metrics.exposition()
-    assert len(asked) <= 26
+    assert len(captured) <= 26
 
 
-def test_names_from_elsewhere_are_escaped():
+def test_label_values_are_escaped():
     record_entry(kind='a"b\nc', reason="x\\y")
     count_all()
     assert value("actions_total", kind='a"b\nc', action="fail", reason="x\\y") == 1

@@ -93,8 +93,8 @@ def test_every_bar_is_inside_whatever_the_counts_are(counts):
     chart = charts.actions_chart(hours(*counts))
     for each in chart.bars:
         assert 0 <= each.x <= each.x + each.width <= 100
-        assert -0.1 <= each.y <= each.y + each.height <= charts.HEIGHT + 0.2
-        assert each.height >= 0.9
+        assert -len(charts.FAMILIES) <= each.y <= each.y + each.height <= charts.HEIGHT + 0.2
+        assert each.height >= 1
 
 
 @given(st.floats(0, 1e9))

@@ -43,14 +43,14 @@ def shown(client, at=NOW):
     return " ".join(re.sub(r"<[^>]+>", " ", response.content.decode()).split())
 
 
-def test_where_nothing_is_stuck_all_is_well(admin_client):
+def test_page_without_stuck_runs_says_nothing_is_stuck(admin_client):
     swept()
     held_job(MINUTE)
     queued_job(SECOND)
     assert "Nothing is stuck. Every sweep is on time." in shown(admin_client)
 
 
-def test_a_suspect_is_shown_with_its_verdict_and_the_evidence_in_words(admin_client):
+def test_stuck_run_is_shown_with_its_evidence_in_words(admin_client):
     swept()
     job = orphan()
     text = shown(admin_client)
@@ -59,7 +59,7 @@ def test_a_suspect_is_shown_with_its_verdict_and_the_evidence_in_words(admin_cli
     assert "1 crawl_job run stuck or at risk." in text
 
 
-def test_the_page_reads_and_writes_nothing(admin_client):
+def test_page_writes_nothing(admin_client):
     swept()
     lost_job()
     orphan()
@@ -82,7 +82,7 @@ def test_workers_are_shown_with_their_state(admin_client):
     assert "celery@d shut down" in text
 
 
-def test_of_many_workers_those_that_died_come_first_and_the_rest_is_a_number(admin_client):
+def test_many_workers_are_cut_to_100_with_dead_ones_first(admin_client):
     for number in range(110):
         report(f"celery@w{number:03}/1")
     report("celery@zz/1", silent=HOUR)
@@ -98,11 +98,11 @@ def test_queues_are_shown_with_their_depth(admin_client, broker):
     assert "mail 2" in shown(admin_client)
 
 
-def test_a_broker_that_cannot_be_asked_is_told(admin_client, refusing_broker):
+def test_unreachable_broker_shows_unknown_depths(admin_client, refusing_broker):
     assert "not known" in shown(admin_client)
 
 
-def test_the_mode_a_pause_and_a_release_are_shown_with_their_buttons(admin_client):
+def test_mode_pause_and_brake_are_shown_with_their_buttons(admin_client):
     swept()
     assert "recovery active" in shown(admin_client)
     switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN, released_until=NOW + HOUR)
@@ -114,7 +114,7 @@ def test_the_mode_a_pause_and_a_release_are_shown_with_their_buttons(admin_clien
     assert "paused by ada until 2026-03-01 13:00:00 UTC" in shown(admin_client)
 
 
-def test_schedules_are_shown_with_their_state_and_the_next_start(admin_client):
+def test_schedules_are_shown_with_state_and_next_start(admin_client):
     swept()
     PeriodicTask.objects.filter(task="reaper.tasks.sweep_running").update(last_run_at=NOW - 2 * SECOND)
     PeriodicTask.objects.filter(task="reaper.tasks.sweep_pending").update(last_run_at=NOW - 91 * SECOND)
@@ -125,7 +125,7 @@ def test_schedules_are_shown_with_their_state_and_the_next_start(admin_client):
     assert "reaper: raise alerts every 1 min - disabled Enable" in text
 
 
-def test_a_schedule_is_overdue_from_three_intervals_on(admin_client):
+def test_schedule_is_overdue_beyond_three_intervals(admin_client):
     row = PeriodicTask.objects.filter(task="reaper.tasks.sweep_pending")
     row.update(last_run_at=NOW - 90 * SECOND)
     assert "overdue for" not in shown(admin_client)
@@ -133,13 +133,13 @@ def test_a_schedule_is_overdue_from_three_intervals_on(admin_client):
     assert "overdue for 1 min 1 s" in shown(admin_client)
 
 
-def test_a_kind_that_cannot_be_read_says_so_and_hides_no_other(admin_client, monkeypatch):
+def test_unreadable_kind_shows_its_error(admin_client, monkeypatch):
     queued_job()
     monkeypatch.setattr(type(conf.adapters()["source_result"]), "summarize", lambda *arguments: 1 / 0)
     assert "These runs cannot be read: ZeroDivisionError" in shown(admin_client)
 
 
-def test_hostile_names_are_only_text(admin_client):
+def test_hostile_names_are_escaped(admin_client):
     swept()
     running_job(HOUR * 2, worker="<script>alert(1)</script>/x\n\x1b[2J")
     report("<img src=x onerror=alert(1)>/1", queues=["<b>q</b>"])
@@ -150,7 +150,7 @@ def test_hostile_names_are_only_text(admin_client):
 
 
 @pytest.mark.parametrize("permissions", [[], ["view_ledgerentry"], ["view_exemption"]])
-def test_without_the_permission_to_look_at_sweeps_there_is_no_overview(django_user_model, client, permissions):
+def test_user_without_view_sweep_permission_sees_no_overview(django_user_model, client, permissions):
     from django.contrib.auth.models import Permission
 
     user = django_user_model.objects.create_user("eve", is_staff=True)
@@ -161,7 +161,7 @@ def test_without_the_permission_to_look_at_sweeps_there_is_no_overview(django_us
     assert "reaper-overview" not in response.content.decode()
 
 
-def test_who_may_only_look_sees_no_button(django_user_model, client):
+def test_user_without_reap_permission_sees_no_button(django_user_model, client):
     from django.contrib.auth.models import Permission
 
     user = django_user_model.objects.create_user("eve", is_staff=True)
@@ -173,7 +173,7 @@ def test_who_may_only_look_sees_no_button(django_user_model, client):
     assert reverse("admin:reaper_schedule") not in page
 
 
-def test_with_100000_reapings_it_is_there_within_300_ms_and_asks_30_questions(admin_client):
+def test_page_with_100000_entries_takes_300_ms_and_30_queries(admin_client):
     swept()
     for index in range(5):
         held_job(MINUTE, worker=f"celery@w{index}/abc")
@@ -185,13 +185,18 @@ def test_with_100000_reapings_it_is_there_within_300_ms_and_asks_30_questions(ad
     LedgerEntry.objects.bulk_create(
         (
             LedgerEntry(
-                created_at=NOW - (number % (30 * 24 * 60)) * MINUTE, kind="crawl_job", run_id=str(number), phase="running",
-                action="fail", reason=reasons[number % 4], unattended_seconds=number % 100,
+                created_at=NOW - (number % (30 * 24 * 60)) * MINUTE,
+                kind="crawl_job",
+                run_id=str(number),
+                phase="running",
+                action="fail",
+                reason=reasons[number % 4],
+                unattended_seconds=number % 100,
             )
             for number in range(100_000)
         ),
         batch_size=5000,
-    )  # fmt: skip
+    )
     with connection.cursor() as cursor:
         # Only this table: the server's shared ones are locked by whoever analyzes them.
         cursor.execute("ANALYZE reaper_ledgerentry")
