@@ -13,8 +13,8 @@ from reaper.reports import json_output
 from reaper.reports.judged import preview_policy
 from reaper.reports.run_lines import RunLine
 from reaper.reports.status import Depth, build_status
+from tests.factories import MINUTE, NOW, SECOND, held_job, orphan, queued_job, swept
 from tests.processes import ROOT
-from tests.worlds import MINUTE, NOW, SECOND, held_job, orphan, queued_job, swept
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 

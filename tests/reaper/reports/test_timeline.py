@@ -8,7 +8,7 @@ from reaper.conf import settings as conf
 from reaper.core.facts import Phase, RunFacts
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.reports.timeline import MAX_EVENTS, describe_event, history_of, state_token, timeline_of
-from tests.worlds import NOW, SECOND, running_job
+from tests.factories import NOW, SECOND, running_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("limits")]
 
