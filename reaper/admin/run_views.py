@@ -16,13 +16,7 @@ from reaper.admin.links import change_url
 from reaper.conf import clock
 from reaper.controls.exemptions import exempt_run, remove_exemption
 from reaper.controls.overrides import effective_policy
-from reaper.core.explain import (
-    ACTION_DONE,
-    describe_decision,
-    describe_evidence,
-    describe_facts,
-    describe_limits,
-)
+from reaper.core.explain import ACTION_DONE, describe_decision, describe_evidence, describe_facts, describe_limits
 from reaper.core.facts import Phase, RunFacts
 from reaper.core.formatting import one_line
 from reaper.core.policy import Action
@@ -69,6 +63,7 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
     if judged is None:
         raise Http404(f"There is no {kind} run {one_line(pk, 100)!r}.")
     run = judged.run
+    policy = effective_policy(adapter)
     evidence = describe_evidence(run, judged.evidence, now)
     is_reopenable = run.phase is Phase.FINISHED and adapter.supports_reopen and find_undoable_end(adapter, run.pk)
     context = {
@@ -80,9 +75,9 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         "is_reopenable": is_reopenable,
         "facts": describe_facts(run, now),
         "evidence": f"{evidence[:1].upper()}{evidence[1:]}." if evidence else "",
-        "verdict": describe_decision(run, judged.decision),
+        "verdict": describe_decision(run, judged.decision, policy, now),
         "will_act": judged.decision.action is not Action.LEAVE,
-        "limits": describe_limits(run, effective_policy(adapter)),
+        "limits": describe_limits(run, policy),
         "reason": judged.decision.reason,
         "seen": state_token(run),
         "timeline": timeline_of(adapter, run),

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from reaper.core.decisions import Decision
-from reaper.core.facts import Evidence, Liveness, MessageLocation, Phase, RunFacts, hostname
+from reaper.core.decisions import Decision, decide
+from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation, Phase, RunFacts, hostname
 from reaper.core.formatting import format_ago, format_duration
 from reaper.core.policy import Action, Policy
+from reaper.core.reasons import Reason
 
 ACTION_DONE = {
     Action.LEAVE: "left alone",
@@ -40,14 +41,26 @@ def describe_exhausted(requeues: int) -> str:
     return f" Given up after {requeues} {'requeue' if requeues == 1 else 'requeues'}."
 
 
-def describe_decision(run: RunFacts, decision: Decision) -> str:
-    """Return what the next sweep would do with a run, and why."""
+def describe_decision(run: RunFacts, decision: Decision, policy: Policy, now: datetime) -> str:
+    """Return what the next sweep would do with a run, why, and what comes later if nothing changes."""
     why = f"{decision.reason.sentence} (rule {decision.reason})"
     if decision.action is Action.LEAVE:
-        return f"No action: {why}."
+        return f"No action: {why}.{describe_timeout(run, policy, now)}"
     kill = " and its task killed" if decision.terminate and run.task_id else ""
     exhausted = describe_exhausted(run.history.total_requeues) if decision.exhausted else ""
     return f"It would be {ACTION_DONE[decision.action]}{kill}: {why}.{exhausted}"
+
+
+def describe_timeout(run: RunFacts, policy: Policy, now: datetime) -> str:
+    """Return what happens to a running run at its run timeout, and when, as a sentence to append; '' if nothing does."""
+    age = run.age(now)
+    if run.phase is not Phase.RUNNING or age is None or age > policy.run_timeout:
+        return ""
+    remaining = policy.run_timeout - age
+    later = decide(run, NO_EVIDENCE, policy, now + remaining + timedelta.resolution)
+    if later.reason is not Reason.TIMED_OUT:
+        return ""
+    return f" It would be {ACTION_DONE[later.action]} at run_timeout, in {format_duration(remaining)}."
 
 
 def describe_limits(run: RunFacts, policy: Policy) -> str:

@@ -251,7 +251,7 @@ class Console:
         for sentence in (
             describe_facts(run, now),
             known,
-            describe_decision(run, decision),
+            describe_decision(run, decision, policy, now),
             describe_limits(run, policy),
         ):
             if sentence:

@@ -11,7 +11,9 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from reaper.adapters import ModelRunAdapter, Phase, RunAdapter, RunFacts, RunUpdate
-from reaper.core.decisions import Action, Decision, Reason
+from reaper.core.decisions import Decision
+from reaper.core.policy import Action
+from reaper.core.reasons import Reason
 
 if TYPE_CHECKING:
     from unittest import TestCase as _Base

@@ -3,7 +3,7 @@
 from django.db import OperationalError, connections, transaction
 
 from reaper.adapters import ModelRunAdapter, OwnerNotification, Phase
-from reaper.core.decisions import Action
+from reaper.core.policy import Action
 from reaper.testing.base import GUARDED_FACTS, UNFINISHED, ContractBase, key_of, locked_row
 
 

@@ -24,6 +24,7 @@ RULES = (
     "tests/reaper/core/test_decisions_running.py",
     "tests/reaper/core/test_decisions_queued.py",
     "tests/reaper/core/test_decisions_budgets.py",
+    "tests/reaper/core/test_decisions_properties.py",
     "tests/reaper/core/test_facts.py",
 )
 EVIDENCE = (

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.test import SimpleTestCase, TestCase, TransactionTestCase
 
 from reaper.adapters import Message
-from reaper.core.decisions import Action
+from reaper.core.policy import Action
 from reaper.testing import AdapterContract
 from tests.factories import NOW, child, parent, queued_job, running_job, sent_child
 from tests.plugin.adapter import Parcels

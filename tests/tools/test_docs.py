@@ -2,7 +2,7 @@
 
 import pytest
 
-from reaper.core.decisions import Action
+from reaper.core.policy import Action
 from reaper.core.reasons import Reason
 from tools.docs import PAGES, rules, stale_pages
 

@@ -6,12 +6,25 @@ import pytest
 from hypothesis import given
 
 from reaper.core.decisions import Decision, decide
-from reaper.core.explain import describe_action, describe_evidence
-from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation
-from reaper.core.policy import Action
+from reaper.core.explain import describe_action, describe_decision, describe_evidence, describe_facts, describe_limits
+from reaper.core.facts import NO_EVIDENCE, Evidence, Liveness, MessageLocation, Phase
+from reaper.core.policy import Action, Policy
 from reaper.core.reasons import Reason
 from tests.factories import NOW, SECOND
-from tests.reaper.core.cases import DAY, HOUR, MINUTE, W1, W2, acted, queued, running, timeless
+from tests.reaper.core.cases import (
+    DAY,
+    HOUR,
+    KEPT,
+    MINUTE,
+    REPEATS,
+    W1,
+    W2,
+    WORKED_ON,
+    acted,
+    queued,
+    running,
+    timeless,
+)
 from tests.reaper.core.strategies import POLICIES, always, evidences, runs
 
 
@@ -206,3 +219,83 @@ def test_evidence_is_described_in_one_line(run, evidence, words):
 def test_any_run_and_decision_can_be_described(run, evidence, policy):
     assert describe_action(run, decide(run, evidence, policy, NOW), NOW).endswith(".")
     assert describe_evidence(run, evidence, NOW)
+    assert describe_facts(run, NOW).endswith(".")
+    assert describe_decision(run, decide(run, evidence, policy, NOW), policy, NOW).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        (
+            running(2 * HOUR, progress_at=NOW - 5 * SECOND),
+            "It has been running for 2 h, started by celery@w1/abc, last progress 5 s ago, task id t1.",
+        ),
+        (
+            running(HOUR, worker=""),
+            "It has been running for 1 h, no worker recorded, no progress recorded, task id t1.",
+        ),
+        (
+            queued(HOUR, task_id="", parent="3", parent_ended=True),
+            "It has been pending for 1 h, no task was ever sent for it. Its parent is 3, which has ended.",
+        ),
+        (timeless(queued(parent="3")), "It is pending, since when is not known, task id t1. Its parent is 3."),
+        (replace(running(), phase=Phase.FINISHED, status="failed"), "It has ended with status failed, task id t1."),
+    ],
+)
+def test_facts_are_described_in_a_sentence(run, sentence):
+    assert describe_facts(run, NOW) == sentence
+
+
+@pytest.mark.parametrize(
+    ("run", "evidence", "policy", "sentence"),
+    [
+        (
+            running(42 * MINUTE),
+            NO_EVIDENCE,
+            Policy(),
+            "No action: not enough evidence (rule inconclusive). It would be failed at run_timeout, in 18 min.",
+        ),
+        (
+            running(42 * MINUTE),
+            NO_EVIDENCE,
+            REPEATS,
+            "No action: not enough evidence (rule inconclusive). It would be requeued at run_timeout, in 18 min.",
+        ),
+        (
+            running(HOUR),
+            KEPT,
+            Policy(),
+            "No action: it is in progress on a live worker (rule in_progress)."
+            " It would be failed at run_timeout, in 0 s.",
+        ),
+        (running(HOUR, exempt=True), NO_EVIDENCE, Policy(), "No action: it is exempt from recovery (rule exempt)."),
+        (queued(), NO_EVIDENCE, Policy(), "No action: within limits (rule within_grace)."),
+        (timeless(running()), NO_EVIDENCE, Policy(), "No action: it has no usable timestamp (rule no_timestamp)."),
+        (
+            running(2 * HOUR),
+            WORKED_ON,
+            Policy(),
+            "It would be failed and its task killed: it was running longer than its run timeout (rule timed_out).",
+        ),
+        (
+            running(2 * HOUR, history=acted(requeues=3)),
+            NO_EVIDENCE,
+            REPEATS,
+            "It would be failed: it was running longer than its run timeout (rule timed_out). Given up after 3 requeues.",
+        ),
+    ],
+)
+def test_decision_says_what_why_and_what_comes_at_the_timeout(run, evidence, policy, sentence):
+    assert describe_decision(run, decide(run, evidence, policy, NOW), policy, NOW) == sentence
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        (running(), "Limits: run_timeout 1 h, orphan_grace 5 s, alert_after 30 min"),
+        (queued(), "Limits: queue_timeout 15 min, lost_grace 30 s"),
+        (replace(running(), phase=Phase.FINISHED), ""),
+    ],
+)
+def test_limits_are_those_of_the_phase(run, sentence):
+    assert describe_limits(run, Policy()) == sentence
