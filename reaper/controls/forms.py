@@ -81,7 +81,7 @@ class PolicyOverrideForm(forms.Form):
         help_texts = field_docs(Policy)
         for name in OVERRIDABLE:
             each = self.effective[name]
-            field = forms.CharField(required=False, label=name, help_text=help_texts[name], max_length=200)
+            field = forms.CharField(required=False, label=name, help_text=help_texts.get(name, ""), max_length=200)
             field.widget.attrs["placeholder"] = format_value(each.configured)
             field.initial = format_value(each.value) if each.is_override else ""
             self.fields[name] = field

@@ -52,7 +52,7 @@ def describe_decision(run: RunFacts, decision: Decision, policy: Policy, now: da
 
 
 def describe_timeout(run: RunFacts, policy: Policy, now: datetime) -> str:
-    """Return what happens to a running run at its run timeout, and when, as a sentence to append; '' if nothing does."""
+    """Return what happens to a running run at its run timeout, and when, as a sentence to append; '' if nothing."""
     age = run.age(now)
     if run.phase is not Phase.RUNNING or age is None or age > policy.run_timeout:
         return ""

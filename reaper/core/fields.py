@@ -11,10 +11,14 @@ from itertools import pairwise
 def field_docs(cls: type) -> dict[str, str]:
     """Return each field's docstring on one line, by the field's name; fields without one are left out.
 
-    The docstring is the string literal right below an annotated field or an assignment in the class's own body. Raises
-    OSError where the source of the class was not installed.
+    The docstring is the string literal right below an annotated field or an assignment in the class's own body. Without
+    the source of the class, as where only compiled files were installed, there are none.
     """
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):
+        return {}
+    (tree,) = ast.parse(textwrap.dedent(source)).body
     body = tree.body if isinstance(tree, ast.ClassDef) else []
     docs: dict[str, str] = {}
     for field, below in pairwise(body):

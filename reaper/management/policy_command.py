@@ -68,7 +68,7 @@ class Thresholds:
         meanings = field_docs(Policy)
         for name, each in known.items():
             self.page.say(f"{name:{width}}  {format_value(each.value):14}  {each.source}")
-            self.page.indented(meanings[name])
+            self.page.indented(meanings.get(name, ""))
 
 
 def written(adapter: RunAdapter) -> Mapping[str, str]:

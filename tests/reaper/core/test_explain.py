@@ -281,7 +281,8 @@ def test_facts_are_described_in_a_sentence(run, sentence):
             running(2 * HOUR, history=acted(requeues=3)),
             NO_EVIDENCE,
             REPEATS,
-            "It would be failed: it was running longer than its run timeout (rule timed_out). Given up after 3 requeues.",
+            "It would be failed: it was running longer than its run timeout (rule timed_out)."
+            " Given up after 3 requeues.",
         ),
     ],
 )

@@ -33,6 +33,12 @@ def test_docstring_below_a_field_is_returned_on_one_line():
     }
 
 
+def test_class_without_source_has_no_docstrings():
+    namespace = {}
+    exec('class Sourceless:\n    first: int\n    """A docstring."""\n', namespace)  # noqa: S102
+    assert field_docs(namespace["Sourceless"]) == {}
+
+
 @pytest.mark.parametrize("cls", [RunFacts, Evidence, History, Policy, Decision, Settings])
 def test_every_field_of_a_dataclass_has_a_docstring(cls):
     assert list(field_docs(cls)) == [each.name for each in dataclasses.fields(cls)]
