@@ -87,12 +87,12 @@ def seen(kind, phase):
 
 
 @pytest.mark.django_db
-def test_the_adapter_finds_nothing_wrong_with_itself(kind):
+def test_adapter_check_of_working_adapter_is_empty(kind):
     assert kind.adapter.check() == []
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_every_status_has_one_phase_and_what_is_none_is_unknown(kind):
+def test_status_maps_to_one_phase_and_unmapped_to_unknown(kind):
     adapter = kind.adapter
     for phase, statuses in zip(
         Phase, (adapter.queued_statuses, adapter.running_statuses, adapter.finished_statuses), strict=False
@@ -106,7 +106,7 @@ def test_every_status_has_one_phase_and_what_is_none_is_unknown(kind):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_only_the_phase_that_was_asked_for_is_found_oldest_first(kind, phase):
+def test_iter_unfinished_yields_asked_phase_oldest_first(kind, phase):
     rows = {ago: make(kind, phase, ago * SECOND) for ago in (5, 9, 1)}
     make(kind, Phase.FINISHED, HOUR)
     make(kind, Phase.RUNNING if phase is Phase.QUEUED else Phase.QUEUED, HOUR)
@@ -114,7 +114,7 @@ def test_only_the_phase_that_was_asked_for_is_found_oldest_first(kind, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_run_without_any_timestamp_is_found_first(kind, phase):
+def test_iter_unfinished_yields_runs_without_timestamp_first(kind, phase):
     columns = ["queued", "started"] if kind.adapter.queued_field else ["created", "started"]
     dated = make(kind, phase, 365 * 24 * HOUR)
     undated = make(kind, phase, **dict.fromkeys(columns))
@@ -123,7 +123,7 @@ def test_a_run_without_any_timestamp_is_found_first(kind, phase):
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
-def test_paging_hides_none_and_yields_none_twice(kind, phase, count, monkeypatch):
+def test_iter_unfinished_pages_yield_every_run_once(kind, phase, count, monkeypatch):
     monkeypatch.setattr(reading, "PAGE", 3)
     column = "created" if not kind.adapter.queued_field else "queued" if phase is Phase.QUEUED else "started"
     column = "started" if phase is Phase.RUNNING else column
@@ -139,7 +139,7 @@ def test_paging_hides_none_and_yields_none_twice(kind, phase, count, monkeypatch
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("gone", ["deleted", "reaped", "requeued"])
-def test_rows_that_vanish_between_pages_hide_none_of_those_behind_them(kind, phase, gone, monkeypatch):
+def test_iter_unfinished_with_vanishing_rows_hides_no_others(kind, phase, gone, monkeypatch):
     monkeypatch.setattr(reading, "PAGE", 2)
     rows = [make(kind, phase, (9 - number) * SECOND) for number in range(5)]
     found = []
@@ -158,14 +158,14 @@ def test_rows_that_vanish_between_pages_hide_none_of_those_behind_them(kind, pha
     assert list(dict.fromkeys(found)) == [str(row.pk) for row in rows]
 
 
-def test_a_page_is_one_query(kind, django_assert_num_queries):
+def test_iter_unfinished_page_is_one_query(kind, django_assert_num_queries):
     make(kind, Phase.RUNNING)
     make(kind, Phase.RUNNING, HOUR, started=None)
     with django_assert_num_queries(4):  # the undated, the dated, and the empty page behind each
         seen(kind, Phase.RUNNING)
 
 
-def test_facts_are_what_the_row_says(kind):
+def test_get_returns_the_facts_of_the_row(kind):
     row = make(kind, Phase.RUNNING, HOUR, task_id="t1", progress=NOW - SECOND, worker="celery@w1/abc")
     run = kind.adapter.get(str(row.pk))
     assert run == next(run for page in kind.adapter.iter_unfinished(Phase.RUNNING) for run in page)
@@ -186,20 +186,20 @@ def test_facts_are_what_the_row_says(kind):
     )
 
 
-def test_a_status_that_the_adapter_does_not_map_is_told_and_not_found(kind):
+def test_unmapped_status_has_unknown_phase_and_is_not_unfinished(kind):
     row = make(kind, status="odd")
     assert kind.adapter.get(str(row.pk)).phase is Phase.UNKNOWN
     assert kind.adapter.get(str(row.pk)).status == "odd"
     assert seen(kind, Phase.RUNNING) == seen(kind, Phase.QUEUED) == []
 
 
-def test_a_key_that_is_none_finds_no_run(kind):
+def test_get_with_impossible_key_is_none(kind):
     make(kind)
     for key in kind.unknown_keys:
         assert kind.adapter.get(key) is None
 
 
-def test_stamps_without_a_zone_become_aware(kind, settings):
+def test_naive_timestamps_become_aware(kind, settings):
     row = make(kind, ago=HOUR)
     settings.USE_TZ = False
     run = kind.adapter.get(str(row.pk))
@@ -208,7 +208,7 @@ def test_stamps_without_a_zone_become_aware(kind, settings):
         assert stamp == NOW - HOUR  # TIME_ZONE is UTC
 
 
-def test_each_run_has_a_message_by_its_key_and_one_that_is_gone_has_none(kind):
+def test_messages_are_keyed_by_run_and_deleted_run_has_none(kind):
     rows = [make(kind) for _ in range(3)]
     runs = [kind.adapter.get(str(row.pk)) for row in rows]
     rows[0].delete()
@@ -218,7 +218,7 @@ def test_each_run_has_a_message_by_its_key_and_one_that_is_gone_has_none(kind):
     assert kind.adapter.messages([]) == {}
 
 
-def test_the_task_ids_that_unfinished_runs_carry_are_known(kind):
+def test_task_ids_in_use_are_those_of_unfinished_runs(kind):
     make(kind, Phase.RUNNING, task_id="r")
     make(kind, Phase.QUEUED, task_id="q")
     make(kind, Phase.FINISHED, task_id="f")
@@ -228,7 +228,7 @@ def test_the_task_ids_that_unfinished_runs_carry_are_known(kind):
 
 
 @pytest.mark.parametrize("phase", [*PHASES, Phase.FINISHED])
-def test_a_run_is_found_by_its_task_id_whatever_its_phase(kind, phase):
+def test_find_by_task_id_finds_run_in_any_phase(kind, phase):
     row = make(kind, phase, task_id="mine")
     make(kind, phase, task_id="another's")
     assert kind.adapter.find_by_task_id("mine") == kind.adapter.get(str(row.pk))
@@ -240,7 +240,7 @@ def test_a_run_is_found_by_its_task_id_whatever_its_phase(kind, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_fail_ends_the_run(kind, phase):
+def test_apply_fail_ends_run(kind, phase):
     row = make(kind, phase, HOUR, task_id="t1")
     mine = change(kind, row, Action.FAIL)
     assert apply(kind, mine) == [mine]
@@ -252,7 +252,7 @@ def test_a_fail_ends_the_run(kind, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_close_ends_the_run_as_the_host_says(kind, phase):
+def test_apply_close_ends_run_with_host_status(kind, phase):
     row = make(kind, phase)
     assert len(apply(kind, change(kind, row, Action.CLOSE))) == 1
     assert column(kind, row, "status") == kind.adapter.status_after_close
@@ -262,7 +262,7 @@ def test_a_close_ends_the_run_as_the_host_says(kind, phase):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_requeue_gives_the_run_a_new_task_and_forgets_the_old_attempt(kind, phase):
+def test_apply_requeue_stores_new_task_and_clears_old_attempt(kind, phase):
     row = make(kind, phase, HOUR, message="earlier", worker="celery@w1/abc", progress=NOW)
     assert len(apply(kind, change(kind, row, Action.REQUEUE, new_task_id="t2"))) == 1
     run = kind.adapter.get(str(row.pk))
@@ -273,7 +273,7 @@ def test_a_requeue_gives_the_run_a_new_task_and_forgets_the_old_attempt(kind, ph
     assert column(kind, row, "message") == "earlier"
 
 
-def test_each_row_gets_its_own_id_message_and_code(kind):
+def test_apply_writes_each_row_its_own_id_message_and_code(kind):
     requeued, failed = [make(kind) for _ in range(3)], [make(kind) for _ in range(3)]
     left = make(kind)
     before = kind.adapter.get(str(left.pk))
@@ -294,7 +294,7 @@ def test_each_row_gets_its_own_id_message_and_code(kind):
 @pytest.mark.parametrize(
     ("earlier", "after"), [("", "Because."), (None, "Because."), ("It was slow.", "It was slow.\nBecause.")]
 )
-def test_an_earlier_message_is_kept_before_the_new_one(kind, earlier, after):
+def test_apply_appends_to_earlier_message(kind, earlier, after):
     if earlier is None and not kind.adapter.model_class._meta.get_field(kind.adapter.message_field).null:
         earlier = ""
     row = make(kind, message=earlier)
@@ -324,7 +324,7 @@ def changed_since():
 
 @pytest.mark.parametrize("action", [Action.FAIL, Action.REQUEUE, Action.CLOSE])
 @pytest.mark.parametrize(("name", "fact", "value"), list(changed_since()))
-def test_a_run_that_has_changed_since_it_was_read_is_not_written(parcels, name, fact, value, action):
+def test_apply_skips_run_changed_since_read(parcels, name, fact, value, action):
     kind = KINDS[name]
     row, other = make(kind), make(kind)
     changes = [change(kind, each, action, new_task_id=str(uuid4())) for each in (row, other)]
@@ -335,24 +335,24 @@ def test_a_run_that_has_changed_since_it_was_read_is_not_written(parcels, name, 
     assert column(kind, row, "message") in ("", None)
 
 
-def test_a_run_that_is_gone_is_not_written(kind):
+def test_apply_skips_deleted_run(kind):
     row, other = make(kind), make(kind)
     changes = [change(kind, each) for each in (row, other)]
     row.delete()
     assert apply(kind, *changes) == changes[1:]
 
 
-def test_a_finished_run_is_never_written_even_as_it_was_seen(kind):
+def test_apply_skips_finished_run_even_if_unchanged(kind):
     row = make(kind, Phase.FINISHED)
     assert apply(kind, change(kind, row, Action.REQUEUE, new_task_id="t2")) == []
     assert column(kind, row, "status") == kind.adapter.finished_statuses[0]
 
 
-def test_nothing_to_do_is_nothing_done(kind):
+def test_apply_without_updates_does_nothing(kind):
     assert apply(kind) == []
 
 
-def test_a_second_apply_of_the_same_change_does_nothing(kind):
+def test_apply_twice_writes_once(kind):
     row = make(kind)
     mine = change(kind, row)
     assert apply(kind, mine) == [mine]
@@ -360,14 +360,14 @@ def test_a_second_apply_of_the_same_change_does_nothing(kind):
     assert column(kind, row, "message") == "Because."
 
 
-def test_many_runs_are_written_in_a_few_statements(kind, django_assert_max_num_queries):
+def test_apply_of_many_runs_takes_few_statements(kind, django_assert_max_num_queries):
     rows = [make(kind) for _ in range(20)]
     changes = [change(kind, row, Action.REQUEUE, new_task_id=str(uuid4())) for row in rows]
     with django_assert_max_num_queries(4):  # savepoint, lock, update, release
         assert len(apply(kind, *changes)) == 20
 
 
-def test_a_full_batch_is_written_at_once(parcels):
+def test_apply_of_full_batch_writes_all(parcels):
     kind = KINDS["parcel"]
     Parcel.objects.bulk_create(Parcel(stage="underway", job=f"t{n}", picked=NOW - HOUR) for n in range(500))
     (page,) = kind.adapter.iter_unfinished(Phase.RUNNING)
@@ -379,7 +379,7 @@ def test_a_full_batch_is_written_at_once(parcels):
 
 @on_postgresql
 @pytest.mark.django_db(transaction=True)
-def test_a_row_that_somebody_has_locked_is_left_alone_and_not_waited_for(kind):
+def test_apply_skips_locked_row_without_waiting(kind):
     locked, free = make(kind), make(kind)
     changes = [change(kind, row) for row in (locked, free)]
     table, key = connection.ops.quote_name(locked._meta.db_table), locked._meta.pk.column
@@ -403,14 +403,14 @@ def test_a_row_that_somebody_has_locked_is_left_alone_and_not_waited_for(kind):
 # --- what only some kinds have ------------------------------------------------------------------------------------
 
 
-def test_a_message_is_cut_to_what_its_column_holds(parcels):
+def test_apply_cuts_message_to_column_length(parcels):
     kind = KINDS["parcel"]
     row = make(kind, message="e" * 50)
     apply(kind, change(kind, row, message="n" * 500))
     assert column(kind, row, "message") == "e" * 50 + "\n" + "n" * 9
 
 
-def test_a_null_task_id_is_a_task_id_like_another(parcels):
+def test_apply_guards_null_task_id_like_any_other(parcels):
     kind = KINDS["parcel"]
     null, empty, moved = make(kind, task_id=None), make(kind, task_id=""), make(kind, task_id=None)
     changes = [change(kind, row) for row in (null, empty, moved)]
@@ -419,14 +419,14 @@ def test_a_null_task_id_is_a_task_id_like_another(parcels):
     assert [column(kind, row, "status") for row in (null, empty, moved)] == ["lost", "lost", "underway"]
 
 
-def test_two_runs_with_one_task_id_are_two_runs(parcels):
+def test_apply_with_shared_task_id_writes_only_its_run(parcels):
     kind = KINDS["parcel"]
     stuck, healthy = make(kind, ago=HOUR, task_id="t1"), make(kind, task_id="t1")
     assert len(apply(kind, change(kind, stuck))) == 1
     assert column(kind, healthy, "status") == "underway"
 
 
-def test_both_waiting_statuses_are_found_and_one_is_written(parcels):
+def test_several_queued_statuses_are_read_and_one_is_written(parcels):
     kind = KINDS["parcel"]
     rows = [make(kind, Phase.QUEUED, status=status) for status in ("again", "new")]
     assert set(seen(kind, Phase.QUEUED)) == {str(row.pk) for row in rows}
@@ -434,7 +434,7 @@ def test_both_waiting_statuses_are_found_and_one_is_written(parcels):
     assert {column(kind, row, "status") for row in rows} == {"again"}
 
 
-def test_a_batch_of_both_statuses_still_guards_each_row_by_its_own(parcels):
+def test_apply_of_mixed_statuses_guards_each_row_by_its_own(parcels):
     kind = KINDS["parcel"]
     rows = [make(kind, Phase.QUEUED, status=status, task_id="t1") for status in ("again", "new")]
     changes = [change(kind, row) for row in rows]
@@ -442,7 +442,7 @@ def test_a_batch_of_both_statuses_still_guards_each_row_by_its_own(parcels):
     assert apply(kind, *changes) == changes[:1]
 
 
-def test_a_kind_without_any_timestamp_is_paged_by_its_key(parcels, monkeypatch):
+def test_iter_unfinished_without_timestamp_column_pages_by_key(parcels, monkeypatch):
     class Undated(Parcels):
         created_field = started_field = None
 
@@ -454,7 +454,7 @@ def test_a_kind_without_any_timestamp_is_paged_by_its_key(parcels, monkeypatch):
 
 
 @pytest.mark.django_db
-def test_a_parent_is_no_run_of_its_own():
+def test_parent_job_is_not_a_run():
     job = queued_job()
     parent("pending", "running")
     parent()
@@ -465,7 +465,7 @@ def test_a_parent_is_no_run_of_its_own():
 
 
 @pytest.mark.django_db
-def test_a_job_that_became_a_parent_has_no_facts_any_more():
+def test_job_that_became_parent_is_no_longer_a_run():
     job = running_job()
     assert CrawlJobs().get(str(job.pk)) is not None
     child(job, "pending")
@@ -485,14 +485,14 @@ def test_a_job_that_became_a_parent_has_no_facts_any_more():
         ("cancelled", True),
     ],
 )
-def test_a_child_knows_whether_its_parent_has_ended(status, ended):
+def test_child_facts_say_whether_parent_has_ended(status, ended):
     job = parent("running", status=status)
     run = SourceResults().get(str(job.source_results.get().pk))
     assert (run.parent, run.parent_ended) == (str(job.pk), ended)
 
 
 @pytest.mark.django_db
-def test_a_child_is_failed_without_asking_for_its_parents_lock(django_assert_max_num_queries):
+def test_apply_to_child_does_not_lock_parent(django_assert_max_num_queries):
     kind = KINDS["source_result"]
     row = make(kind)
     mine = change(kind, row)
@@ -520,13 +520,13 @@ def test_a_child_is_failed_without_asking_for_its_parents_lock(django_assert_max
         pytest.param(lambda: running_job(), False, id="a single job"),
     ],
 )
-def test_parents_that_only_wait_for_their_outcome(make_parent, stuck):
+def test_finalizable_parents_are_those_with_ended_children(make_parent, stuck):
     job = make_parent()
     assert list(SourceResults().iter_finalizable_parents()) == ([str(job.pk)] if stuck else [])
 
 
 @pytest.mark.django_db
-def test_a_parent_is_finalized_once_and_what_is_none_is_a_no_op():
+def test_finalize_writes_once_and_ignores_unknown_keys():
     job = parent("completed")
     adapter = SourceResults()
     assert adapter.finalize(str(job.pk)) is True
@@ -535,14 +535,14 @@ def test_a_parent_is_finalized_once_and_what_is_none_is_a_no_op():
         assert adapter.finalize(key) is False
 
 
-def test_a_kind_without_parents_has_none(parcels):
+def test_adapter_without_parents_finalizes_nothing(parcels):
     assert list(Parcels().iter_finalizable_parents()) == []
     assert Parcels().finalize("1") is False
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("kind", ["crawl_job", "source_result"])
-def test_the_message_of_a_run_is_the_one_that_a_dispatch_sends(kind):
+def test_message_of_run_equals_what_dispatch_sends(kind):
     row = make(KINDS[kind])
     run = KINDS[kind].adapter.get(str(row.pk))
     job = {"crawl_job_id": str(row.pk)} if kind == "crawl_job" else {"parent_job_id": str(row.crawl_job_id)}
@@ -570,20 +570,20 @@ class Nameless(Parcels):
     ("broken", "ids"),
     [(Mistaken, ["reaper.E021", "reaper.E021"]), (Homeless, ["reaper.E020"]), (Nameless, ["reaper.E020"])],
 )
-def test_a_broken_adapter_says_what_is_wrong_with_it(parcels, broken, ids):
+def test_adapter_check_of_broken_adapter_reports_ids(parcels, broken, ids):
     found = broken().check()
     assert [each.id for each in found] == ids
     assert all(each.hint for each in found)
 
 
-def test_the_mistaken_columns_are_named(parcels):
+def test_adapter_check_names_wrong_columns(parcels):
     said = " ".join(each.msg for each in Mistaken().check())
     assert "task_id_field" in said
     assert "'task'" in said
     assert "worker_field" in said
 
 
-def test_an_adapter_without_its_methods_cannot_be_made():
+def test_adapter_without_required_methods_cannot_be_created():
     class Half(RunAdapter):
         kind = task = "half"
 
@@ -592,7 +592,7 @@ def test_an_adapter_without_its_methods_cannot_be_made():
 
 
 @pytest.mark.django_db
-def test_nothing_is_written_when_a_row_changes_though_it_is_locked(monkeypatch):
+def test_apply_with_row_changed_under_lock_writes_nothing(monkeypatch):
     """The second condition, for databases whose locks are only promised: another's write between lock and update."""
     row = running_job(HOUR)
     kind = KINDS["crawl_job"]
@@ -611,7 +611,7 @@ def test_nothing_is_written_when_a_row_changes_though_it_is_locked(monkeypatch):
 
 
 @pytest.mark.django_db
-def test_the_models_are_named_by_string_and_found():
+def test_model_class_is_found_by_label():
     assert CrawlJobs().model_class is CrawlJob
     assert SourceResults().model_class is CrawlJobSourceResult
     assert CrawlJobs().using == "default"

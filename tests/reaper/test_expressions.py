@@ -12,14 +12,14 @@ from tests.factories import running_job
 pytestmark = pytest.mark.django_db
 
 
-def test_one_of_takes_keys_as_text_and_as_they_are():
+def test_in_values_takes_keys_as_text_or_native():
     mine, other = running_job(), running_job()
     for pks in ([str(mine.pk)], [mine.pk], [mine.pk, uuid4()]):
         assert list(CrawlJob.objects.filter(InValues("pk", pks))) == [mine]
         assert list(CrawlJob.objects.exclude(InValues("pk", pks))) == [other]
 
 
-def test_one_of_nothing_is_nothing_and_null_is_none_of_any():
+def test_in_values_without_values_or_for_null_matches_nothing():
     job = running_job()
     CrawlJob.objects.filter(pk=job.pk).update(heartbeat_at=None)
     assert list(CrawlJob.objects.filter(InValues("pk", []))) == []
@@ -27,7 +27,7 @@ def test_one_of_nothing_is_nothing_and_null_is_none_of_any():
     assert list(CrawlJob.objects.filter(Q(InValues("pk", [])) | Q(heartbeat_at=None))) == [job]
 
 
-def test_a_value_is_data_whatever_it_holds():
+def test_in_values_passes_any_text_as_data():
     odd = "100 %s, 'quoted' \\ and; -- more"
     job = running_job(task_id=odd)
     assert list(CrawlJob.objects.filter(InValues("task_id", [odd, "other"]))) == [job]

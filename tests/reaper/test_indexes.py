@@ -30,11 +30,11 @@ def lines(adapter):
     return [each.hint.removeprefix("Add to its Meta.indexes: ").removesuffix(",") for each in said]
 
 
-def test_the_hosts_models_have_all_indexes():
+def test_host_models_have_all_required_indexes():
     assert [lines(adapter) for adapter in conf.adapters().values()] == [[], []]
 
 
-def test_a_model_without_indexes_is_told_each_line_that_it_needs():
+def test_model_without_indexes_gets_each_line_to_add():
     adapter = parcels_with(models.TextField(null=True))
     assert lines(adapter) == [
         "models.Index(fields=['made', 'id'], condition=models.Q(stage='new'), name='parcel_new')",
@@ -63,7 +63,7 @@ def parcels_with(field, *indexes):
     return type("Indexed", (Parcels,), {"model_class": model})()
 
 
-def test_a_model_with_the_lines_that_it_was_told_is_told_nothing():
+def test_model_with_suggested_indexes_gets_no_warning():
     told = lines(parcels_with(models.TextField(null=True)))
     assert len(told) == 4
     assert lines(parcels_with(models.TextField(null=True), *(eval(each) for each in told))) == []  # noqa: S307
@@ -78,14 +78,14 @@ def test_a_model_with_the_lines_that_it_was_told_is_told_nothing():
     ],
     ids=["column", "index", "with another column"],
 )
-def test_a_plain_index_on_the_status_serves_for_all_but_the_unknown_ones(field, indexes):
+def test_plain_status_index_serves_all_but_unmapped_rows(field, indexes):
     (line,) = lines(parcels_with(field, *indexes))
     assert line.endswith(
         "condition=~models.Q(stage__in=['new', 'again', 'underway', 'done', 'lost']), name='parcel_unknown')"
     )
 
 
-def test_statuses_may_be_members_of_choices_or_numbers():
+def test_statuses_may_be_choices_or_numbers():
     class Stage(models.IntegerChoices):
         NEW, BUSY, DONE = 1, 2, 3
 
@@ -110,7 +110,7 @@ def test_statuses_may_be_members_of_choices_or_numbers():
     ],
     ids=["no status", "not led by it", "another column", "another status", "an expression"],
 )
-def test_an_index_that_is_for_something_else_serves_for_nothing(index):
+def test_index_on_other_columns_does_not_serve(index):
     assert len(lines(parcels_with(models.TextField(), index))) == 4
 
 
@@ -201,7 +201,7 @@ def slow(work, few=FEW):
 
 @COMMITTED
 @ON_POSTGRESQL
-def test_no_query_of_a_sweep_reads_rows_in_vain(full, settings, monkeypatch):
+def test_sweep_queries_read_no_row_in_vain(full, settings, monkeypatch):
     settings.REAPER = {**settings.REAPER, "MAX_ACTIONS": 20}
     # For a cursor of the server's PostgreSQL makes another plan, one that finds the first rows soon.
     monkeypatch.setattr(connection, "chunked_cursor", None)
@@ -214,7 +214,7 @@ def test_no_query_of_a_sweep_reads_rows_in_vain(full, settings, monkeypatch):
 
 @COMMITTED
 @ON_POSTGRESQL
-def test_no_write_of_a_worker_reads_rows_in_vain(full):
+def test_worker_writes_read_no_row_in_vain(full):
     job = CrawlJob.objects.filter(status="pending").first()
     hold = claims.Claim(model=CrawlJob, pk=job.pk, task_id=job.task_id, worker="celery@w/abc")
     assert slow(lambda: claims.claim(CrawlJob, job.pk, job.task_id, "celery@w/abc")) == {}
@@ -225,7 +225,7 @@ def test_no_write_of_a_worker_reads_rows_in_vain(full):
 
 @COMMITTED
 @ON_POSTGRESQL
-def test_the_explanation_finds_a_query_that_reads_all(full):
+def test_explain_detects_query_that_reads_whole_table(full):
     """Or the tests above could not fail."""
     assert slow(lambda: list(CrawlJob.objects.filter(error_code="none")))
     assert slow(lambda: list(CrawlJobSourceResult.objects.order_by("pk").filter(error_code="none")[:1]))
@@ -233,7 +233,7 @@ def test_the_explanation_finds_a_query_that_reads_all(full):
 
 
 @pytest.mark.django_db
-def test_runs_of_one_moment_are_all_read_once(limits):
+def test_runs_with_equal_timestamps_are_all_read_once(limits):
     at = conf.adapters()["crawl_job"].model_class._meta.get_field("created_at").default()
     source = Source.objects.create(name="source", url="http://site/")
     jobs = [CrawlJob(source=source, status="running", created_at=at, started_at=at) for _ in range(2 * PAGE + 1)]
@@ -245,7 +245,7 @@ def test_runs_of_one_moment_are_all_read_once(limits):
 
 @COMMITTED
 @ON_POSTGRESQL
-def test_progress_touches_no_index(transactional_db):
+def test_progress_write_touches_no_indexed_column(transactional_db):
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid"

@@ -63,7 +63,7 @@ def pickled(task, file):
 
 @pytest.mark.live
 @COMMITTED
-def test_a_worker_refuses_a_pickled_message_and_goes_on(broker, tmp_path):
+def test_worker_refuses_pickled_message_and_goes_on(broker, tmp_path):
     bomb, log = tmp_path / "bomb", tmp_path / "log"
     for queue, task in (("crawl", "apps.sources.tasks.crawl_source"), ("reaper", "reaper.tasks.sweep_running")):
         broker.client.lpush(queue, pickled(task, bomb))
@@ -74,7 +74,7 @@ def test_a_worker_refuses_a_pickled_message_and_goes_on(broker, tmp_path):
     assert not bomb.exists()
 
 
-def test_a_sweep_looks_at_a_pickled_message_without_opening_it(broker, tmp_path):
+def test_sweep_reads_pickled_message_without_unpickling(broker, tmp_path):
     job = queued_job(MINUTE, task_id=CANARY)
     broker.client.lpush("crawl", pickled("apps.sources.tasks.crawl_source", tmp_path / "bomb"))
     row = sweep_queued()
@@ -97,7 +97,7 @@ def shown(client, job):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:1/0", "amqp://ann:{}@127.0.0.1:1//"])
-def test_a_brokers_password_is_never_told(monkeypatch, caplog, url, admin_client):
+def test_broker_password_is_never_shown(monkeypatch, caplog, url, admin_client):
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", url.format(CANARY))
     job = running_job(2 * HOUR)
     unsent_job()
@@ -109,7 +109,7 @@ def test_a_brokers_password_is_never_told(monkeypatch, caplog, url, admin_client
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("setting", ["METRICS_TOKEN", "ALERT_WEBHOOK"])
-def test_a_token_or_a_webhooks_address_is_never_told(caplog, admin_client, limits, setting):
+def test_token_and_webhook_address_are_never_shown(caplog, admin_client, limits, setting):
     limits(**{setting: {"METRICS_TOKEN": CANARY * 3, "ALERT_WEBHOOK": f"http://127.0.0.1:1/{CANARY}"}[setting]})
     job = running_job(2 * HOUR)
     tasks.raise_alerts()
@@ -119,7 +119,7 @@ def test_a_token_or_a_webhooks_address_is_never_told(caplog, admin_client, limit
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_arguments_of_a_task_are_never_told(broker, caplog, admin_client):
+def test_task_arguments_are_never_shown(broker, caplog, admin_client):
     class Secret(CrawlJobs):
         def messages(self, runs):
             return {run.pk: Message([CANARY], {"token": CANARY}) for run in runs}
@@ -131,7 +131,7 @@ def test_the_arguments_of_a_task_are_never_told(broker, caplog, admin_client):
     assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
 
 
-def test_arguments_that_cannot_be_sent_are_not_told_either(broker, caplog):
+def test_unsendable_task_arguments_are_never_shown(broker, caplog):
     class Unsendable(CrawlJobs):
         def messages(self, runs):
             return {run.pk: Message([{CANARY: object()}]) for run in runs}
@@ -154,7 +154,7 @@ def hostile():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_hostile_name_is_one_line_on_the_terminal(hostile):
+def test_hostile_name_is_one_line_on_terminal(hostile):
     for words in (
         ["diagnose"],
         ["explain", f"crawl_job:{hostile.pk}"],
@@ -167,7 +167,7 @@ def test_a_hostile_name_is_one_line_on_the_terminal(hostile):
 
 
 @pytest.mark.filterwarnings("ignore:No directory at:UserWarning")
-def test_a_hostile_name_is_text_on_every_page(hostile, admin_client):
+def test_hostile_name_is_escaped_on_every_page(hostile, admin_client):
     sweep()
     with freeze_time(NOW):
         models.RefusedWrite.objects.create(
@@ -184,7 +184,7 @@ def test_a_hostile_name_is_text_on_every_page(hostile, admin_client):
     assert shown >= 5
 
 
-def test_an_error_text_of_any_length_is_one_short_line(monkeypatch, caplog):
+def test_error_text_of_any_length_is_one_short_line(monkeypatch, caplog):
     class Broken(CrawlJobs):
         def apply(self, changes, now):
             raise ValueError(HOSTILE * 1000)
@@ -210,7 +210,7 @@ def test_one_line(text, line):
     assert one_line(text) == line
 
 
-def test_what_a_broken_sweep_says_is_one_line(monkeypatch):
+def test_error_of_broken_sweep_is_one_line(monkeypatch):
     def broken(*_):
         raise RuntimeError(HOSTILE)
 

@@ -109,19 +109,19 @@ def drips(first, piece):
     return answer
 
 
-def test_same_host_only(server):
+def test_crawl_follows_only_links_to_same_host(server):
     url = server.site(start=links("/a", "http://other.example/", "//127.0.0.1:1/"), a="a")
     assert run(url) == Totals(pages=2, found=2, new=2)
     assert server.paths() == ["/", "/a"]
 
 
-def test_a_redirect_to_another_host_is_an_error_and_is_not_followed(server):
+def test_redirect_to_other_host_is_error_and_not_followed(server):
     url = server.site(start=links("/off"), off=to(f"http://localhost:{server.server_port}/a"), a="a")
     assert run(url) == Totals(pages=2, found=1, new=1, errors=1)
     assert server.paths() == ["/", "/off"]
 
 
-def test_the_host_that_the_start_page_redirects_to_is_the_site(server):
+def test_start_page_redirect_decides_the_site(server):
     own, elsewhere = "127.0.0.1", f"localhost:{server.server_port}"
     pages = {"start": to(f"http://{elsewhere}/home"), "home": links("/b", f"http://{own}:{server.server_port}/c")}
     assert run(server.site(**pages, b="b", c="c")) == Totals(pages=2, found=2, new=2)
@@ -129,30 +129,30 @@ def test_the_host_that_the_start_page_redirects_to_is_the_site(server):
     assert "/c" not in server.paths()
 
 
-def test_breadth_first_and_depth(server):
+def test_crawl_goes_breadth_first_up_to_max_depth(server):
     url = server.site(start=links("/a", "/b"), a=links("/c", text="a"), b="b", c=links("/d", text="c"), d="d")
     assert run(url, max_depth=2) == Totals(pages=4, found=4, new=4)
     assert server.paths() == ["/", "/a", "/b", "/c"]
     assert run(url, max_depth=0).pages == 1
 
 
-def test_page_limit_counts_errors_too(server):
+def test_max_pages_counts_failed_pages_too(server):
     url = server.site(start=links("/gone", "/a", "/b"), a="a", b="b")
     assert run(url, max_pages=3) == Totals(pages=3, found=2, new=2, errors=1)
     assert server.paths() == ["/", "/gone", "/a"]
 
 
-def test_a_page_is_fetched_once_however_it_is_spelled(server):
+def test_page_is_fetched_once_for_any_spelling_of_its_url(server):
     url = server.site(start=links("/", "/#x", "", "/a", "/x/../a", "/a#y"), a=links("/", text="a"))
     assert run(url.rstrip("/")) == Totals(pages=2, found=2, new=2)
 
 
-def test_new_and_duplicates(server):
+def test_totals_separate_new_from_duplicate_texts(server):
     url = server.site(start=links("/a", "/b", "/c"), a="same  text", b="<p>same text</p>", c="<script>1</script>")
     assert run(url) == Totals(pages=4, found=3, new=2, duplicates=1)
 
 
-def test_robots(server):
+def test_robots_txt_rules_are_followed(server):
     robots = "User-agent: *\nDisallow: /no\nCrawl-delay: 0"
     url = server.site(start=links("/no", "/yes", "/turn"), no="no", yes="yes", turn=to("/no"), robots__txt=robots)
     assert run(url) == Totals(pages=3, found=2, new=2, errors=1)
@@ -162,7 +162,7 @@ def test_robots(server):
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_robots_not_to_be_had(server, status):
+def test_unavailable_robots_txt_decides_by_its_status(server, status):
     url = server.site(start="x", robots__txt=(status, {}, b""))
     with pytest.raises(Unreachable, match=str(status)):
         run(url)
@@ -172,7 +172,7 @@ def test_robots_not_to_be_had(server, status):
 @pytest.mark.parametrize(
     ("asked", "config", "slept"), [("7", 0, 7), ("9999", 0, 10), ("1", 3, 3), ("-5", 0, 0), ("nan", 1, 1), ("x", 0, 0)]
 )
-def test_delay(server, monkeypatch, asked, config, slept):
+def test_crawl_delay_is_the_longer_of_site_and_config(server, monkeypatch, asked, config, slept):
     naps = []
     monkeypatch.setattr(traversal, "time", SimpleNamespace(sleep=naps.append))
     run(server.site(start=links("/a"), a="a", robots__txt=f"User-agent: *\nCrawl-delay: {asked}"), delay=config)
@@ -186,12 +186,12 @@ ADDRESSES = """127.0.0.1 127.9.9.9 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.
 
 
 @pytest.mark.parametrize("address", ADDRESSES.split())
-def test_private(address):
+def test_private_address_is_not_public(address):
     assert not network.is_public(address)
 
 
 @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2606:4700::1111"])
-def test_public(address):
+def test_public_address_is_public(address):
     assert network.is_public(address)
 
 
@@ -199,13 +199,13 @@ def test_public(address):
     "host", ["127.0.0.1", "2130706433", "0x7f.1", "127.1", "localhost", "[::1]", "[::ffff:7f00:1]",
              "example.com@127.0.0.1", "example.com:80@127.0.0.1", "example.com%5C@127.0.0.1", "0"]
 )  # fmt: skip
-def test_a_private_host_is_refused_however_it_is_written(host):
+def test_private_host_is_refused_for_any_spelling(host):
     with pytest.raises(Forbidden, match="not public"):
         list(crawler.crawl(f"http://{host}/", Limits()))
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com/", "file:///etc/passwd", "javascript:1", "gopher://example.com"])
-def test_other_schemes(server, url):
+def test_other_url_schemes_are_refused(server, url):
     with pytest.raises(Forbidden):
         run(url)
     with pytest.raises(Forbidden):
@@ -234,7 +234,7 @@ def names(monkeypatch, server):
     return SimpleNamespace(scripts=scripts, connected=connected)
 
 
-def test_connects_to_the_address_that_was_checked_and_keeps_the_name(server, names):
+def test_connection_goes_to_checked_address_under_the_name(server, names):
     names.scripts["site.example"] = [PUBLIC]
     host = f"site.example:{server.server_port}"
     server.site(start=links("/a"), a="a")
@@ -244,7 +244,7 @@ def test_connects_to_the_address_that_was_checked_and_keeps_the_name(server, nam
     assert {each for _, each in server.asked} == {host}
 
 
-def test_a_name_that_turns_private_is_refused(server, names):
+def test_name_that_resolves_to_private_address_later_is_refused(server, names):
     names.scripts["site.example"] = [PUBLIC, PUBLIC, "127.0.0.1"]
     server.site(start=links("/a"), a="a")
     *_, last = crawler.crawl(f"http://site.example:{server.server_port}/", Limits())
@@ -252,7 +252,7 @@ def test_a_name_that_turns_private_is_refused(server, names):
     assert (set(names.connected), server.paths()) == ({PUBLIC}, ["/"])
 
 
-def test_a_redirect_into_the_network_is_refused(server, names):
+def test_redirect_to_private_address_is_refused(server, names):
     names.scripts["site.example"] = [PUBLIC]
     server.site(start=to(f"http://127.0.0.1:{server.server_port}/secret"), secret="x")
     with pytest.raises(Forbidden, match="not public"):
@@ -260,7 +260,7 @@ def test_a_redirect_into_the_network_is_refused(server, names):
     assert (set(names.connected), server.paths()) == ({PUBLIC}, ["/"])
 
 
-def test_size_limit(server):
+def test_page_over_size_limit_is_error_and_not_read_on(server):
     endless = drips(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 60_000)
     url = server.site(start=links("/big", "/fits"), big=endless, fits="x" * 1000)
     assert run(url, max_page_bytes=1000) == Totals(pages=3, found=2, new=2, errors=1)
@@ -276,7 +276,7 @@ def test_compressed_page_that_was_not_asked_for_is_an_error(server):
     "page", [drips(b"HTTP/1.1 200 OK\r\n\r\n", b"x"), drips(b"HTTP/1.1 200 OK\r\nX: ", b"x"), drips(b"", b"")],
     ids=["body", "header", "nothing"],
 )  # fmt: skip
-def test_time_limit(server, page):
+def test_page_over_time_limit_is_error(server, page):
     url = server.site(start=links("/slow"), slow=page)
     began = time.monotonic()
     assert run(url, page_timeout=0.5) == Totals(pages=2, found=1, new=1, errors=1)
@@ -285,13 +285,13 @@ def test_time_limit(server, page):
         run(f"{url}slow", page_timeout=0.5)
 
 
-def test_redirect_loop_and_limit(server):
+def test_redirects_over_limit_are_errors(server):
     url = server.site(start=links("/loop", "/1"), loop=to("/loop"), **{"1": to("/2"), "2": to("/3"), "3": "end"})
     assert run(url, max_redirects=2) == Totals(pages=3, found=2, new=2, errors=1)
     assert run(url, max_redirects=1) == Totals(pages=3, found=1, new=1, errors=2)
 
 
-def test_what_is_no_html_is_counted_and_not_read(server):
+def test_page_without_html_is_counted_and_not_parsed(server):
     url = server.site(start=links("/pdf"), pdf=(200, {"Content-Type": "application/pdf"}, links("/a").encode()))
     assert run(url) == Totals(pages=2, found=1, new=1)
     assert server.paths() == ["/", "/pdf"]
@@ -301,11 +301,11 @@ def test_what_is_no_html_is_counted_and_not_read(server):
     "link", ["http://[::1", "http://:x/", "mailto:a@b", "javascript:1", "ftp://127.0.0.1/", "http://xn--/", "http://\0/",
              "http://a:99999/", "//", "http://", "x" * 70_000]
 )  # fmt: skip
-def test_malformed_links_end_nothing(server, link):
+def test_malformed_links_are_skipped(server, link):
     assert run(server.site(start=links(link, "/a"), a="a"), max_redirects=0).found == 2
 
 
-def test_broken_bytes_and_errors_inside_end_nothing(server):
+def test_broken_pages_do_not_end_the_crawl(server):
     pages = {"bytes": (200, {}, b"\xff\xfe\0<a href='\xe9'>x\xff"), "broken": (500, {}, b"x"), "lie": to("http://[::1")}
     url = server.site(start=links("/bytes", "/broken", "/gone", "/lie", "/a"), a="a", **pages)
     assert run(url) == Totals(pages=7, found=3, new=3, errors=4)
@@ -314,12 +314,12 @@ def test_broken_bytes_and_errors_inside_end_nothing(server):
 @pytest.mark.parametrize(
     ("status", "error"), [(404, NotThere), (403, NotThere), (410, NotThere), (500, Unreachable), (503, Unreachable)]
 )
-def test_start_page(server, status, error):
+def test_unusable_start_page_raises_its_crawl_error(server, status, error):
     with pytest.raises(error, match=str(status)):
         run(server.site(start=(status, {}, b"")))
 
 
-def test_nobody_listens():
+def test_refused_connection_is_unreachable():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(Unreachable):
@@ -329,7 +329,7 @@ def test_nobody_listens():
 @pytest.mark.parametrize(
     "url", ["http://[::1", "http://a:x/", "http://\0/", "http://xn--/", "", "no url", "http:///p", "http://0177.0.0.1/"]
 )
-def test_nonsense_for_a_url_is_a_crawl_error(url):
+def test_invalid_url_is_crawl_error(url):
     with pytest.raises(CrawlError):
         run(url)
 
@@ -344,20 +344,20 @@ BAD = [
 
 
 @pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}-{n}" for n, (key, _) in enumerate(BAD)])
-def test_bad_config(key, value):
+def test_invalid_config_names_the_setting(key, value):
     with pytest.raises(ConfigError) as caught:
         Limits.from_config({key: value})
     assert repr(key) in str(caught.value)
     assert repr(value) in str(caught.value)
 
 
-def test_proxies_of_the_environment_are_not_used(server, monkeypatch):
+def test_proxies_from_environment_are_not_used(server, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert run(server.site(start="x")).found == 1
 
 
-def test_stopping_early_leaves_no_connection(server, monkeypatch):
+def test_crawl_stopped_early_leaves_no_connection(server, monkeypatch):
     pools, make = [], httpcore.ConnectionPool
     monkeypatch.setattr(httpcore, "ConnectionPool", lambda *a, **k: pools.append(make(*a, **k)) or pools[-1])
     steps = crawler.crawl(server.site(start=links("/a"), a="a"), Limits(allow_private=True))
@@ -367,7 +367,7 @@ def test_stopping_early_leaves_no_connection(server, monkeypatch):
     assert [pool.connections for pool in pools] == [[]] * len(pools)
 
 
-def test_the_name_is_what_tls_is_asked_for(names):
+def test_tls_is_checked_for_the_host_name(names):
     names.scripts["site.example"] = [PUBLIC]
     asked = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -69,7 +69,7 @@ def sweep_until_acted(phase):
     return wait_until(lambda: (row := sweep(conf.adapters()["crawl_job"], phase)).acted and row)
 
 
-def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once(start, slow, broker, settings):
+def test_killed_workers_run_stays_running_until_failed_once(start, slow, broker, settings):
     job = job_of(slow.url)
     with start("victim") as victim:
         task_id = dispatch.dispatch_run(CrawlJob, job.pk)
@@ -92,7 +92,7 @@ def test_the_run_of_a_killed_worker_stays_running_until_the_reaper_fails_it_once
 
 
 @pytest.mark.fault("a worker is killed, and its kind is requeued")
-def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, broker, settings):
+def test_requeued_run_is_completed_by_next_worker(start, slow, broker, settings):
     lost, never_sent = job_of(slow.url), job_of(slow.url)
     with start("victim") as victim:
         first_id = dispatch.dispatch_run(CrawlJob, lost.pk)
@@ -115,7 +115,7 @@ def test_what_the_reaper_requeues_is_completed_by_the_next_worker(start, slow, b
     assert LedgerEntry.objects.count() == 2
 
 
-def test_a_crawl_beyond_its_soft_time_limit_ends_itself_and_the_worker_goes_on(start, slow, broker):
+def test_crawl_over_soft_time_limit_ends_itself_and_worker_goes_on(start, slow, broker):
     stuck = job_of(slow.url)
     with start("limited"):
         # In the message, whose limits win over the worker's: a publisher that knows the task sends its own.

@@ -44,28 +44,28 @@ TABLE = [
 
 @pytest.mark.parametrize("waited_too_long", [False, True])
 @pytest.mark.parametrize(("children", "expected"), TABLE, ids=[children for children, _ in TABLE])
-def test_children_make_the_outcome_however_long_they_took(children, expected, waited_too_long):
+def test_children_decide_outcome_whatever_the_time(children, expected, waited_too_long):
     assert outcome(children.split(), waited_too_long=waited_too_long) == expected
 
 
-def test_a_parent_without_children_stays_open_until_they_are_not_coming_any_more():
+def test_parent_without_children_is_open_until_none_will_come():
     assert outcome([]) is STAYS_OPEN
     assert outcome([], waited_too_long=True) == ("failed", "no sources")
 
 
 @pytest.mark.parametrize("odd", ["", None])
-def test_a_child_without_a_status_keeps_the_parent_open(odd):
+def test_child_without_status_keeps_parent_open(odd):
     assert outcome(["completed", odd]) is STAYS_OPEN
 
 
-def test_the_order_of_the_children_does_not_matter():
+def test_order_of_children_does_not_matter():
     assert len({outcome(order) for order in permutations(["completed", "failed", "skipped", "completed"])}) == 1
 
 
-def test_children_may_come_from_a_generator():
+def test_children_may_be_a_generator():
     assert outcome(status for status in ["completed", "failed"]) == ("completed", "1 sources failed")
 
 
-def test_every_status_that_a_child_can_have_is_either_unfinished_or_in_the_table():
+def test_every_child_status_is_unfinished_or_in_the_table():
     assert set(CrawlJobSourceResult.Status.values) - ENDED == {"pending", "running"}
     assert set(CrawlJobSourceResult.Status.values) >= ENDED

@@ -139,14 +139,14 @@ def sweep(adapter=None, phase=Phase.RUNNING):
 # --- the reaper against a worker ----------------------------------------------------------------------------------
 
 
-def test_a_run_that_waited_for_long_and_is_claimed_as_the_sweep_begins_is_left(broker):
+def test_old_run_claimed_as_sweep_begins_is_left(broker):
     waiting = lost()
     row = sweep(adapter_that(first=lambda: claims.claim(CrawlJob, waiting.pk, waiting.task_id, "celery@w1/abc")))
     assert fresh(waiting).status == "running"
     assert (row.scanned, row.acted) == (1, 0)
 
 
-def test_an_old_run_that_is_dispatched_by_hand_as_the_sweep_begins_is_left(broker):
+def test_old_run_dispatched_manually_as_sweep_begins_is_left(broker):
     waiting = lost()
     row = sweep(adapter_that(first=lambda: dispatch.dispatch_run(CrawlJob, waiting.pk, manual=True)), Phase.QUEUED)
     assert broker.ids() == [fresh(waiting).task_id]
@@ -154,7 +154,7 @@ def test_an_old_run_that_is_dispatched_by_hand_as_the_sweep_begins_is_left(broke
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_run_that_ends_between_the_sweeps_look_and_its_write_keeps_its_end(broker, race, end):
+def test_run_that_ends_between_read_and_write_keeps_its_end(broker, race, end):
     stuck = running_job(LONG)
 
     def ends_now():
@@ -169,7 +169,7 @@ def test_a_run_that_ends_between_the_sweeps_look_and_its_write_keeps_its_end(bro
     assert not LedgerEntry.objects.exists()
 
 
-def test_a_run_that_makes_progress_between_the_sweeps_look_and_its_write_is_left(broker, race):
+def test_run_with_progress_between_read_and_write_is_left(broker, race):
     stuck = running_job(LONG)
 
     def progresses():
@@ -181,7 +181,7 @@ def test_a_run_that_makes_progress_between_the_sweeps_look_and_its_write_is_left
     assert (row.acted, row.conflicts) == (0, 1)
 
 
-def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(broker, race):
+def test_run_claimed_between_read_and_write_is_left(broker, race):
     waiting = lost()
 
     def is_claimed():
@@ -195,7 +195,7 @@ def test_a_run_that_is_claimed_between_the_sweeps_look_and_its_write_is_left(bro
     assert broker.ids() == []
 
 
-def test_a_run_that_is_dispatched_anew_between_the_sweeps_look_and_its_write_is_left(broker, race):
+def test_run_dispatched_between_read_and_write_is_left(broker, race):
     waiting = lost()
 
     def is_dispatched():
@@ -210,7 +210,7 @@ def test_a_run_that_is_dispatched_anew_between_the_sweeps_look_and_its_write_is_
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_worker_that_waits_for_the_reapers_write_is_refused_after_it(broker, race, end):
+def test_worker_write_waiting_for_reaper_is_refused(broker, race, end):
     stuck = running_job(LONG)
 
     def ends_too_late():
@@ -223,7 +223,7 @@ def test_a_worker_that_waits_for_the_reapers_write_is_refused_after_it(broker, r
     assert (after.status, after.error_code, after.pages_crawled) == ("failed", "timed_out", 0)
 
 
-def test_a_claim_that_waits_for_the_reapers_requeue_is_refused_after_it(broker, race):
+def test_claim_waiting_for_requeue_is_refused(broker, race):
     waiting = lost()
 
     def claims_too_late():
@@ -237,7 +237,7 @@ def test_a_claim_that_waits_for_the_reapers_requeue_is_refused_after_it(broker, 
     assert broker.ids() == [after.task_id]
 
 
-def test_a_dispatch_by_hand_that_waits_for_the_reapers_fail_is_told(broker, race, settings):
+def test_manual_dispatch_waiting_for_fail_raises_not_pending(broker, race, settings):
     settings.REAPER = {**settings.REAPER, "MAX_REDISPATCHES": 0}
     waiting = lost()
 
@@ -260,7 +260,7 @@ def test_a_dispatch_by_hand_that_waits_for_the_reapers_fail_is_told(broker, race
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_late_end_of_a_run_that_the_reaper_failed_is_refused_and_shown(broker, end):
+def test_late_end_of_failed_run_is_refused_and_recorded(broker, end):
     stuck = running_job(LONG)
     hold = hold_of(stuck)
     sweep()
@@ -271,7 +271,7 @@ def test_a_late_end_of_a_run_that_the_reaper_failed_is_refused_and_shown(broker,
     assert list(RefusedWrite.objects.values_list("write", "task_id")) == [(write, stuck.task_id)]
 
 
-def test_a_zombie_cannot_touch_the_attempt_after_its_own(broker, settings):
+def test_old_attempt_cannot_write_to_its_successor(broker, settings):
     settings.REAPER = {**settings.REAPER, "ON_TIMEOUT": "requeue"}
     stuck = running_job(LONG)
     zombie = hold_of(stuck)
@@ -288,7 +288,7 @@ def test_a_zombie_cannot_touch_the_attempt_after_its_own(broker, settings):
     assert broker.ids() == [new_id]
 
 
-def test_a_locked_row_is_skipped_and_the_others_are_done_at_once(broker, race):
+def test_locked_row_is_skipped_and_others_are_written(broker, race):
     held, *others = (running_job(LONG) for _ in range(3))
     with locked(held):
         race.run(sweep)
@@ -299,7 +299,7 @@ def test_a_locked_row_is_skipped_and_the_others_are_done_at_once(broker, race):
     assert sweep().acted == 1
 
 
-def test_a_locked_parent_is_no_reason_for_the_sweep_to_hang(broker, race):
+def test_locked_parent_does_not_block_the_sweep(broker, race):
     held = parent("completed")
     with locked(held):
         race.run(lambda: finalize_parents(conf.adapters()["source_result"]))
@@ -321,7 +321,7 @@ def both_at_once(race, adapter_kind, phase):
     return race.join()
 
 
-def test_two_sweeps_at_once_fail_a_run_once(broker, race):
+def test_two_concurrent_sweeps_fail_a_run_once(broker, race):
     stuck = running_job(LONG)
     rows = both_at_once(race, "crawl_job", Phase.RUNNING)
     assert fresh(stuck).error_message.count("Failed by the reaper") == 1
@@ -329,7 +329,7 @@ def test_two_sweeps_at_once_fail_a_run_once(broker, race):
     assert sorted((row.acted, row.conflicts) for row in rows) == [(0, 1), (1, 0)]
 
 
-def test_two_sweeps_at_once_requeue_a_run_once(broker, race):
+def test_two_concurrent_sweeps_requeue_a_run_once(broker, race):
     waiting = [lost() for _ in range(5)]
     rows = both_at_once(race, "crawl_job", Phase.QUEUED)
     ids = sorted(fresh(each).task_id for each in waiting)
@@ -339,7 +339,7 @@ def test_two_sweeps_at_once_requeue_a_run_once(broker, race):
     assert [row.errors for row in rows] == [[], []]
 
 
-def test_a_sweep_between_anothers_commit_and_its_publish_leaves_the_publish_to_it(broker, race):
+def test_sweep_between_commit_and_publish_of_another_does_not_publish(broker, race):
     waiting = lost()
 
     def second_sweep():
@@ -351,7 +351,7 @@ def test_a_sweep_between_anothers_commit_and_its_publish_leaves_the_publish_to_i
     assert LedgerEntry.objects.filter(action="requeue").count() == 1
 
 
-def test_what_a_sweep_that_died_never_published_is_published_by_a_later_one(broker):
+def test_unpublished_requeue_of_dead_sweep_is_published_later(broker):
     waiting = lost()
 
     def dies():
@@ -368,7 +368,7 @@ def test_what_a_sweep_that_died_never_published_is_published_by_a_later_one(brok
     assert LedgerEntry.objects.count() == 1
 
 
-def test_two_sweeps_at_once_that_fail_the_last_children_finalize_their_parent_once(broker, race):
+def test_two_concurrent_sweeps_of_last_children_finalize_parent_once(broker, race):
     job = parent("completed")
     for _ in range(2):
         child(job, "running", started_at=running_job(LONG).started_at)
@@ -381,7 +381,7 @@ def test_two_sweeps_at_once_that_fail_the_last_children_finalize_their_parent_on
 # --- parents ------------------------------------------------------------------------------------------------------
 
 
-def test_three_finalizers_at_once_make_one_outcome(race):
+def test_three_concurrent_finalizers_write_one_outcome(race):
     job = parent("completed", "failed")
     with locked(job) as until_waiting:
         for _ in range(3):
@@ -391,7 +391,7 @@ def test_three_finalizers_at_once_make_one_outcome(race):
     assert fresh(job).status == "completed"
 
 
-def test_three_finalizers_that_start_together_make_one_outcome(race):
+def test_three_finalizers_started_together_write_one_outcome(race):
     job = parent(*["completed"] * 20)
     barrier = threading.Barrier(3)
 
@@ -406,7 +406,7 @@ def test_three_finalizers_that_start_together_make_one_outcome(race):
 
 
 @pytest.mark.parametrize("ends", [("completed", "completed"), ("failed", "failed"), ("completed", "failed")], ids=str)
-def test_a_parent_whose_last_two_children_end_together_is_finalized_once(race, monkeypatch, ends):
+def test_last_two_children_ending_together_finalize_parent_once(race, monkeypatch, ends):
     job = parent("running", "running")
     barrier, finalize, answers = threading.Barrier(2), parents.finalize, []
 
@@ -425,7 +425,7 @@ def test_a_parent_whose_last_two_children_end_together_is_finalized_once(race, m
     assert after.status == ("failed" if set(ends) == {"failed"} else "completed")
 
 
-def test_a_child_that_ends_while_its_parent_is_locked_keeps_no_lock_on_itself(race):
+def test_child_ending_with_locked_parent_holds_no_lock(race):
     job = parent("running")
     (last,) = job.source_results.all()
     with locked(job) as until_waiting:
@@ -438,7 +438,7 @@ def test_a_child_that_ends_while_its_parent_is_locked_keeps_no_lock_on_itself(ra
     assert fresh(job).status == "completed"
 
 
-def test_a_cancel_just_before_the_finalizers_write_wins(broker, race):
+def test_cancel_just_before_finalizer_writes_wins(broker, race):
     job = parent("completed")
     with locked(job) as until_waiting:
         race.run(lambda: parents.finalize(job.pk))
@@ -449,7 +449,7 @@ def test_a_cancel_just_before_the_finalizers_write_wins(broker, race):
     assert (after.status, after.completed_at is None, after.finalized_at is None) == ("cancelled", False, False)
 
 
-def test_a_cancel_just_after_the_finalizers_write_is_told_that_it_is_too_late(broker, race):
+def test_cancel_just_after_finalizer_wrote_returns_false(broker, race):
     job = parent("completed")
     with locked(job) as until_waiting:
         race.run(lambda: parents.cancel(job.pk))
@@ -463,7 +463,7 @@ def test_a_cancel_just_after_the_finalizers_write_is_told_that_it_is_too_late(br
 
 
 @pytest.mark.parametrize("make", [queued_job, sent_child], ids=["crawl_job", "source_result"])
-def test_of_two_copies_of_a_message_one_claims_the_run(race, make):
+def test_two_copies_of_message_claim_run_once(race, make):
     row = make()
     with locked(row) as until_waiting:
         for name in ("w1", "w2"):
@@ -473,7 +473,7 @@ def test_of_two_copies_of_a_message_one_claims_the_run(race, make):
     assert fresh(row).status == "running"
 
 
-def test_of_two_dispatches_at_once_the_last_id_counts_and_the_other_claims_nothing(broker, race):
+def test_two_concurrent_dispatches_leave_one_valid_task_id(broker, race):
     job = queued_job()
     with locked(job) as until_waiting:
         for _ in range(2):
@@ -486,7 +486,7 @@ def test_of_two_dispatches_at_once_the_last_id_counts_and_the_other_claims_nothi
     ]
 
 
-def test_a_claim_that_waits_for_a_cancel_is_refused(broker, race):
+def test_claim_waiting_for_cancel_is_refused(broker, race):
     job = queued_job()
     with locked(job) as until_waiting:
         race.run(refused(lambda: claims.claim(CrawlJob, job.pk, job.task_id, "w")))
@@ -496,7 +496,7 @@ def test_a_claim_that_waits_for_a_cancel_is_refused(broker, race):
     assert fresh(job).status == "cancelled"
 
 
-def test_a_claimed_child_does_not_start_a_parent_that_was_cancelled_meanwhile(broker, race):
+def test_claimed_child_does_not_start_cancelled_parent(broker, race):
     row = sent_child()
     job = row.crawl_job
     with locked(job) as until_waiting:
@@ -509,7 +509,7 @@ def test_a_claimed_child_does_not_start_a_parent_that_was_cancelled_meanwhile(br
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_an_end_that_waits_for_a_cancel_is_refused_and_the_parent_stays_cancelled(broker, race, end):
+def test_end_waiting_for_cancel_is_refused_and_parent_stays_cancelled(broker, race, end):
     job = parent("running")
     (last,) = job.source_results.all()
     with locked(last) as until_waiting:
@@ -522,7 +522,7 @@ def test_an_end_that_waits_for_a_cancel_is_refused_and_the_parent_stays_cancelle
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_cancel_that_waits_for_a_childs_end_leaves_that_end(broker, race, end):
+def test_cancel_waiting_for_child_end_keeps_that_end(broker, race, end):
     job = parent("running", "running")
     first, second = job.source_results.all()
     with transaction.atomic():
@@ -535,7 +535,7 @@ def test_a_cancel_that_waits_for_a_childs_end_leaves_that_end(broker, race, end)
     assert (after.status, after.finalized_at is None) == ("cancelled", False)
 
 
-def test_a_cancel_that_waits_for_a_childs_retry_revokes_the_new_task(broker, race):
+def test_cancel_waiting_for_child_retry_revokes_new_task(broker, race):
     job = parent("running")
     (last,) = job.source_results.all()
     with broker.revokes() as next_revoked:
@@ -548,7 +548,7 @@ def test_a_cancel_that_waits_for_a_childs_retry_revokes_the_new_task(broker, rac
     assert fresh(last).status == "skipped"
 
 
-def test_two_cancels_at_once_cancel_once(broker, race):
+def test_two_concurrent_cancels_cancel_once(broker, race):
     job = parent("running")
     with locked(job) as until_waiting:
         for _ in range(2):
@@ -557,7 +557,7 @@ def test_two_cancels_at_once_cancel_once(broker, race):
     assert sorted(race.join()) == [False, True]
 
 
-def test_of_two_deliveries_without_a_job_only_one_job_is_made(race):
+def test_two_deliveries_without_job_create_one_job(race):
     of = queued_job().source_id
     barrier = threading.Barrier(2)
 
@@ -571,7 +571,7 @@ def test_of_two_deliveries_without_a_job_only_one_job_is_made(race):
     assert len(set(race.join())) == 1
 
 
-def test_of_two_dispatchers_of_a_parents_children_each_child_is_sent_by_one(broker, race):
+def test_two_dispatchers_of_children_send_each_child_once(broker, race):
     job = parent(status="pending")
     children = [sent_child(job, task_id="") for _ in range(4)]
     with locked(*children) as until_waiting:

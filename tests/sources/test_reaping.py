@@ -53,7 +53,7 @@ def finalize_parents(at=NOW):
 # --- which rows are runs ------------------------------------------------------------------------------------------
 
 
-def test_both_kinds_are_registered_and_well():
+def test_both_adapters_are_registered_and_pass_their_checks():
     assert {kind: type(adapter) for kind, adapter in conf.adapters().items()} == {
         "crawl_job": CrawlJobs,
         "source_result": SourceResults,
@@ -79,12 +79,12 @@ def test_both_kinds_are_registered_and_well():
         (SourceResults, "cancelled", Phase.UNKNOWN),
     ],
 )
-def test_every_status_has_its_phase(adapter, status, phase):
+def test_every_host_status_maps_to_its_phase(adapter, status, phase):
     assert adapter().phase_of(status) is phase
 
 
 @pytest.mark.parametrize(("status", "phase"), [("pending", Phase.QUEUED), ("running", Phase.RUNNING)])
-def test_a_job_of_one_source_is_a_run_and_a_parent_is_none(status, phase):
+def test_job_of_one_source_is_a_run_and_parent_is_not(status, phase):
     job = queued_job(status=status)
     parent("pending", "running", status=status)
     parent(status=status)
@@ -96,32 +96,32 @@ def test_a_job_of_one_source_is_a_run_and_a_parent_is_none(status, phase):
 
 
 @pytest.mark.parametrize(("status", "phase"), [("pending", Phase.QUEUED), ("running", Phase.RUNNING)])
-def test_every_unfinished_child_is_a_run(status, phase):
+def test_unfinished_child_is_a_run(status, phase):
     job = parent(status, "completed", "failed", "skipped")
     assert seen(SourceResults(), phase) == keys(*job.source_results.filter(status=status))
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "paused"])
-def test_what_has_ended_or_is_paused_is_not_looked_at(status):
+def test_ended_or_paused_run_is_not_unfinished(status):
     queued_job(status=status)
     assert seen(CrawlJobs(), Phase.QUEUED) == seen(CrawlJobs(), Phase.RUNNING) == set()
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-def test_a_child_knows_that_its_parent_has_ended(status):
+def test_child_of_ended_parent_has_parent_ended(status):
     job = parent("running", status=status)
     (run,) = next(SourceResults().iter_unfinished(Phase.RUNNING))
     assert (run.parent, run.parent_ended) == (str(job.pk), True)
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "paused"])
-def test_a_child_knows_that_its_parent_has_not_ended(status):
+def test_child_of_open_parent_has_parent_not_ended(status):
     parent("running", status=status)
     (run,) = next(SourceResults().iter_unfinished(Phase.RUNNING))
     assert run.parent_ended is False
 
 
-def test_the_facts_of_a_run_are_those_of_its_row():
+def test_facts_of_run_are_those_of_its_row():
     job = running_job(SECOND, heartbeat_at=NOW)
     run = CrawlJobs().get(str(job.pk))
     assert (run.kind, run.pk, run.status, run.task_id) == ("crawl_job", str(job.pk), "running", job.task_id)
@@ -130,7 +130,7 @@ def test_the_facts_of_a_run_are_those_of_its_row():
 
 
 @pytest.mark.parametrize("pk", ["no uuid", "", "00000000-0000-4000-8000-000000000000"])
-def test_an_unknown_key_is_no_run_and_no_parent(pk):
+def test_unknown_key_is_neither_run_nor_parent(pk):
     assert CrawlJobs().get(pk) is None
     assert SourceResults().get(pk) is None
     assert SourceResults().finalize(pk) is False
@@ -139,7 +139,7 @@ def test_an_unknown_key_is_no_run_and_no_parent(pk):
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
-def test_the_reaper_sends_what_a_dispatch_would_send(broker):
+def test_requeue_sends_what_dispatch_would_send(broker):
     job, row = queued_job(), sent_child()
     for kind, each in (("crawl_job", job), ("source_result", row)):
         broker.flush()
@@ -150,7 +150,7 @@ def test_the_reaper_sends_what_a_dispatch_would_send(broker):
         assert adapter.task == dispatch.TASK
 
 
-def test_a_run_that_is_gone_has_no_message():
+def test_deleted_run_has_no_message():
     job = queued_job()
     adapter = CrawlJobs()
     run = adapter.get(str(job.pk))
@@ -187,13 +187,13 @@ def worlds_of_parents():
     return stuck, left
 
 
-def test_the_stuck_parents_are_those_whose_children_have_all_ended():
+def test_finalizable_parents_have_only_ended_children():
     stuck, _ = worlds_of_parents()
     found = list(SourceResults().iter_finalizable_parents())
     assert sorted(found) == sorted(keys(*stuck))
 
 
-def test_every_parent_that_can_be_finalized_is_found_and_no_other_is_touched():
+def test_finalizing_all_finalizable_parents_touches_no_others():
     stuck, left = worlds_of_parents()
     before = [type(row).objects.filter(pk=row.pk).values().get() for row in left]
     row = finalize_parents()
@@ -206,7 +206,7 @@ def test_every_parent_that_can_be_finalized_is_found_and_no_other_is_touched():
     assert finalize_parents(NOW + SECOND).finalized == 0
 
 
-def test_a_parent_whose_children_never_came_is_failed_in_the_end(settings):
+def test_parent_without_children_fails_after_queue_timeout(settings):
     job = parent(status="pending")
     assert finalize_parents(NOW + settings.CRAWL_QUEUE_TIMEOUT).finalized == 0
     assert finalize_parents(NOW + settings.CRAWL_QUEUE_TIMEOUT + SECOND).finalized == 1
@@ -216,7 +216,7 @@ def test_a_parent_whose_children_never_came_is_failed_in_the_end(settings):
 # --- whole sweeps -------------------------------------------------------------------------------------------------
 
 
-def test_a_stuck_child_is_failed_and_its_parent_finalized_in_the_same_sweep(broker):
+def test_stuck_child_is_failed_and_parent_finalized_in_one_sweep(broker):
     job = parent("completed")
     stuck = child(job, "running", started_at=NOW - LONG)
     row = sweep("source_result", Phase.RUNNING)
@@ -225,7 +225,7 @@ def test_a_stuck_child_is_failed_and_its_parent_finalized_in_the_same_sweep(brok
     assert (row.acted, row.finalized, row.errors) == (1, 1, [])
 
 
-def test_a_stuck_child_leaves_its_parent_open_while_a_sibling_is_at_work(broker):
+def test_stuck_child_with_running_sibling_leaves_parent_open(broker):
     job = parent("running")
     child(job, "running", started_at=NOW - LONG)
     assert sweep("source_result", Phase.RUNNING).finalized == 0
@@ -233,7 +233,7 @@ def test_a_stuck_child_leaves_its_parent_open_while_a_sibling_is_at_work(broker)
 
 
 @pytest.mark.parametrize(("status", "phase"), [("pending", Phase.QUEUED), ("running", Phase.RUNNING)])
-def test_a_child_whose_parent_has_ended_is_skipped_and_its_task_revoked(broker, status, phase):
+def test_child_of_ended_parent_is_skipped_and_task_revoked(broker, status, phase):
     job = parent(status, status="cancelled")
     (row,) = job.source_results.all()
     with broker.revokes() as next_revoked:
@@ -245,7 +245,7 @@ def test_a_child_whose_parent_has_ended_is_skipped_and_its_task_revoked(broker, 
     assert broker.ids() == []
 
 
-def test_a_child_that_was_never_sent_is_sent(broker, settings):
+def test_never_sent_child_is_sent(broker, settings):
     job = parent(status="pending")
     unsent, young = sent_child(job, task_id=""), sent_child(job, task_id="", queued_at=NOW + SECOND)
     sweep("source_result", Phase.QUEUED, NOW + conf.Policy().lost_grace + SECOND)
@@ -253,7 +253,7 @@ def test_a_child_that_was_never_sent_is_sent(broker, settings):
     assert fresh(young).task_id == ""
 
 
-def test_a_paused_job_is_never_touched(broker):
+def test_paused_job_is_never_touched(broker):
     job, waiting = running_job(LONG, status="paused"), queued_job(LONG, status="paused")
     for phase in (Phase.QUEUED, Phase.RUNNING):
         assert sweep("crawl_job", phase).acted == 0
@@ -264,7 +264,7 @@ def test_a_paused_job_is_never_touched(broker):
 
 
 @pytest.mark.parametrize(("make", "kind"), [(queued_job, "crawl_job"), (sent_child, "source_result")])
-def test_what_the_host_announces_is_kept_under_the_runs_kind(broker, make, kind):
+def test_manual_dispatch_and_refused_claim_are_recorded_under_kind(broker, make, kind):
     row = make()
     with freeze_time(NOW):
         dispatch.dispatch_run(type(row), row.pk, manual=True)

@@ -30,14 +30,14 @@ for each in ("config.command_line", "reaper.celery_commands"):
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("manage.py")])
-def test_each_management_command_that_it_names_is_understood(line):
+def test_runbook_management_commands_are_understood(line):
     _, name, *words = shlex.split(line)
     assert name == "reaper"
     assert Command().create_parser("manage.py", name).parse_args(words).do == words[0]
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("celery")])
-def test_each_celery_command_that_it_names_is_understood(line):
+def test_runbook_celery_commands_are_understood(line):
     name, *words = shlex.split(line)[3:]
     obj = CLIContext(app=current_app, no_color=True, workdir=".")
     context = celery.commands[name].make_context(name, words, obj=obj)
@@ -45,7 +45,7 @@ def test_each_celery_command_that_it_names_is_understood(line):
         assert Panel.meta[context.params["command"]].type == name
 
 
-def test_it_names_every_subcommand_and_both_of_the_commands_that_celery_lacks():
+def test_runbook_names_every_subcommand_and_both_added_celery_commands():
     for words in ("diagnose", "explain", "requeue", "fail", "finalize", "sweep"):
         assert any(line.startswith(f"manage.py reaper {words}") for line in COMMANDS)
     assert "celery -A config.celery inspect query TASK_ID" in COMMANDS
@@ -72,7 +72,7 @@ def overtaken():
 
 
 @COMMITTED
-def test_a_save_from_a_stale_object_overwrites_a_completion(overtaken):
+def test_save_from_stale_object_overwrites_completion(overtaken):
     overtaken.status, overtaken.completed_at = "failed", timezone.now()
     overtaken.save()
     after = fresh(overtaken)
@@ -80,7 +80,7 @@ def test_a_save_from_a_stale_object_overwrites_a_completion(overtaken):
 
 
 @COMMITTED
-def test_an_update_without_a_condition_ends_what_has_completed_and_one_with_it_does_not(overtaken):
+def test_only_update_with_condition_spares_completed_run(overtaken):
     seen = CrawlJob.objects.filter(pk=overtaken.pk, status=overtaken.status, task_id=overtaken.task_id)
     assert seen.update(status="failed") == 0
     assert fresh(overtaken).status == "completed"
@@ -90,7 +90,7 @@ def test_an_update_without_a_condition_ends_what_has_completed_and_one_with_it_d
 
 @pytest.mark.django_db(transaction=True)  # of all apps, for the command checks them
 @pytest.mark.parametrize("word", ["fail", "requeue"])
-def test_the_command_leaves_what_has_completed(overtaken, word):
+def test_fail_command_leaves_completed_run(overtaken, word):
     before = fresh(overtaken).__dict__
     code, _, told = reaper(word, named(overtaken))
     assert (code, "has ended" in told) == (1, True)
@@ -98,7 +98,7 @@ def test_the_command_leaves_what_has_completed(overtaken, word):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_parent_that_is_completed_by_hand_is_not_counted_and_its_unfinished_children_are_skipped(broker):
+def test_manually_completed_parent_keeps_totals_and_children_are_skipped(broker):
     job = parent("completed", "pending")
     job.source_results.filter(status="completed").update(pages_crawled=3)
     job.status, job.completed_at = "completed", timezone.now()

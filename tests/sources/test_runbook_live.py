@@ -173,14 +173,14 @@ def ago(**time):
 # --- its words ------------------------------------------------------------------------------------------------------
 
 
-def test_the_words_are_the_runbooks_and_each_block_of_code_is_run_here():
+def test_every_code_block_of_runbook_is_run_here():
     assert hashlib.sha256(TEXT.encode()).hexdigest() == WORDS
     assert len(BLOCKS) == TEXT.count("```") / 2 == 11
     code = Path(__file__).read_text()
     assert all(f'block("{title}"' in code for title in BLOCKS)
 
 
-def test_its_first_selects_find_the_stuck_runs_and_no_others():
+def test_first_selects_find_only_stuck_runs():
     stuck = job_of(status="running", started_at=ago(minutes=61), task_id="r")
     waiting = job_of(created_at=ago(minutes=16), task_id="q")
     job_of(status="running", started_at=ago(minutes=59))
@@ -193,7 +193,7 @@ def test_its_first_selects_find_the_stuck_runs_and_no_others():
     ]
 
 
-def test_its_last_select_finds_the_parents_whose_children_have_all_ended():
+def test_last_select_finds_parents_with_ended_children():
     orphaned = parent("completed", "failed")
     parent("completed", "running")
     parent("pending")
@@ -203,11 +203,11 @@ def test_its_last_select_finds_the_parents_whose_children_have_all_ended():
     ]
 
 
-def test_the_broker_answers_to_its_ping(shell):
+def test_broker_answers_ping(shell):
     assert shell(block("Check broker connectivity")).strip() == "PONG"
 
 
-def test_what_runs_is_seen_queried_and_killed(worker, shell, slow):
+def test_running_task_is_listed_queried_and_terminated(worker, shell, slow):
     with crawling(slow) as job:
         seen = shell(block("Check Celery Worker Status"))
         assert seen.count("1 node online.") == 2
@@ -228,7 +228,7 @@ def test_what_runs_is_seen_queried_and_killed(worker, shell, slow):
     assert (fresh(job).status, fresh(job).pages_crawled) == ("running", 1)
 
 
-def test_a_pending_run_is_sent_again(worker, python, slow):
+def test_pending_run_is_sent_again(worker, python, slow):
     slow.go.set()
     job = job_of(slow.url, task_id=str(uuid4()), queued_at=ago(hours=1))
     python(block("Re-queue the task", job_id=job.pk))
@@ -237,7 +237,7 @@ def test_a_pending_run_is_sent_again(worker, python, slow):
     assert fresh(job).pages_crawled == 2
 
 
-def test_a_run_marked_failed_stays_failed_though_its_task_goes_on(worker, python, slow):
+def test_run_marked_failed_stays_failed_while_task_goes_on(worker, python, slow):
     with crawling(slow) as job:
         python(block("Mark as failed with explanation", job_id=job.pk))
     after = fresh(job)
@@ -246,7 +246,7 @@ def test_a_run_marked_failed_stays_failed_though_its_task_goes_on(worker, python
     assert list(RefusedWrite.objects.values_list("run_id", "task_id")) == [(str(job.pk), job.task_id)]
 
 
-def test_a_parent_is_finalized_again(python):
+def test_parent_is_finalized_again(python):
     orphaned = parent("completed", "failed")
     python(block("Force re-finalization", parent_job_id=orphaned.pk))
     after = fresh(orphaned)
@@ -254,7 +254,7 @@ def test_a_parent_is_finalized_again(python):
     assert after.finalized_at is not None
 
 
-def test_a_parent_is_corrected_by_hand_and_stays_so(python, capsys):
+def test_manually_corrected_parent_stays_corrected(python, capsys):
     orphaned = parent("completed", "failed")
     python("from django.utils import timezone")  # the runbook's session has it from an earlier step
     python(block("Manual status correction", parent_id=orphaned.pk))
@@ -266,7 +266,7 @@ def test_a_parent_is_corrected_by_hand_and_stays_so(python, capsys):
 # --- how far `query` may be trusted ---------------------------------------------------------------------------------
 
 
-def test_query_tells_what_waits_in_the_worker(worker, slow):
+def test_query_shows_task_waiting_in_worker(worker, slow):
     slow.go.set()
     control = current_app.control
     limited, scheduled = job_of(slow.url), job_of(slow.url)
@@ -285,7 +285,7 @@ def test_query_tells_what_waits_in_the_worker(worker, slow):
     wait_until(lambda: query(kept)["this_worker"] == "does not hold it", what="the fence has refused the task")
 
 
-def test_query_tells_what_waits_for_a_free_process(worker, slow):
+def test_query_shows_task_waiting_for_free_process(worker, slow):
     """As many crawls as the worker has processes, and one more."""
     ids = [dispatch.dispatch_run(CrawlJob, job_of(slow.url).pk) for _ in range((os.cpu_count() or 1) + 1)]
     try:
@@ -296,7 +296,7 @@ def test_query_tells_what_waits_for_a_free_process(worker, slow):
     wait_until(lambda: set(CrawlJob.objects.values_list("status", flat=True)) == {"completed"}, what="all are done")
 
 
-def test_a_database_that_hangs_does_not_stop_the_worker(worker):
+def test_hanging_database_does_not_stop_worker(worker):
     job = job_of(task_id=str(uuid4()))
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("LOCK TABLE crawl_jobs IN ACCESS EXCLUSIVE MODE")
@@ -306,7 +306,7 @@ def test_a_database_that_hangs_does_not_stop_the_worker(worker):
     wait_until(lambda: query(job.task_id)["run"] == f"crawl_job:{job.pk}", what="the worker can ask again")
 
 
-def test_a_revoke_without_a_worker_changes_nothing(shell):
+def test_revoke_without_worker_changes_nothing(shell):
     with processes.redis_server() as lonely, processes.broker_at(lonely.url):
         task_id = dispatch.dispatch_run(CrawlJob, job_of().pk)
         line = block("Revoke the task if still in queue", task_id=task_id)

@@ -109,7 +109,7 @@ def totals_of(row):
 
 
 @EVERY_KIND
-def test_a_dispatch_stamps_the_row_and_sends_its_message(broker, make):
+def test_dispatch_stores_task_id_and_sends_message(broker, make):
     row = make(task_id="", queued_at=None)
     with freeze_time(NOW):
         task_id = dispatch.dispatch_run(type(row), row.pk)
@@ -120,7 +120,7 @@ def test_a_dispatch_stamps_the_row_and_sends_its_message(broker, make):
     assert sent == (task_id, 0, [str(row.source_id)], named)
 
 
-def test_every_dispatch_has_an_id_of_its_own_and_the_last_one_counts(broker):
+def test_every_dispatch_has_new_id_and_last_one_counts(broker):
     job = queued_job(task_id="")
     ids = [dispatch.dispatch_run(CrawlJob, job.pk) for _ in range(3)]
     assert len({*ids, str(job.pk)}) == 4
@@ -128,27 +128,27 @@ def test_every_dispatch_has_an_id_of_its_own_and_the_last_one_counts(broker):
     assert broker.ids() == ids
 
 
-def test_a_dispatch_touches_no_other_run(broker):
+def test_dispatch_touches_no_other_run(broker):
     job, other = queued_job(), queued_job()
     before = as_stored(other)
     dispatch.dispatch_run(CrawlJob, job.pk)
     assert as_stored(other) == before
 
 
-def test_a_dispatch_stores_what_goes_with_it(broker):
+def test_dispatch_stores_further_columns(broker):
     job = queued_job()
     dispatch.dispatch_run(CrawlJob, job.pk, stored={"config_overrides": {"a": 1}})
     assert fresh(job).config_overrides == {"a": 1}
 
 
-def test_a_dispatch_hands_its_options_to_the_broker(broker):
+def test_dispatch_passes_options_to_broker(broker):
     job = queued_job()
     task_id = dispatch.dispatch_run(CrawlJob, job.pk, queue="default", retries=2)
     assert broker.ids("crawl") == []
     assert [(sent.id, sent.retries) for sent in broker.waiting("default")] == [(task_id, 2)]
 
 
-def test_inside_a_transaction_the_message_waits_for_the_commit(broker):
+def test_dispatch_in_transaction_sends_after_commit(broker):
     job = queued_job(task_id="")
     with transaction.atomic():
         task_id = dispatch.dispatch_run(CrawlJob, job.pk)
@@ -158,7 +158,7 @@ def test_inside_a_transaction_the_message_waits_for_the_commit(broker):
     assert broker.ids() == [task_id]
 
 
-def test_a_dispatch_that_is_rolled_back_sends_nothing_and_stamps_nothing(broker):
+def test_dispatch_rolled_back_sends_and_stores_nothing(broker):
     job = queued_job()
     with transaction.atomic():
         dispatch.dispatch_run(CrawlJob, job.pk)
@@ -168,7 +168,7 @@ def test_a_dispatch_that_is_rolled_back_sends_nothing_and_stamps_nothing(broker)
 
 
 @pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled", "paused"])
-def test_a_run_that_is_not_pending_is_not_dispatched(broker, status):
+def test_dispatch_of_run_that_is_not_pending_raises(broker, status):
     job = queued_job(status=status)
     before = as_stored(job)
     with pytest.raises(dispatch.NotPending):
@@ -181,7 +181,7 @@ def test_a_run_that_is_not_pending_is_not_dispatched(broker, status):
 @pytest.mark.parametrize(
     ("children", "with_source"), [([], False), (["pending"], False), (["pending"], True), (["completed"], True)]
 )
-def test_a_parent_is_not_dispatched(broker, children, with_source):
+def test_dispatch_of_parent_raises(broker, children, with_source):
     job = parent(*children, status="pending", source=source() if with_source else None)
     with pytest.raises(dispatch.NotPending):
         dispatch.dispatch_run(CrawlJob, job.pk)
@@ -189,14 +189,14 @@ def test_a_parent_is_not_dispatched(broker, children, with_source):
     assert broker.ids() == []
 
 
-def test_a_run_that_is_not_there_is_not_dispatched(broker):
+def test_dispatch_of_missing_run_raises(broker):
     with pytest.raises(dispatch.NotPending):
         dispatch.dispatch_run(CrawlJob, uuid4())
     assert broker.ids() == []
 
 
 @EVERY_KIND
-def test_a_refused_publish_is_told_and_leaves_the_run_as_never_sent(refusing_broker, make):
+def test_refused_publish_raises_and_leaves_run_never_sent(refusing_broker, make):
     row, other = make(), make()
     with pytest.raises(REFUSES):
         dispatch.dispatch_run(type(row), row.pk)
@@ -205,14 +205,14 @@ def test_a_refused_publish_is_told_and_leaves_the_run_as_never_sent(refusing_bro
     assert fresh(other).task_id == other.task_id
 
 
-def test_a_publish_to_a_broker_that_hangs_ends_and_leaves_the_run_as_never_sent(hanging_broker):
+def test_publish_to_hanging_broker_raises_and_leaves_run_never_sent(hanging_broker):
     job = queued_job()
     with pytest.raises(REFUSES):
         dispatch.dispatch_run(CrawlJob, job.pk)
     assert fresh(job).task_id == ""
 
 
-def test_a_failed_publish_leaves_the_id_that_a_later_dispatch_stamped(refusing_broker):
+def test_failed_publish_leaves_id_of_later_dispatch(refusing_broker):
     job = queued_job()
     with pytest.raises(REFUSES):
         dispatch.publish(CrawlJob, job.pk, "an-earlier-id")
@@ -220,19 +220,19 @@ def test_a_failed_publish_leaves_the_id_that_a_later_dispatch_stamped(refusing_b
 
 
 @pytest.mark.parametrize("status", ["running", "completed", "failed"])
-def test_a_publish_that_failed_after_the_message_had_arrived_leaves_a_run_that_was_claimed(refusing_broker, status):
+def test_failed_publish_leaves_run_claimed_in_between(refusing_broker, status):
     job = queued_job(status=status)
     with pytest.raises(REFUSES):
         dispatch.publish(CrawlJob, job.pk, job.task_id)
     assert fresh(job).task_id == job.task_id
 
 
-def test_a_run_that_is_gone_has_no_message(broker):
+def test_publish_of_deleted_run_sends_nothing(broker):
     dispatch.publish(CrawlJob, uuid4(), "some-id")
     assert broker.ids() == []
 
 
-def test_a_dispatch_by_hand_is_recorded_with_the_stamp_or_not_at_all(broker):
+def test_manual_dispatch_is_recorded_with_task_id_or_not_at_all(broker):
     job = queued_job()
     task_id = dispatch.dispatch_run(CrawlJob, job.pk, manual=True)
     (row,) = LedgerEntry.objects.all()
@@ -243,7 +243,7 @@ def test_a_dispatch_by_hand_is_recorded_with_the_stamp_or_not_at_all(broker):
     assert LedgerEntry.objects.count() == 1
 
 
-def test_a_dispatch_by_the_code_is_not_recorded_as_one_by_hand(broker):
+def test_automatic_dispatch_is_not_recorded(broker):
     dispatch.dispatch_run(CrawlJob, queued_job().pk)
     assert not LedgerEntry.objects.exists()
 
@@ -251,7 +251,7 @@ def test_a_dispatch_by_the_code_is_not_recorded_as_one_by_hand(broker):
 # --- children -----------------------------------------------------------------------------------------------------
 
 
-def test_a_new_parent_has_one_child_per_source_and_each_is_sent(broker):
+def test_new_parent_has_one_sent_child_per_source(broker):
     sources = [source(), source()]
     job = parents.create_parent(sources, triggered_by="schedule", overrides={"a": 1})
     after = fresh(job)
@@ -265,7 +265,7 @@ def test_a_new_parent_has_one_child_per_source_and_each_is_sent(broker):
     assert {tuple(sent.kwargs.items()) for sent in broker.waiting()} == {(("parent_job_id", str(job.pk)),)}
 
 
-def test_a_parent_that_is_rolled_back_sends_no_child(broker):
+def test_parent_rolled_back_sends_no_child(broker):
     with transaction.atomic():
         parents.create_parent([source()], triggered_by="manual")
         assert broker.ids() == []
@@ -275,7 +275,7 @@ def test_a_parent_that_is_rolled_back_sends_no_child(broker):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_children_are_sent_in_batches_and_none_is_left_out_or_sent_twice(broker, monkeypatch, number):
+def test_children_are_sent_in_batches_each_once(broker, monkeypatch, number):
     monkeypatch.setattr(dispatch, "BATCH", 2)
     job = parent(status="pending")
     children = [sent_child(job, task_id="") for _ in range(number)]
@@ -284,7 +284,7 @@ def test_children_are_sent_in_batches_and_none_is_left_out_or_sent_twice(broker,
     assert len(set(broker.ids())) == number
 
 
-def test_a_batch_is_stamped_only_when_the_one_before_it_was_sent(broker, monkeypatch):
+def test_batch_of_children_is_stamped_after_previous_was_sent(broker, monkeypatch):
     monkeypatch.setattr(dispatch, "BATCH", 1)
     job = parent(status="pending")
     children = [sent_child(job, task_id="", queued_at=None) for _ in range(2)]
@@ -305,7 +305,7 @@ def test_a_batch_is_stamped_only_when_the_one_before_it_was_sent(broker, monkeyp
     [{"task_id": "sent-by-the-reaper"}, {"status": "running"}, {"status": "completed"}, {"status": "skipped"}],
     ids=lambda fields: next(iter(fields.values())),
 )
-def test_a_child_that_is_not_waiting_to_be_sent_is_left_as_it_is(broker, fields):
+def test_child_that_needs_no_dispatch_is_left(broker, fields):
     job = parent(status="pending")
     left, unsent = (child(job, **{"status": "pending", "task_id": "", **each}) for each in (fields, {}))
     before = as_stored(left)
@@ -315,7 +315,7 @@ def test_a_child_that_is_not_waiting_to_be_sent_is_left_as_it_is(broker, fields)
 
 
 @pytest.mark.parametrize("fields", [{"task_id": "sent-by-the-reaper"}, {"status": "skipped"}], ids=str)
-def test_a_child_that_is_sent_or_skipped_while_others_are_dispatched_is_left_as_it_is(broker, monkeypatch, fields):
+def test_child_changed_during_dispatch_of_others_is_left(broker, monkeypatch, fields):
     job = parent(status="pending")
     children = [sent_child(job, task_id="") for _ in range(2)]
     first_id, taken = dispatch.new_task_id, []
@@ -332,14 +332,14 @@ def test_a_child_that_is_sent_or_skipped_while_others_are_dispatched_is_left_as_
     assert broker.ids() == [fresh(children[0]).task_id]
 
 
-def test_only_the_children_of_that_parent_are_sent(broker):
+def test_dispatch_children_sends_only_own_children(broker):
     other = sent_child(task_id="")
     dispatch.dispatch_children(parent(status="pending").pk)
     assert fresh(other).task_id == ""
     assert broker.ids() == []
 
 
-def test_children_that_the_broker_did_not_take_are_left_as_never_sent(refusing_broker):
+def test_children_refused_by_broker_are_left_never_sent(refusing_broker):
     with pytest.raises(REFUSES):
         parents.create_parent([source(), source(), source()], triggered_by="manual")
     assert list(CrawlJobSourceResult.objects.values_list("status", "task_id")) == [("pending", "")] * 3
@@ -349,7 +349,7 @@ def test_children_that_the_broker_did_not_take_are_left_as_never_sent(refusing_b
 
 
 @EVERY_KIND
-def test_a_task_claims_the_run_that_names_it(make):
+def test_claim_by_named_task_starts_run(make):
     row = make(heartbeat_at=NOW, completed_at=NOW, pages_crawled=7)
     change(row, **{column: 9 for name, column in runs.TOTALS[type(row)].items() if name != "pages"})
     with freeze_time(NOW + SECOND):
@@ -362,7 +362,7 @@ def test_a_task_claims_the_run_that_names_it(make):
 
 
 @EVERY_KIND
-def test_a_claim_touches_no_other_run(make):
+def test_claim_touches_no_other_run(make):
     row, other = make(), make()
     before = as_stored(other)
     claims.claim(type(row), row.pk, row.task_id, "w")
@@ -386,7 +386,7 @@ def test_a_claim_touches_no_other_run(make):
     ],
     ids=str,
 )
-def test_no_other_task_claims_it_and_no_second_copy(make, fields):
+def test_claim_by_other_task_or_second_copy_is_refused(make, fields):
     row = make()
     change(row, **fields)
     before = as_stored(row)
@@ -396,18 +396,18 @@ def test_no_other_task_claims_it_and_no_second_copy(make, fields):
 
 
 @pytest.mark.parametrize("model", KINDS, ids=KINDS.values())
-def test_a_run_that_is_gone_is_not_claimed(model):
+def test_claim_of_deleted_run_is_refused(model):
     with pytest.raises(claims.ClaimLost):
         claims.claim(model, uuid4(), "some-id", "w")
 
 
-def test_an_empty_id_claims_nothing_that_was_dispatched():
+def test_claim_with_empty_id_is_refused():
     row = queued_job()
     with pytest.raises(claims.ClaimLost):
         claims.claim(CrawlJob, row.pk, "", "w")
 
 
-def test_the_first_child_to_be_claimed_starts_its_parent_and_only_that():
+def test_first_claimed_child_starts_only_its_parent():
     row, other = sent_child(), sent_child()
     with freeze_time(NOW):
         claims.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")
@@ -417,7 +417,7 @@ def test_the_first_child_to_be_claimed_starts_its_parent_and_only_that():
 
 
 @pytest.mark.parametrize("status", ["running", "completed", "failed", "cancelled", "paused"])
-def test_a_claimed_child_leaves_a_parent_that_is_no_longer_pending(status):
+def test_claimed_child_leaves_parent_that_is_not_pending(status):
     job = parent(status=status, started_at=NOW - SECOND)
     row = sent_child(job)
     before = as_stored(job)
@@ -429,7 +429,7 @@ def test_a_claimed_child_leaves_a_parent_that_is_no_longer_pending(status):
 
 
 @EVERY_KIND
-def test_progress_is_recorded_under_the_tables_own_names(make):
+def test_progress_is_stored_under_table_column_names(make):
     row, hold = claimed(make)
     with freeze_time(NOW + SECOND):
         hold.progress(TOTALS)
@@ -438,7 +438,7 @@ def test_progress_is_recorded_under_the_tables_own_names(make):
 
 
 @EVERY_KIND
-def test_a_completed_run_has_its_totals_and_no_error(make):
+def test_complete_stores_totals_and_clears_error(make):
     row, hold = claimed(make)
     change(row, error_message="of an earlier attempt", error_code="old")
     with freeze_time(NOW + SECOND):
@@ -449,7 +449,7 @@ def test_a_completed_run_has_its_totals_and_no_error(make):
 
 
 @EVERY_KIND
-def test_a_failed_run_says_why_and_keeps_the_totals_so_far(make):
+def test_fail_stores_reason_and_keeps_totals(make):
     row, hold = claimed(make)
     hold.progress(TOTALS)
     with freeze_time(NOW + SECOND):
@@ -460,7 +460,7 @@ def test_a_failed_run_says_why_and_keeps_the_totals_so_far(make):
 
 
 @EVERY_KIND
-def test_a_released_run_waits_again_under_a_new_id_that_is_sent_with_its_retries(broker, make):
+def test_release_requeues_under_new_id_with_retries(broker, make):
     row, hold = claimed(make)
     with freeze_time(NOW + SECOND):
         hold.release(2)
@@ -473,7 +473,7 @@ def test_a_released_run_waits_again_under_a_new_id_that_is_sent_with_its_retries
     assert claims.claim(type(row), row.pk, after.task_id, "w")
 
 
-def test_the_release_changes_status_and_id_in_one_update(broker):
+def test_release_changes_status_and_id_in_one_update(broker):
     _, hold = claimed(queued_job)
     with CaptureQueriesContext(connection) as asked:
         hold.release(1)
@@ -481,7 +481,7 @@ def test_the_release_changes_status_and_id_in_one_update(broker):
     assert all(f'"{column}" = ' in update.split("WHERE")[0] for column in ("status", "task_id", "queued_at"))
 
 
-def test_a_release_that_the_broker_refuses_leaves_the_run_as_never_sent(refusing_broker):
+def test_release_refused_by_broker_leaves_run_never_sent(refusing_broker):
     row, hold = claimed(queued_job)
     with pytest.raises(REFUSES):
         hold.release(1)
@@ -491,7 +491,7 @@ def test_a_release_that_the_broker_refuses_leaves_the_run_as_never_sent(refusing
 
 @EVERY_WRITE
 @EVERY_KIND
-def test_a_write_touches_no_other_run(broker, make, write):
+def test_write_touches_no_other_run(broker, make, write):
     _, hold = claimed(make)
     other, _ = claimed(make)
     before = as_stored(other)
@@ -517,7 +517,7 @@ def test_a_write_touches_no_other_run(broker, make, write):
     ],
     ids=str,
 )
-def test_a_task_that_has_lost_its_run_changes_nothing(broker, make, fields, write):
+def test_write_by_task_that_lost_its_run_changes_nothing(broker, make, fields, write):
     row, hold = claimed(make)
     change(row, **fields)
     before = as_stored(row)
@@ -529,7 +529,7 @@ def test_a_task_that_has_lost_its_run_changes_nothing(broker, make, fields, writ
 
 @EVERY_WRITE
 @EVERY_KIND
-def test_a_write_to_a_run_that_was_deleted_is_refused(broker, make, write):
+def test_write_to_deleted_run_is_refused(broker, make, write):
     row, hold = claimed(make)
     row.delete()
     with pytest.raises(claims.ClaimLost):
@@ -538,7 +538,7 @@ def test_a_write_to_a_run_that_was_deleted_is_refused(broker, make, write):
 
 @EVERY_WRITE
 @EVERY_KIND
-def test_a_refused_write_is_shown_to_the_operator(broker, make, write):
+def test_refused_write_is_recorded(broker, make, write):
     row, hold = claimed(make)
     change(row, status="failed")
     with pytest.raises(claims.ClaimLost), freeze_time(NOW):
@@ -548,7 +548,7 @@ def test_a_refused_write_is_shown_to_the_operator(broker, make, write):
 
 
 @EVERY_KIND
-def test_a_refused_claim_is_shown_to_the_operator(make):
+def test_refused_claim_is_recorded(make):
     row = make()
     with pytest.raises(claims.ClaimLost):
         claims.claim(type(row), row.pk, "an-older-id", "celery@w2/def")
@@ -556,7 +556,7 @@ def test_a_refused_claim_is_shown_to_the_operator(make):
     assert list(seen) == [(KINDS[type(row)], str(row.pk), "an-older-id", "celery@w2/def", "claim")]
 
 
-def test_a_refused_write_is_announced_and_logged(monkeypatch, caplog):
+def test_refused_write_sends_signal_and_is_logged(monkeypatch, caplog):
     heard, signal = [], Signal()
     signal.connect(lambda **said: heard.append(said), weak=False)
     monkeypatch.setattr(claims, "write_refused", signal)
@@ -567,7 +567,7 @@ def test_a_refused_write_is_announced_and_logged(monkeypatch, caplog):
     assert f"progress of CrawlJob {hold.pk} refused" in caplog.text
 
 
-def test_a_write_that_is_taken_is_not_shown_as_refused(broker):
+def test_accepted_write_is_not_recorded_as_refused(broker):
     _, hold = claimed(queued_job)
     hold.progress(TOTALS)
     hold.complete(TOTALS)
@@ -575,7 +575,7 @@ def test_a_write_that_is_taken_is_not_shown_as_refused(broker):
 
 
 @pytest.mark.parametrize("write", ["complete", "fail"])
-def test_the_last_child_to_end_finalizes_its_parent(write):
+def test_last_child_to_end_finalizes_parent(write):
     row, hold = claimed(sent_child)
     unfinished = child(row.crawl_job, "running")
     WRITES[write](hold)
@@ -586,7 +586,7 @@ def test_the_last_child_to_end_finalizes_its_parent(write):
     assert after.status == {"complete": "completed", "fail": "failed"}[write]
 
 
-def test_a_childs_end_that_is_rolled_back_finalizes_nothing():
+def test_child_end_rolled_back_finalizes_nothing():
     row, hold = claimed(sent_child)
     with transaction.atomic():
         hold.complete(TOTALS)
@@ -598,7 +598,7 @@ def test_a_childs_end_that_is_rolled_back_finalizes_nothing():
 # --- jobs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_job_is_made_once_per_task_id():
+def test_create_job_creates_one_per_task_id():
     made = dispatch.create_job(source().pk, triggered_by="api", overrides={"a": 1}, task_id="t")
     again = dispatch.create_job(made.source_id, triggered_by="api", overrides={"a": 1}, task_id="t")
     assert made == again
@@ -606,7 +606,7 @@ def test_a_job_is_made_once_per_task_id():
     assert made.queued_at is not None
 
 
-def test_without_a_task_id_every_job_is_a_new_one():
+def test_create_job_without_task_id_creates_new_one():
     of = source().pk
     made = [dispatch.create_job(of, triggered_by="api") for _ in range(2)]
     assert made[0] != made[1]
@@ -616,7 +616,7 @@ def test_without_a_task_id_every_job_is_a_new_one():
 # --- cancel -------------------------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_parent_skips_its_unfinished_children_and_revokes_their_tasks(broker):
+def test_cancel_of_parent_skips_children_and_revokes_tasks(broker):
     job = parent("completed", "failed")
     pending, running, unsent = (child(job, status) for status in ("pending", "running", "pending"))
     change(unsent, task_id="")
@@ -634,7 +634,7 @@ def test_a_cancelled_parent_skips_its_unfinished_children_and_revokes_their_task
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "paused"])
-def test_an_unfinished_job_is_cancelled_and_its_own_task_revoked(broker, status):
+def test_cancel_of_unfinished_job_revokes_its_task(broker, status):
     job, other = queued_job(status=status), running_job()
     before = as_stored(other)
     with broker.revokes() as next_revoked:
@@ -645,7 +645,7 @@ def test_an_unfinished_job_is_cancelled_and_its_own_task_revoked(broker, status)
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-def test_a_job_that_has_ended_is_not_cancelled(broker, status):
+def test_cancel_of_ended_job_returns_false(broker, status):
     job = parent("running", status=status)
     (unfinished,) = job.source_results.all()
     before = as_stored(job), as_stored(unfinished)
@@ -653,17 +653,17 @@ def test_a_job_that_has_ended_is_not_cancelled(broker, status):
     assert (as_stored(job), as_stored(unfinished)) == before
 
 
-def test_an_unknown_job_is_not_cancelled():
+def test_cancel_of_unknown_job_returns_false():
     assert parents.cancel(uuid4()) is False
 
 
-def test_the_children_of_other_jobs_are_not_skipped(broker):
+def test_cancel_leaves_children_of_other_jobs(broker):
     other = child(parent(), "running")
     parents.cancel(parent("running").pk)
     assert fresh(other).status == "running"
 
 
-def test_a_cancel_that_is_rolled_back_revokes_and_finalizes_nothing(broker, monkeypatch):
+def test_cancel_rolled_back_revokes_and_finalizes_nothing(broker, monkeypatch):
     revoked = []
     monkeypatch.setattr(parents, "_revoke", revoked.append)
     job = parent("running")
@@ -677,7 +677,7 @@ def test_a_cancel_that_is_rolled_back_revokes_and_finalizes_nothing(broker, monk
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_child_that_was_cancelled_in_mid_crawl_is_refused_and_its_parent_stays_cancelled(broker, write):
+def test_child_cancelled_during_crawl_is_refused_and_parent_stays(broker, write):
     row, hold = claimed(sent_child)
     assert fresh(row.crawl_job).status == "running"
     parents.cancel(row.crawl_job_id)
@@ -689,7 +689,7 @@ def test_a_child_that_was_cancelled_in_mid_crawl_is_refused_and_its_parent_stays
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_job_that_was_cancelled_in_mid_crawl_stays_cancelled(broker, write):
+def test_job_cancelled_during_crawl_stays_cancelled(broker, write):
     row, hold = claimed(queued_job)
     parents.cancel(row.pk)
     with pytest.raises(claims.ClaimLost):
@@ -698,7 +698,7 @@ def test_a_job_that_was_cancelled_in_mid_crawl_stays_cancelled(broker, write):
     assert broker.ids() == []
 
 
-def test_a_broker_that_is_down_does_not_stop_a_cancel(refusing_broker, caplog):
+def test_cancel_with_broker_down_succeeds(refusing_broker, caplog):
     job = parent("running")
     with caplog.at_level(logging.WARNING, "apps.sources.parents"):
         assert parents.cancel(job.pk) is True
@@ -706,7 +706,7 @@ def test_a_broker_that_is_down_does_not_stop_a_cancel(refusing_broker, caplog):
     assert "could not revoke 1 tasks of a cancelled job" in caplog.text
 
 
-def test_a_broker_that_hangs_does_not_hold_up_a_cancel(hanging_broker, caplog):
+def test_cancel_with_hanging_broker_returns_soon(hanging_broker, caplog):
     job = parent("running")
     with caplog.at_level(logging.WARNING, "apps.sources.parents"):
         assert parents.cancel(job.pk) is True
@@ -714,7 +714,7 @@ def test_a_broker_that_hangs_does_not_hold_up_a_cancel(hanging_broker, caplog):
     assert "could not revoke" in caplog.text
 
 
-def test_a_job_without_tasks_has_nothing_to_revoke(refusing_broker, caplog):
+def test_cancel_of_job_without_tasks_revokes_nothing(refusing_broker, caplog):
     assert parents.cancel(parent().pk) is True
     assert caplog.text == ""
 
@@ -732,7 +732,7 @@ FINALIZED = [
 
 @pytest.mark.parametrize("status", ["pending", "running"])
 @pytest.mark.parametrize(("children", "becomes", "message"), FINALIZED, ids=[row[0] for row in FINALIZED])
-def test_a_parent_whose_children_have_ended_is_finalized(children, becomes, message, status):
+def test_finalize_parent_with_ended_children_writes_outcome(children, becomes, message, status):
     job = parent(*children.split(), status=status)
     with freeze_time(NOW + SECOND):
         assert parents.finalize(job.pk) is True
@@ -743,7 +743,7 @@ def test_a_parent_whose_children_have_ended_is_finalized(children, becomes, mess
 
 @pytest.mark.parametrize("is_multi_source", [True, False])
 @pytest.mark.parametrize("with_source", [True, False])
-def test_what_has_children_is_a_parent_whatever_its_columns_say(is_multi_source, with_source):
+def test_finalize_treats_any_job_with_children_as_parent(is_multi_source, with_source):
     job = parent("completed", source=source() if with_source else None)
     change(job, is_multi_source=is_multi_source)
     assert parents.finalize(job.pk) is True
@@ -751,14 +751,14 @@ def test_what_has_children_is_a_parent_whatever_its_columns_say(is_multi_source,
 
 
 @pytest.mark.parametrize("unfinished", ["pending", "running", "from-a-newer-version"])
-def test_a_parent_with_an_unfinished_child_stays_as_it_is(unfinished):
+def test_finalize_parent_with_unfinished_child_does_nothing(unfinished):
     job = parent("completed", "failed", unfinished)
     before = as_stored(job)
     assert parents.finalize(job.pk) is False
     assert as_stored(job) == before
 
 
-def test_a_parent_is_finalized_once_and_nothing_changes_after_that():
+def test_finalize_twice_writes_once():
     job = parent("completed", "failed")
     assert parents.finalize(job.pk) is True
     before = as_stored(job)
@@ -768,14 +768,14 @@ def test_a_parent_is_finalized_once_and_nothing_changes_after_that():
 
 
 @pytest.mark.parametrize("status", ["running", "pending", "paused", "cancelled"])
-def test_what_has_been_finalized_is_never_finalized_again_whatever_its_status_became(status):
+def test_finalized_parent_is_never_finalized_again(status):
     job = parent("completed", status=status, finalized_at=NOW)
     before = as_stored(job)
     assert parents.finalize(job.pk) is False
     assert as_stored(job) == before
 
 
-def test_the_totals_are_the_sums_of_the_children_and_not_added_to_what_was_there():
+def test_finalize_replaces_totals_by_sums_of_children():
     job = parent(total_found=1000, pages_crawled=1000, new_articles=1000, duplicates=1000, errors=1000)
     for number, status in zip(count(1), ["completed", "failed", "skipped"], strict=False):
         counted = {column: number * TOTALS[name] for name, column in runs.TOTALS[CrawlJobSourceResult].items()}
@@ -787,7 +787,7 @@ def test_the_totals_are_the_sums_of_the_children_and_not_added_to_what_was_there
 
 @pytest.mark.parametrize("status", ["paused", "cancelled"])
 @pytest.mark.parametrize("children", ["completed", "failed failed", "skipped"])
-def test_a_paused_or_cancelled_parent_keeps_its_status_and_its_message(status, children):
+def test_finalize_keeps_status_of_paused_or_cancelled_parent(status, children):
     job = parent(*children.split(), status=status, error_message="as it was")
     with freeze_time(NOW + SECOND):
         assert parents.finalize(job.pk) is True
@@ -796,7 +796,7 @@ def test_a_paused_or_cancelled_parent_keeps_its_status_and_its_message(status, c
     assert after.completed_at == after.finalized_at == NOW + SECOND
 
 
-def test_a_cancelled_parent_keeps_the_time_of_its_cancel():
+def test_finalize_keeps_time_of_cancel():
     job = parent("skipped", status="cancelled", completed_at=NOW - SECOND)
     with freeze_time(NOW):
         parents.finalize(job.pk)
@@ -804,7 +804,7 @@ def test_a_cancelled_parent_keeps_the_time_of_its_cancel():
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
-def test_a_parent_that_somebody_ended_by_hand_is_left_alone(status):
+def test_finalize_leaves_manually_ended_parent(status):
     job = parent("skipped", status=status, error_message="by hand")
     before = as_stored(job)
     assert parents.finalize(job.pk) is False
@@ -812,7 +812,7 @@ def test_a_parent_that_somebody_ended_by_hand_is_left_alone(status):
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "cancelled", "paused"])
-def test_a_job_of_one_source_is_no_parent(settings, status):
+def test_finalize_of_single_source_job_does_nothing(settings, status):
     job = queued_job(2 * settings.CRAWL_QUEUE_TIMEOUT, status=status)
     before = as_stored(job)
     with freeze_time(NOW):
@@ -821,7 +821,7 @@ def test_a_job_of_one_source_is_no_parent(settings, status):
 
 
 @pytest.mark.parametrize(("later", "fails"), [(0 * SECOND, False), (SECOND, True)], ids=["at the limit", "beyond"])
-def test_a_parent_without_children_fails_once_none_will_come(settings, later, fails):
+def test_finalize_without_children_fails_parent_after_timeout(settings, later, fails):
     job = parent(status="pending", created_at=NOW)
     before = as_stored(job)
     with freeze_time(NOW + settings.CRAWL_QUEUE_TIMEOUT + later):
@@ -833,11 +833,11 @@ def test_a_parent_without_children_fails_once_none_will_come(settings, later, fa
         assert as_stored(job) == before
 
 
-def test_an_unknown_parent_is_a_no_op():
+def test_finalize_of_unknown_parent_does_nothing():
     assert parents.finalize(uuid4()) is False
 
 
-def test_finalizing_one_parent_leaves_the_others():
+def test_finalize_of_one_parent_leaves_others():
     job, other = parent("completed"), parent("completed")
     before = as_stored(other)
     parents.finalize(job.pk)
@@ -845,14 +845,14 @@ def test_finalizing_one_parent_leaves_the_others():
 
 
 @pytest.mark.parametrize("nothing", [None, "", "no uuid", 0, "00000000-0000-4000-8000-000000000000"], ids=str)
-def test_the_runbooks_finalizer_takes_whatever_it_is_given(nothing):
+def test_runbook_finalizer_ignores_invalid_ids(nothing):
     from apps.sources.tasks import _finalize_parent_job
 
     _finalize_parent_job(nothing)
 
 
 @pytest.mark.parametrize("form", [str, lambda pk: pk, lambda pk: pk.hex], ids=["text", "uuid", "hex"])
-def test_the_runbooks_finalizer_finalizes_a_parent(form):
+def test_runbook_finalizer_finalizes_parent(form):
     from apps.sources.tasks import _finalize_parent_job
 
     job = parent("completed")

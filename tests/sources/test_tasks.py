@@ -94,7 +94,7 @@ def totals_of(row):
 # --- a crawl ------------------------------------------------------------------------------------------------------
 
 
-def test_a_delivered_job_is_claimed_crawled_and_completed(broker, of_site, journal):
+def test_delivered_job_is_claimed_crawled_and_completed(broker, of_site, journal):
     job = queued_job(source=of_site)
     deliver(message(of_site, job.task_id, crawl_job_id=job.pk))
     after = fresh(job)
@@ -108,7 +108,7 @@ def test_a_delivered_job_is_claimed_crawled_and_completed(broker, of_site, journ
     ]
 
 
-def test_a_delivered_child_is_crawled_and_its_parent_finalized(broker, of_site):
+def test_delivered_child_is_crawled_and_parent_finalized(broker, of_site):
     row = sent_child(source=of_site)
     deliver(message(of_site, row.task_id, parent_job_id=row.crawl_job_id))
     assert (fresh(row).status, totals_of(fresh(row))) == ("completed", COUNTED)
@@ -117,7 +117,7 @@ def test_a_delivered_child_is_crawled_and_its_parent_finalized(broker, of_site):
     assert CrawlJob.objects.count() == 1
 
 
-def test_a_message_with_neither_id_makes_its_job_and_its_second_copy_does_no_work(broker, of_site, web):
+def test_message_without_ids_creates_job_once(broker, of_site, web):
     sent = message(of_site)
     deliver(sent)
     job = CrawlJob.objects.get()
@@ -130,7 +130,7 @@ def test_a_message_with_neither_id_makes_its_job_and_its_second_copy_does_no_wor
     assert RefusedWrite.objects.get().write == "claim"
 
 
-def test_a_second_copy_of_a_message_whose_first_is_still_at_work_does_no_work(broker, of_site, web):
+def test_second_copy_of_running_message_does_no_work(broker, of_site, web):
     sent, answers = message(of_site), []
 
     def delivered_again():
@@ -150,7 +150,7 @@ def test_a_second_copy_of_a_message_whose_first_is_still_at_work_does_no_work(br
 
 
 @pytest.mark.parametrize("call", [crawl_source, lambda *args, **kw: crawl_source.apply(args, kw)], ids=["()", "apply"])
-def test_inline_it_stamps_its_run_anew_and_crawls_at_once(broker, of_site, call):
+def test_inline_call_gets_new_task_id_and_crawls(broker, of_site, call):
     job = queued_job(source=of_site)
     call(str(of_site.pk), crawl_job_id=str(job.pk))
     after = fresh(job)
@@ -162,12 +162,12 @@ def test_inline_it_stamps_its_run_anew_and_crawls_at_once(broker, of_site, call)
         deliver(message(of_site, job.task_id, crawl_job_id=job.pk))
 
 
-def test_inline_with_neither_id_it_makes_its_job(broker, of_site):
+def test_inline_call_without_ids_creates_job(broker, of_site):
     crawl_source(str(of_site.pk))
     assert CrawlJob.objects.get().status == "completed"
 
 
-def test_progress_is_written_after_every_page(broker, of_site, web):
+def test_progress_is_stored_after_every_page(broker, of_site, web):
     seen = []
 
     def page():
@@ -196,7 +196,7 @@ def test_progress_is_written_after_every_page(broker, of_site, web):
     ],
 )
 @pytest.mark.parametrize("kind", ["job", "child"])
-def test_the_message_wins_over_the_job_and_the_job_over_the_source(of_site, kind, of_source, of_job, of_message, pages):
+def test_config_of_message_wins_over_job_and_job_over_source(of_site, kind, of_source, of_job, of_message, pages):
     Source.objects.filter(pk=of_site.pk).update(crawler_config=of_source)
     job = queued_job(source=of_site) if kind == "job" else sent_child(source=of_site).crawl_job
     CrawlJob.objects.filter(pk=job.pk).update(config_overrides=of_job)
@@ -205,7 +205,7 @@ def test_the_message_wins_over_the_job_and_the_job_over_the_source(of_site, kind
     assert fresh(job).pages_crawled == pages
 
 
-def test_a_configuration_that_cannot_be_used_fails_the_run_with_its_sentence(of_site):
+def test_invalid_config_fails_run_with_its_sentence(of_site):
     job = queued_job(source=of_site)
     crawl_source(of_site.pk, crawl_job_id=job.pk, config_overrides={"max_pages": -1})
     after = fresh(job)
@@ -213,7 +213,7 @@ def test_a_configuration_that_cannot_be_used_fails_the_run_with_its_sentence(of_
     assert "max_pages" in after.error_message
 
 
-def test_a_private_address_is_refused_unless_it_is_allowed(of_site, settings, web):
+def test_private_address_is_refused_unless_allowed(of_site, settings, web):
     settings.CRAWL_ALLOW_PRIVATE = False
     job = queued_job(source=of_site)
     crawl_source(of_site.pk, crawl_job_id=job.pk, config_overrides={})
@@ -225,7 +225,7 @@ def test_a_private_address_is_refused_unless_it_is_allowed(of_site, settings, we
 
 
 @pytest.mark.parametrize("kind", ["job", "child"])
-def test_a_site_that_cannot_be_reached_is_tried_again_under_new_ids_and_then_failed(broker, of_nobody, kind, journal):
+def test_unreachable_site_is_retried_under_new_ids_then_failed(broker, of_nobody, kind, journal):
     row = queued_job(source=of_nobody) if kind == "job" else sent_child(source=of_nobody)
     named = {"crawl_job_id": row.pk} if kind == "job" else {"parent_job_id": row.crawl_job_id}
     sent, ids = message(of_nobody, row.task_id, **named), []
@@ -246,7 +246,7 @@ def test_a_site_that_cannot_be_reached_is_tried_again_under_new_ids_and_then_fai
         assert fresh(row.crawl_job).error_message == "All 1 sources failed"
 
 
-def test_a_site_that_comes_back_is_crawled_by_the_retry(broker, of_nobody, web):
+def test_site_that_comes_back_is_crawled_by_retry(broker, of_nobody, web):
     job = queued_job(source=of_nobody)
     deliver(message(of_nobody, job.task_id, crawl_job_id=job.pk))
     Source.objects.filter(pk=of_nobody.pk).update(url=web.url)
@@ -254,7 +254,7 @@ def test_a_site_that_comes_back_is_crawled_by_the_retry(broker, of_nobody, web):
     assert (fresh(job).status, fresh(job).error_message) == ("completed", "")
 
 
-def test_a_start_page_that_is_not_there_is_not_tried_again(broker, of_site, web):
+def test_missing_start_page_is_not_retried(broker, of_site, web):
     del web.pages["/"]
     job = queued_job(source=of_site)
     deliver(message(of_site, job.task_id, crawl_job_id=job.pk))
@@ -270,7 +270,7 @@ def breaks_after_a_page(error):
     return crawl
 
 
-def test_a_crawl_beyond_its_soft_time_limit_is_failed_and_keeps_what_it_has(of_site, monkeypatch):
+def test_crawl_over_soft_time_limit_is_failed_and_keeps_totals(of_site, monkeypatch):
     monkeypatch.setattr(crawler, "crawl", breaks_after_a_page(SoftTimeLimitExceeded()))
     job = queued_job(source=of_site)
     deliver(message(of_site, job.task_id, crawl_job_id=job.pk))
@@ -279,12 +279,12 @@ def test_a_crawl_beyond_its_soft_time_limit_is_failed_and_keeps_what_it_has(of_s
     assert after.error_message == "Not done within the soft time limit of 540 s."
 
 
-def test_the_tasks_own_limits_are_those_of_the_settings(settings):
+def test_task_time_limits_are_those_of_settings(settings):
     assert crawl_source.soft_time_limit == settings.CRAWL_SOFT_TIME_LIMIT == 540
     assert crawl_source.time_limit == settings.CRAWL_TIME_LIMIT == 600
 
 
-def test_an_unforeseen_error_fails_the_run_with_its_name_and_is_logged(of_site, monkeypatch, caplog):
+def test_unexpected_error_fails_run_and_is_logged(of_site, monkeypatch, caplog):
     monkeypatch.setattr(crawler, "crawl", breaks_after_a_page(ZeroDivisionError("by zero")))
     job = queued_job(source=of_site)
     deliver(message(of_site, job.task_id, crawl_job_id=job.pk))
@@ -293,7 +293,7 @@ def test_an_unforeseen_error_fails_the_run_with_its_name_and_is_logged(of_site, 
     assert "Traceback" in caplog.text
 
 
-def test_a_stale_message_is_ignored_and_noted(broker, of_site, web, journal):
+def test_stale_message_is_ignored_and_journalled(broker, of_site, web, journal):
     job = queued_job(source=of_site)
     before = fresh(job)
     stale = message(of_site, crawl_job_id=job.pk)
@@ -308,7 +308,7 @@ def test_a_stale_message_is_ignored_and_noted(broker, of_site, web, journal):
 
 
 @pytest.mark.parametrize("kind", ["job", "child"])
-def test_a_run_that_is_taken_from_its_task_in_mid_crawl_stops_it(broker, of_site, web, journal, kind):
+def test_run_taken_during_crawl_stops_its_task(broker, of_site, web, journal, kind):
     row = queued_job(source=of_site) if kind == "job" else sent_child(source=of_site)
     named = {"crawl_job_id": row.pk} if kind == "job" else {"parent_job_id": row.crawl_job_id}
 
@@ -327,7 +327,7 @@ def test_a_run_that_is_taken_from_its_task_in_mid_crawl_stops_it(broker, of_site
     assert RefusedWrite.objects.get().write == "progress"
 
 
-def test_a_run_that_is_deleted_in_mid_crawl_stops_its_task(broker, of_site, web):
+def test_run_deleted_during_crawl_stops_its_task(broker, of_site, web):
     def page():
         Source.objects.all().delete()
         connections.close_all()
@@ -340,7 +340,7 @@ def test_a_run_that_is_deleted_in_mid_crawl_stops_its_task(broker, of_site, web)
     assert not CrawlJob.objects.exists()
 
 
-def test_a_message_for_a_job_that_is_gone_is_ignored(broker, of_site):
+def test_message_for_deleted_job_is_ignored(broker, of_site):
     job = queued_job(source=of_site)
     sent = message(of_site, job.task_id, crawl_job_id=job.pk)
     of_site.delete()
@@ -348,7 +348,7 @@ def test_a_message_for_a_job_that_is_gone_is_ignored(broker, of_site):
         deliver(sent)
 
 
-def test_without_a_journal_nothing_is_written(settings, of_site, tmp_path):
+def test_without_journal_setting_nothing_is_written(settings, of_site, tmp_path):
     settings.CRAWL_JOURNAL = ""
     crawl_source(str(of_site.pk))
     assert list(tmp_path.iterdir()) == []
@@ -358,7 +358,7 @@ def test_without_a_journal_nothing_is_written(settings, of_site, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["job", "child"])
-def test_a_delay_by_hand_makes_every_earlier_message_stale(broker, of_site, kind):
+def test_manual_delay_makes_earlier_messages_stale(broker, of_site, kind):
     row = queued_job(source=of_site) if kind == "job" else sent_child(source=of_site)
     named = {"crawl_job_id": row.pk} if kind == "job" else {"parent_job_id": row.crawl_job_id}
     earlier = message(of_site, row.task_id, **named)
@@ -370,7 +370,7 @@ def test_a_delay_by_hand_makes_every_earlier_message_stale(broker, of_site, kind
     assert fresh(row).status == "completed"
 
 
-def test_a_delay_with_neither_id_makes_and_sends_a_job_and_is_no_second_look(broker, of_site):
+def test_delay_without_ids_creates_job_and_is_not_manual(broker, of_site):
     result = crawl_source.delay(str(of_site.pk))
     job = CrawlJob.objects.get()
     assert (job.status, job.task_id, job.source_id) == ("pending", result.id, of_site.pk)
@@ -379,7 +379,7 @@ def test_a_delay_with_neither_id_makes_and_sends_a_job_and_is_no_second_look(bro
     assert not LedgerEntry.objects.exists()
 
 
-def test_overrides_given_by_hand_are_kept_for_later_attempts(broker, of_site):
+def test_overrides_of_manual_delay_are_kept_for_later_attempts(broker, of_site):
     job = queued_job(source=of_site)
     crawl_source.delay(str(of_site.pk), crawl_job_id=str(job.pk), config_overrides={"max_pages": 1})
     assert fresh(job).config_overrides == {"max_pages": 1}
@@ -387,26 +387,26 @@ def test_overrides_given_by_hand_are_kept_for_later_attempts(broker, of_site):
     assert fresh(job).pages_crawled == 1
 
 
-def test_a_delay_inside_a_transaction_waits_for_its_commit(broker, of_site):
+def test_delay_in_transaction_sends_after_commit(broker, of_site):
     with transaction.atomic():
         result = crawl_source.delay(str(of_site.pk))
         assert broker.ids() == []
     assert broker.ids() == [result.id]
 
 
-def test_publishing_options_reach_the_broker(broker, of_site):
+def test_publishing_options_reach_broker(broker, of_site):
     result = crawl_source.apply_async([str(of_site.pk)], queue="default")
     assert broker.ids("default") == [result.id]
 
 
-def test_a_run_that_is_not_waiting_is_not_sent_by_hand(broker, of_site):
+def test_manual_delay_of_run_that_is_not_pending_raises(broker, of_site):
     job = queued_job(source=of_site, status="running")
     with pytest.raises(dispatch.NotPending):
         crawl_source.delay(str(of_site.pk), crawl_job_id=str(job.pk))
     assert broker.ids() == []
 
 
-def test_a_delay_by_hand_gives_a_run_all_its_requeues_anew(broker, of_site, settings):
+def test_manual_delay_resets_retry_budget(broker, of_site, settings):
     settings.REAPER = {**settings.REAPER, "MAX_REDISPATCHES": 1, "BACKOFF": []}
     job = queued_job(source=of_site)
     beyond = conf.Policy().lost_grace + SECOND
@@ -445,7 +445,7 @@ def sentence_of(raised):
 
 @pytest.mark.parametrize(("name", "wrong"), [*WRONG, ("source_id", ""), ("source_id", None)])
 @pytest.mark.parametrize("call", [crawl_source.delay, crawl_source], ids=["delay", "inline"])
-def test_an_id_that_is_none_is_named_in_one_sentence(broker, of_site, call, name, wrong):
+def test_invalid_id_is_named_in_one_sentence(broker, of_site, call, name, wrong):
     with pytest.raises(ValueError, match="is not a UUID") as raised:
         call(**{"source_id": str(of_site.pk), name: wrong})
     assert sentence_of(raised).startswith(f"{name}={wrong!r}")
@@ -454,7 +454,7 @@ def test_an_id_that_is_none_is_named_in_one_sentence(broker, of_site, call, name
 
 
 @pytest.mark.parametrize("call", [crawl_source.delay, crawl_source], ids=["delay", "inline"])
-def test_a_source_that_is_not_there_is_named(broker, call):
+def test_missing_source_is_named(broker, call):
     unknown = uuid.uuid4()
     with pytest.raises(ValueError, match=f"There is no source {unknown}") as raised:
         call(str(unknown))
@@ -463,7 +463,7 @@ def test_a_source_that_is_not_there_is_named(broker, call):
 
 
 @pytest.mark.parametrize("call", [crawl_source.delay, crawl_source], ids=["delay", "inline"])
-def test_a_source_that_is_not_the_parents_is_named(broker, of_site, call):
+def test_source_of_another_parent_is_named(broker, of_site, call):
     job = parent("pending")
     with pytest.raises(ValueError, match=f"Job {job.pk} has no child for source {of_site.pk}") as raised:
         call(str(of_site.pk), parent_job_id=str(job.pk))
@@ -472,20 +472,20 @@ def test_a_source_that_is_not_the_parents_is_named(broker, of_site, call):
 
 
 @pytest.mark.parametrize("call", [crawl_source.delay, crawl_source], ids=["delay", "inline"])
-def test_a_job_that_is_not_there_cannot_be_dispatched(broker, of_site, call):
+def test_delay_of_missing_job_raises(broker, of_site, call):
     with pytest.raises(dispatch.NotPending, match="is not pending"):
         call(str(of_site.pk), crawl_job_id=str(uuid.uuid4()))
     assert broker.ids() == []
 
 
-def test_a_task_id_of_the_callers_own_is_refused(broker, of_site):
+def test_task_id_of_caller_is_refused(broker, of_site):
     with pytest.raises(ValueError, match="makes its own task ids") as raised:
         crawl_source.apply_async([str(of_site.pk)], task_id="mine")
     sentence_of(raised)
     assert not CrawlJob.objects.exists()
 
 
-def test_overrides_of_a_child_belong_to_its_parent(broker):
+def test_overrides_for_child_are_refused(broker):
     row = sent_child()
     with pytest.raises(ValueError, match="those of its parent job") as raised:
         crawl_source.delay(str(row.source_id), parent_job_id=str(row.crawl_job_id), config_overrides={"max_pages": 1})
@@ -494,7 +494,7 @@ def test_overrides_of_a_child_belong_to_its_parent(broker):
 
 
 @pytest.mark.parametrize("arguments", [[], [1, 2, 3, 4, 5]], ids=["too few", "too many"])
-def test_wrong_arguments_are_refused_before_anything_is_sent(broker, arguments):
+def test_wrong_arguments_are_refused_before_sending(broker, arguments):
     with pytest.raises(TypeError):
         crawl_source.delay(*arguments)
     assert broker.ids() == []
@@ -503,7 +503,7 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(broker, arguments):
 # --- every active source ------------------------------------------------------------------------------------------
 
 
-def test_every_active_source_becomes_a_child_of_one_parent(broker):
+def test_crawl_all_creates_child_per_active_source(broker):
     active = {Source.objects.create(name=name, url=f"http://{name}.example/").pk for name in "ab"}
     Source.objects.create(name="c", url="http://c.example/", status="paused")
     job = CrawlJob.objects.get(pk=crawl_all_active_sources())
@@ -512,12 +512,12 @@ def test_every_active_source_becomes_a_child_of_one_parent(broker):
     assert len(broker.ids()) == 2
 
 
-def test_without_an_active_source_there_is_no_job(broker):
+def test_crawl_all_without_active_source_creates_nothing(broker):
     Source.objects.create(name="c", url="http://c.example/", status="paused")
     assert crawl_all_active_sources() is None
     assert not CrawlJob.objects.exists()
 
 
-def test_the_tasks_names_are_those_that_are_published_and_scheduled():
+def test_task_names_are_those_published_and_scheduled():
     assert crawl_source.name == dispatch.TASK == "apps.sources.tasks.crawl_source"
     assert crawl_all_active_sources.name == "apps.sources.tasks.crawl_all_active_sources"
