@@ -49,8 +49,13 @@ CONTROLS = (
 )
 OVERRIDES = ("tests/reaper/controls/test_overrides.py",)
 WORKERS = ("tests/reaper/workers/test_liveness.py", "tests/reaper/workers/test_registry.py", *EVIDENCE)
-ADAPTERS = ("tests/reaper/test_adapters.py", "tests/sources/test_races.py")
-HOST_RUNS = ("tests/sources/test_runs.py", "tests/sources/test_races.py")
+ADAPTERS = ("tests/reaper/adapters/test_model_writer.py", "tests/sources/test_races.py")
+HOST_RUNS = (
+    "tests/sources/test_claims.py",
+    "tests/sources/test_dispatch.py",
+    "tests/sources/test_parents.py",
+    "tests/sources/test_races.py",
+)
 LEDGER = ("tests/reaper/test_ledger.py", *SWEEPS)
 TOTALS = ("tests/reaper/ledger/test_totals.py",)
 PAGES = ("tests/reaper/admin/test_run_views.py",)

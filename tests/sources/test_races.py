@@ -27,7 +27,7 @@ from tests.factories import (
     running_job,
     sent_child,
 )
-from tests.processes import Race, broker_at, redis_server, wait_until
+from tests.processes import Race, wait_until
 
 pytestmark = [
     COMMITTED,
@@ -40,19 +40,6 @@ ENDS = {
     "completed": lambda hold: hold.complete(TOTALS),
     "failed": lambda hold: hold.fail("It did not work.", "error"),
 }
-
-
-@pytest.fixture(scope="module")
-def server():
-    with redis_server() as server, broker_at(server.url):
-        yield server
-
-
-@pytest.fixture
-def broker(server):
-    """A broker without messages, which is Celery's broker."""
-    server.flush()
-    return server
 
 
 @pytest.fixture

@@ -12,24 +12,10 @@ from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps import parents
 from reaper.sweeps.sweep import sweep as sweep_phase
 from tests.factories import COMMITTED, NOW, SECOND, child, fresh, parent, queued_job, running_job, sent_child, source
-from tests.processes import broker_at, redis_server
 
 pytestmark = COMMITTED
 
 LONG = conf.Policy().run_timeout + SECOND
-
-
-@pytest.fixture(scope="module")
-def server():
-    with redis_server() as server, broker_at(server.url):
-        yield server
-
-
-@pytest.fixture
-def broker(server):
-    """A broker without messages, which is Celery's broker."""
-    server.flush()
-    return server
 
 
 def seen(adapter, phase):

@@ -16,7 +16,7 @@ from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
 from tests.factories import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
-from tests.processes import Sent, broker_at, free_port, redis_server, site
+from tests.processes import Sent, free_port, site
 
 pytestmark = COMMITTED
 
@@ -27,19 +27,6 @@ PAGES = {
 }
 JSON_NULL = Value(None, JSONField())
 COUNTED = {"pages": 4, "found": 3, "new": 2, "duplicates": 1, "errors": 1}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with redis_server() as server, broker_at(server.url):
-        yield server
-
-
-@pytest.fixture
-def broker(server):
-    """A broker without messages, which is Celery's broker."""
-    server.flush()
-    return server
 
 
 @pytest.fixture(autouse=True)
@@ -411,7 +398,7 @@ def test_manual_delay_resets_retry_budget(broker, of_site, settings):
     job = queued_job(source=of_site)
     beyond = conf.Policy().lost_grace + SECOND
 
-    def sweep(at):
+    def sweep_without_message(at):
         """Its message is lost, and no worker has it."""
         broker.flush()
         first_look(job, at)
@@ -420,13 +407,13 @@ def test_manual_delay_resets_retry_budget(broker, of_site, settings):
             sweep(conf.adapters()["crawl_job"], Phase.QUEUED)
         return fresh(job).status
 
-    assert sweep(NOW + beyond) == "pending"
+    assert sweep_without_message(NOW + beyond) == "pending"
     with freeze_time(NOW + beyond):
         crawl_source.delay(str(of_site.pk), crawl_job_id=str(job.pk))
     ledger = LedgerEntry.objects.order_by("id").values_list("action", "actor", "new_task_id")
     assert ledger.last() == ("dispatch", "manual dispatch", fresh(job).task_id)
-    assert sweep(NOW + 2 * beyond) == "pending"
-    assert sweep(NOW + 3 * beyond) == "failed"
+    assert sweep_without_message(NOW + 2 * beyond) == "pending"
+    assert sweep_without_message(NOW + 3 * beyond) == "failed"
     assert fresh(job).error_code == "poison"
 
 
