@@ -15,6 +15,7 @@ from apps.sources.tasks import crawl_all_active_sources, crawl_source
 from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
+from reaper.sweeps.sweep import sweep
 from tests.factories import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
 from tests.processes import Sent, free_port, site
 
