@@ -20,7 +20,7 @@ def broker(redis_server, monkeypatch):
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", redis_server.url)
     redis_server.listen()
     yield redis_server
-    redis_server.deafen()
+    redis_server.stop_listening()
 
 
 @pytest.fixture

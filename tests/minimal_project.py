@@ -13,11 +13,13 @@ from celery import Celery
 
 from tests import processes
 
-app = Celery("little", broker=os.environ.get("CELERY_BROKER_URL"), set_as_current=False)
-app.conf.update(task_default_queue="little", broker_connection_retry_on_startup=True, worker_prefetch_multiplier=2)
+app = Celery("minimal_project", broker=os.environ.get("CELERY_BROKER_URL"), set_as_current=False)
+app.conf.update(
+    task_default_queue="minimal_project", broker_connection_retry_on_startup=True, worker_prefetch_multiplier=2
+)
 
 
-@app.task(name="little.hold")
+@app.task(name="minimal_project.hold")
 def hold(path: str) -> None:
     """Work until the file is there, at most two minutes."""
     deadline = time.monotonic() + 120

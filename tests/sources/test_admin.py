@@ -41,7 +41,7 @@ def broker(redis_server, monkeypatch):
     publish_to(monkeypatch, redis_server.url)
     redis_server.listen()
     yield redis_server
-    redis_server.deafen()
+    redis_server.stop_listening()
 
 
 @pytest.fixture

@@ -7,29 +7,31 @@ from reaper.adapters import Message
 from reaper.broker.connection import Broker
 from reaper.broker.queues import scan_queues
 
-TASK = "little.hold"
+TASK = "minimal_project.hold"
 
 
 def celery_app(url, **transport_options):
-    """A Celery project on that broker."""
+    """Return a Celery project that publishes to that broker."""
     app = Celery("elsewhere", set_as_current=False)
     app.conf.update(broker_write_url=url, broker_transport_options=transport_options)
     return app
 
 
 def send(app, queue, *ids, **options):
-    with Broker(app) as asked:
+    """Publish one task for each of the ids; `options` are publishing options."""
+    with Broker(app) as link:
         for task_id in ids:
-            asked.publish(TASK, Message(["x"], options={"queue": queue, **options}), task_id)
+            link.publish(TASK, Message(["x"], options={"queue": queue, **options}), task_id)
 
 
 def scan(app, *names, seconds=20.0):
-    with Broker(app) as asked:
-        return scan_queues(asked, names, seconds)
+    """Return what a scan of these queues finds."""
+    with Broker(app) as link:
+        return scan_queues(link, names, seconds)
 
 
 class Consumer:
-    """Takes messages as a worker does, and acknowledges them when it is told to."""
+    """Takes messages as a worker does, without acknowledging them."""
 
     def __init__(self, url, queue, **transport_options):
         self.connection = Connection(url, transport_options=transport_options)
@@ -42,5 +44,6 @@ class Consumer:
         self.connection.close()
 
     def take(self):
+        """Return the task id of the next message, and the message."""
         message = self.queue.get(timeout=10)
         return message.headers["id"], message

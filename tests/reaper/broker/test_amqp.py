@@ -43,7 +43,7 @@ class TestRabbit:
 
     @pytest.fixture
     def names(self):
-        """Queues that no other test has."""
+        """Names of queues that no other test uses."""
         return [str(uuid4()) for _ in range(3)]
 
     def test_empty_and_missing_queues_hold_no_message(self, app, rabbit, names):
@@ -76,20 +76,20 @@ class TestRabbit:
     def test_refused_queue_is_incomplete_and_the_others_are_not(self, app, rabbit, names):
         with Connection(rabbit.url) as other:
             other.channel().queue_declare(names[0], exclusive=True)
-            with Broker(app) as asked:
-                found = scan_queues(asked, names)
-                assert asked.error == ""
+            with Broker(app) as link:
+                found = scan_queues(link, names)
+                assert link.error == ""
         assert found.incomplete_queues == {names[0]}
         assert found.depth[names[0]] is None
         assert found.error.startswith(f"{names[0]} cannot be inspected: ResourceLocked: ")
         assert found.is_absent("gone", names[1:]) is True
 
     def test_scan_with_hanging_rabbitmq_knows_nothing(self, app, rabbit, names):
-        asked = Broker(app)
-        assert scan_queues(asked, names).complete
-        with rabbit.stopped(), asked:
+        link = Broker(app)
+        assert scan_queues(link, names).complete
+        with rabbit.stopped(), link:
             begin = real_monotonic()
-            found = scan_queues(asked, names)
+            found = scan_queues(link, names)
             assert real_monotonic() - begin < 4
         assert found.error.startswith("the broker did not answer: ")
         assert found.is_absent("gone", names) is None

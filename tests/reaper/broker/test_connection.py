@@ -1,4 +1,4 @@
-"""The broker, link within bounds: what arrives where, and how soon a dead one is given up."""
+"""The connection to the broker: what arrives where, and how soon a dead broker is given up."""
 
 import os
 import subprocess
@@ -13,8 +13,10 @@ from freezegun.api import real_monotonic
 from reaper.adapters import Message
 from reaper.broker.connection import Broker
 from reaper.exceptions import BrokerUnavailable
+from tests.processes import wait_until
+from tests.reaper.broker.messages import TASK as HOLD
 from tests.reaper.broker.messages import celery_app
-from tests.servers import Revoke, eventually
+from tests.servers import Revoke
 
 TASK = "apps.sources.tasks.crawl_source"
 
@@ -64,7 +66,7 @@ class Mute:
     """An argument that no serializer knows."""
 
 
-# What is wrong, and how: as an argument, or as an option.
+# What is wrong with a message: an argument or an option.
 UNSENDABLE = {
     "an argument": Message([Mute()]),
     "a keyword argument": Message([], {"x": Mute()}),
@@ -123,7 +125,7 @@ def test_one_connection_serves_the_whole_sweep_and_is_closed(broker):
             link.publish(TASK, Message(), f"t{number}")
             link.revoke([f"t{number}"])
         assert connections() - before <= 3
-    assert eventually(lambda: connections() <= before)
+    wait_until(lambda: connections() <= before)
 
 
 def test_unused_broker_is_not_connected(refusing_broker):
@@ -134,9 +136,9 @@ def test_unused_broker_is_not_connected(refusing_broker):
 @pytest.mark.parametrize("first", ["publish", "revoke"])
 def test_refusing_broker_is_given_up_at_once(refusing_broker, first):
     with within(3), Broker() as link:
-        with pytest.raises(BrokerUnavailable) as told:
+        with pytest.raises(BrokerUnavailable) as raised:
             link.publish(TASK, Message(), "t1") if first == "publish" else link.revoke(["t1"])
-        assert str(told.value).startswith("publishing to the broker failed: ")
+        assert str(raised.value).startswith("publishing to the broker failed: ")
         with within(1), pytest.raises(BrokerUnavailable, match="publishing to the broker failed"):
             link.revoke(["t1"])
         with within(1), pytest.raises(BrokerUnavailable, match="publishing to the broker failed"):
@@ -158,24 +160,24 @@ def test_hanging_broker_is_given_up_within_6s_and_then_at_once(hanging_broker, f
 @pytest.mark.parametrize("first", ["publish", "revoke"])
 @pytest.mark.parametrize("then", ["publish", "revoke"])
 def test_broker_lost_in_mid_sweep_is_given_up_within_6s(hanging_broker, end, first, then):
-    def ask(what, task_id):
+    def call(what, task_id):
         link.publish(TASK, Message(), task_id) if what == "publish" else link.revoke([task_id])
 
-    hanging_broker.go_on()
+    hanging_broker.resume()
     with within(8), Broker() as link:
-        ask(first, "t1")
+        call(first, "t1")
         hanging_broker.stop() if end == "stop" else hanging_broker.process.kill()
         with within(6), pytest.raises(BrokerUnavailable):
-            ask(then, "t2")
+            call(then, "t2")
         with within(1), pytest.raises(BrokerUnavailable):
-            ask(first, "t3")
+            call(first, "t3")
 
 
 @pytest.mark.live
 def test_next_sweep_reaches_a_broker_that_is_back(hanging_broker):
     with Broker() as link, pytest.raises(BrokerUnavailable):
         link.publish(TASK, Message(), "t1")
-    hanging_broker.go_on()
+    hanging_broker.resume()
     with Broker() as link:
         link.publish(TASK, Message(), "t2")
         link.revoke(["t1"])
@@ -187,12 +189,12 @@ import os
 from pathlib import Path
 from celery import Celery
 
-app = Celery("little", broker=os.environ["LITTLE_BROKER"], set_as_current=False)
-app.conf.update(task_default_queue="little", broker_connection_retry_on_startup=True)
+app = Celery("noting", broker=os.environ["NOTING_BROKER"], set_as_current=False)
+app.conf.update(task_default_queue="noting", broker_connection_retry_on_startup=True)
 
-@app.task(name="little.note")
+@app.task(name="noting.note")
 def note(word):
-    with open(os.environ["LITTLE_FILE"], "a") as file:
+    with open(os.environ["NOTING_FILE"], "a") as file:
         file.write(word + "\\n")
 """
 
@@ -200,24 +202,24 @@ def note(word):
 @pytest.mark.live
 def test_real_worker_discards_revoked_tasks_and_runs_published_ones(broker, tmp_path, monkeypatch):
     monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
-    (tmp_path / "little.py").write_text(WORKER)
+    (tmp_path / "noting.py").write_text(WORKER)
     noted = tmp_path / "noted"
     noted.touch()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CELERY_", "DJANGO_"))}
-    environment |= {"LITTLE_BROKER": broker.url, "LITTLE_FILE": str(noted), "PYTHONPATH": str(tmp_path)}
-    words = [sys.executable, "-m", "celery", "-A", "little", "worker", "-P", "solo", "-Q", "little", "-l", "INFO"]
+    environment |= {"NOTING_BROKER": broker.url, "NOTING_FILE": str(noted), "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-m", "celery", "-A", "noting", "worker", "-P", "solo", "-Q", "noting", "-l", "INFO"]
     app, ids = celery_app(broker.url), [str(uuid4()) for _ in range(3)]
     with Path(tmp_path, "log").open("wb") as log:
         worker = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=tmp_path)
     try:
-        said = lambda: Path(tmp_path, "log").read_text()  # noqa: E731
-        assert eventually(lambda: "ready." in said()), said()
+        log = lambda: Path(tmp_path, "log").read_text()  # noqa: E731
+        wait_until(lambda: "ready." in log(), what="the worker does it, see its log")
         with Broker(app) as link:
             link.revoke([ids[0], ids[1]])
-            assert eventually(lambda: said().count("revoked") >= 1), said()
+            wait_until(lambda: log().count("revoked") >= 1, what="the worker does it, see its log")
             for task_id, word in zip(ids, ("never", "nor this", "done"), strict=True):
-                link.publish("little.note", Message([word], options={"queue": "little"}), task_id)
-        assert eventually(lambda: noted.read_text()), said()
+                link.publish("noting.note", Message([word], options={"queue": "noting"}), task_id)
+        wait_until(lambda: noted.read_text(), what="the worker does it, see its log")
         assert noted.read_text() == "done\n"
     finally:
         worker.kill()
@@ -237,17 +239,17 @@ class TestRabbit:
         queue = str(uuid4())
         with Broker(app) as link:
             with pytest.raises(ValueError, match=r"\w+: .+"):
-                link.publish("little.hold", message, "t1")
-            link.publish("little.hold", Message(options={"queue": queue}), "t2")
+                link.publish(HOLD, message, "t1")
+            link.publish(HOLD, Message(options={"queue": queue}), "t2")
             found = link.call(lambda connection: connection.channel().queue_declare(queue, passive=True))
         assert found.message_count == 1
 
     @pytest.mark.parametrize("then", ["publish", "revoke"])
     def test_broker_lost_in_mid_sweep_is_given_up_within_6s(self, app, rabbit, then):
         link = Broker(app)
-        link.publish("little.hold", Message(), "t1")
+        link.publish(HOLD, Message(), "t1")
         with rabbit.stopped(), within(8), link:
             with within(4), pytest.raises(BrokerUnavailable):
-                link.publish("little.hold", Message(), "t2") if then == "publish" else link.revoke(["t1"])
+                link.publish(HOLD, Message(), "t2") if then == "publish" else link.revoke(["t1"])
             with within(1), pytest.raises(BrokerUnavailable):
-                link.publish("little.hold", Message(), "t3")
+                link.publish(HOLD, Message(), "t3")

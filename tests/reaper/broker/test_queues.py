@@ -30,9 +30,9 @@ def test_scan_of_an_unsupported_transport_says_so(app):
 
 def test_scan_with_refusing_broker_knows_nothing(refusing_broker):
     begin = real_monotonic()
-    with Broker() as asked:
-        found = scan_queues(asked, ["crawl"])
-        assert scan_queues(asked, ["crawl"]).error == found.error == asked.error
+    with Broker() as link:
+        found = scan_queues(link, ["crawl"])
+        assert scan_queues(link, ["crawl"]).error == found.error == link.error
     assert real_monotonic() - begin < 2
     assert found.error.startswith("the broker did not answer: ")
     assert found.depth == {"crawl": None}
@@ -42,8 +42,8 @@ def test_scan_with_refusing_broker_knows_nothing(refusing_broker):
 @pytest.mark.live
 def test_scan_with_hanging_broker_ends_within_4s(hanging_broker):
     begin = real_monotonic()
-    with Broker() as asked:
-        found = scan_queues(asked, ["crawl"])
+    with Broker() as link:
+        found = scan_queues(link, ["crawl"])
     assert real_monotonic() - begin < 4
     assert found.error.startswith("the broker did not answer: ")
     assert not found.complete

@@ -12,9 +12,8 @@ from reaper.adapters import Message
 from reaper.broker import redis
 from reaper.broker.connection import Broker
 from reaper.broker.queues import scan_queues
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_until
 from tests.reaper.broker.messages import TASK, Consumer, celery_app, scan, send
-from tests.servers import eventually
 
 
 class TestRedis:
@@ -123,13 +122,13 @@ class TestRedis:
             before, connected = state(), broker.client.info("clients")["connected_clients"]
             scan(app, "crawl", "default", "nobody's")
             assert state() == before
-            assert eventually(lambda: broker.client.info("clients")["connected_clients"] <= connected)
+            wait_until(lambda: broker.client.info("clients")["connected_clients"] <= connected)
 
     def test_broker_can_scan_twice_and_publish_in_between(self, app, broker):
-        with Broker(app) as asked:
-            assert scan_queues(asked, ["crawl"]).waiting == set()
-            asked.publish(TASK, Message(options={"queue": "crawl"}), "c1")
-            assert scan_queues(asked, ["crawl"]).waiting == {"c1"}
+        with Broker(app) as link:
+            assert scan_queues(link, ["crawl"]).waiting == set()
+            link.publish(TASK, Message(options={"queue": "crawl"}), "c1")
+            assert scan_queues(link, ["crawl"]).waiting == {"c1"}
 
 
 UNREADABLE = {
@@ -179,9 +178,9 @@ class TestUnreadable:
 
     def test_key_of_another_type_is_a_refusal_not_an_outage(self, app, broker):
         broker.client.set("crawl", "no list")
-        with Broker(app) as asked:
-            found = scan_queues(asked, ["crawl", "default"])
-            assert asked.error == ""
+        with Broker(app) as link:
+            found = scan_queues(link, ["crawl", "default"])
+            assert link.error == ""
         assert found.error.startswith("the broker refused the scan: ResponseError: ")
         assert found.complete is False
         assert found.depth == {"crawl": None, "default": None}
@@ -208,7 +207,7 @@ class TestLimits:
     @pytest.mark.live
     @pytest.mark.parametrize("end", ["stop", "kill"])
     def test_scan_with_broker_lost_half_way_keeps_what_it_found(self, hanging_broker, monkeypatch, end):
-        hanging_broker.go_on()
+        hanging_broker.resume()
         app = celery_app(hanging_broker.url, retry_on_timeout=True)
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
         send(app, "crawl", *(f"c{number}" for number in range(50)))
@@ -219,9 +218,9 @@ class TestLimits:
 
         monkeypatch.setattr(redis, "next_page_size", go)
         begin = real_monotonic()
-        with Broker(app) as asked:
-            found = scan_queues(asked, ["crawl", "default"])
-            assert asked.error == found.error
+        with Broker(app) as link:
+            found = scan_queues(link, ["crawl", "default"])
+            assert link.error == found.error
         assert real_monotonic() - begin < 3
         assert found.error.startswith("the broker did not answer: ")
         assert len(found.waiting) == redis.FIRST_PAGE
@@ -235,15 +234,15 @@ def test_scan_under_churn_finds_what_stays_and_disturbs_nothing(app, broker, sta
     send(app, "crawl", "sample")
     sample = broker.client.rpop("crawl").decode()
     raw = lambda task_id: sample.replace("sample", task_id)  # noqa: E731
-    # The oldest are taken first, so those that stay lie between them and the new ones.
+    # The oldest are consumed first, so those that stay are between them and the new ones.
     gone, stays = [[f"{word}{number}" for number in range(stay)] for word in ("old", "stay")]
     broker.client.lpush("crawl", *(raw(task_id) for task_id in (*gone, *stays)))
     sent, taken, ended = count(), [], threading.Event()
 
     def produce():
-        with Broker(app) as asked:
+        with Broker(app) as link:
             while not ended.is_set():
-                asked.publish(TASK, Message(["x"], options={"queue": "crawl"}), f"new{next(sent)}")
+                link.publish(TASK, Message(["x"], options={"queue": "crawl"}), f"new{next(sent)}")
 
     def consume():
         with Consumer(broker.url, "crawl") as consumer:
@@ -256,7 +255,7 @@ def test_scan_under_churn_finds_what_stays_and_disturbs_nothing(app, broker, sta
     for thread in threads:
         thread.start()
     try:
-        assert eventually(lambda: len(taken) > 20)
+        wait_until(lambda: len(taken) > 20)
         for _ in range(20):
             found = scan(app, "crawl")
             assert found.error == ""

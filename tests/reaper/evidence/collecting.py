@@ -15,12 +15,13 @@ WITNESS_NODE, HOLDER_NODE = "celery@crawl-witness", "celery@w1"
 
 
 def sweep(phase, at=NOW):
+    """Sweep the crawl jobs at that time; return the `Sweep`."""
     with freeze_time(at):
         return sweep_phase(conf.adapters()["crawl_job"], phase)
 
 
 def gather(*rows, at=NOW):
-    """The evidence on each of the rows."""
+    """Return the evidence on the run of each row."""
     adapter = conf.adapters()["crawl_job"]
     with freeze_time(at), Broker() as link:
         collector = EvidenceCollector(adapter, link, conf.policy(adapter), at)
@@ -28,4 +29,5 @@ def gather(*rows, at=NOW):
 
 
 def scan_finds(monkeypatch, **found):
+    """Have every scan of the queues return this `QueueSnapshot`."""
     monkeypatch.setattr(sources, "scan_queues", lambda link, queues, seconds: QueueSnapshot(**found))

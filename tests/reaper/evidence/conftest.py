@@ -8,15 +8,15 @@ from reaper.workers.inspect import InspectionResult
 
 @pytest.fixture
 def answers(monkeypatch):
-    """A function by which the workers' answers to an inquiry are set; those who are asked are noted in `asked`."""
+    """A function that sets the workers' answers; `calls` has the arguments of every inspection."""
 
     def answer(**said):
-        def inquire(link, task_ids, expected, seconds):
-            answer.asked.append((list(task_ids), expected, seconds))
+        def inspect_workers(link, task_ids, expected, seconds):
+            answer.calls.append((list(task_ids), expected, seconds))
             return InspectionResult(**said)
 
-        monkeypatch.setattr(sources, "inspect_workers", inquire)
+        monkeypatch.setattr(sources, "inspect_workers", inspect_workers)
 
-    answer.asked = []
+    answer.calls = []
     answer()
     return answer

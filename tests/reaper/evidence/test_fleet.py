@@ -58,7 +58,7 @@ def test_worker_of_another_queue_is_no_witness(queues):
 
 
 def test_fleet_that_falls_silent_together_is_not_taken_for_dead():
-    """A partition: their last reports lie up to an interval and a write's deadline apart."""
+    """A partition: their last heartbeats are up to `MAX_HEARTBEAT_AGE` apart."""
     job = running_job(MINUTE)
     last = MAX_HEARTBEAT_AGE
     executing(job, since=MINUTE)
@@ -78,7 +78,7 @@ def test_incomplete_heartbeat_of_a_live_worker_protects_every_run(spoilt, answer
         assert found.absent is False
         assert found.uncertainties == ("the heartbeat of celery@other/abc is incomplete",)
     assert sweep(Phase.RUNNING).acted == sweep(Phase.QUEUED).acted == 0
-    assert answers.asked == []
+    assert answers.calls == []
 
 
 def test_incomplete_heartbeat_of_a_dead_worker_protects_nothing(answers):
@@ -88,7 +88,7 @@ def test_incomplete_heartbeat_of_a_dead_worker_protects_nothing(answers):
 
 
 def test_fleet_shared_by_two_kinds_keeps_the_evidence_of_their_queues_apart(monkeypatch):
-    """As a page does that shows all kinds: the same worker held runs of both when it died."""
+    """A page shows all kinds at once: runs of two kinds that are otherwise alike share a fleet."""
     one, other = conf.adapters()["crawl_job"], conf.adapters()["source_result"]
     monkeypatch.setattr(type(other), "queue", "elsewhere")
     job, part = running_job(MINUTE), child(parent(), "running", worker="celery@w1/abc")

@@ -12,12 +12,12 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
 
 @pytest.mark.parametrize(("consumers", "presence"), [(1, MessageLocation.ABSENT), (2, MessageLocation.UNKNOWN)])
 def test_queue_with_more_consumers_than_heartbeats_hides_absence(monkeypatch, answers, consumers, presence):
-    """RabbitMQ does not show what it has delivered; it says only how many consume."""
+    """RabbitMQ does not show delivered messages, only the number of consumers."""
     job = lost_job()
     scan_finds(monkeypatch, depth={"crawl": 0}, consumers={"crawl": consumers})
     (found,) = gather(job)
     assert found.message_location is presence
-    # One that does not answer may not have read what was sent to it.
+    # A worker that does not answer may have a delivery that it has not read.
     assert sweep(Phase.QUEUED).acted == 0
     answers(responded_fully=frozenset({"celery@crawl-witness"}), responded=frozenset({"celery@crawl-witness"}))
     assert bool(sweep(Phase.QUEUED).acted) is (presence is MessageLocation.ABSENT)

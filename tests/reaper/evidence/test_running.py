@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
 
 
 def test_runs_collected_together_have_each_their_own_evidence(answers):
-    """What is alike is gathered once: nothing that is of one run only may get into another's."""
+    """Runs with the same key share their evidence: nothing about a single run may get into another's."""
     report("celery@gone/abc", silent=MINUTE, held=[copy := str(uuid4())])
     others = [running_job(MINUTE, worker="celery@w2/abc") for _ in range(2)]
     executing(others[0], name="celery@w2/abc", since=2 * MINUTE, held=[others[1].task_id])
@@ -41,13 +41,13 @@ def test_runs_collected_together_have_each_their_own_evidence(answers):
     alone = [gather(row)[0] for row in rows]
     assert gather(*rows) == alone
     assert gather(*reversed(rows)) == alone[::-1]
-    # The same is known of the three whose claimant is not heard of.
+    # The same is known about the three whose claimant sends no heartbeat.
     assert len(set(alone)) == len(rows) - 2
 
 
 def test_waiting_retry_is_not_shared_with_runs_of_the_same_worker(monkeypatch, answers):
     monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "keeps_status_while_retrying", True)
-    # The last report of their worker names only the last one.
+    # The last heartbeat of their worker names only the last one.
     waits, gone, _ = orphan(), orphan(), orphan()
     scan_finds(monkeypatch, waiting={waits.task_id}, depth={"crawl": 1})
     for rows in ([waits, gone], [gone, waits]):

@@ -44,7 +44,7 @@ def test_first_sighting_is_stored_and_the_second_decides():
     assert look.task_id == job.task_id
     assert look.message_location == "absent"
     assert look.created_at == NOW
-    # Nobody was heard since.
+    # No worker has reported since.
     assert sweep(Phase.QUEUED, NOW + 5 * SECOND).counts == {"inconclusive": 1}
     assert MessageSighting.objects.get().created_at == NOW
     keep_reporting(NOW + 6 * SECOND)
@@ -53,7 +53,7 @@ def test_first_sighting_is_stored_and_the_second_decides():
 
 def test_every_live_worker_must_report_between_two_sightings():
     job = lost_job()
-    # The look was 10 s ago; lists that were taken before it may have been written for up to the write's deadline.
+    # The sighting was 10 s ago; a list from before it may be written up to `MAX_LIST_AGE` later.
     report("celery@slow/abc", silent=8 * SECOND)
     assert gather(job)[0].all_reported_since is False
     report("celery@slow/abc", silent=8 * SECOND - MARGIN)
@@ -109,7 +109,7 @@ def test_dry_run_and_diagnosis_store_no_sighting():
 
 
 def test_overlapping_sweeps_share_one_sighting():
-    """The second has read that there is none, before the first stores its own."""
+    """The second sweep has read that there is none before the first stores its own."""
     adapter = conf.adapters()["crawl_job"]
     queued_job(MINUTE)
     witness()

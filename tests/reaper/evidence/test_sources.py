@@ -23,7 +23,7 @@ def test_heartbeats_are_read_once_for_all_pages_of_running_runs(answers, django_
         with django_assert_num_queries(1):
             for _ in range(2):
                 collector.gather(runs)
-    assert answers.asked == []
+    assert answers.calls == []
 
 
 def test_scan_covers_the_queues_of_all_workers_but_not_the_reapers(monkeypatch):
@@ -40,7 +40,7 @@ def test_scan_covers_the_queues_of_all_workers_but_not_the_reapers(monkeypatch):
 
 
 def test_heartbeats_are_read_again_after_the_scan(monkeypatch, answers):
-    """A message that travelled on to a worker during the look would be in neither."""
+    """A message that moves on to a worker during the scan would otherwise be in neither."""
     job = lost_job()
 
     def travels(link, queues, seconds):
@@ -60,6 +60,6 @@ def test_unresponsive_worker_is_not_waited_for_again_in_the_same_sweep(answers):
         for page, answered in zip(pages, ([WITNESS_NODE], [WITNESS_NODE], [], []), strict=True):
             answers(responded_fully=frozenset(answered))
             collector.gather([adapter.get(str(row.pk)) for row in page])
-    waits = [(expected, seconds) for _, expected, seconds in answers.asked]
+    waits = [(expected, seconds) for _, expected, seconds in answers.calls]
     full, short = sources.INSPECT_TIMEOUT_S, sources.SILENT_FLEET_TIMEOUT_S
     assert waits == [([WITNESS_NODE, HOLDER_NODE], full), ([WITNESS_NODE], full), ([WITNESS_NODE], full), ([], short)]

@@ -177,7 +177,7 @@ def test_hanging_broker_does_not_hold_up_the_sweep(hanging_broker, phase):
         row = sweep(phase=phase, tick=True)
     assert row.acted == 3
     assert "publishing to the broker failed" in row.error_messages[0]
-    hanging_broker.go_on()
+    hanging_broker.resume()
     row = sweep(phase=phase, at=NOW + MINUTE, tick=True)
     assert row.errors == []
     assert not Sweep.objects.filter(revoked_at=None, idle=False).exists()
@@ -192,7 +192,7 @@ def test_hanging_broker_does_not_hold_up_the_sweep(hanging_broker, phase):
 def test_broker_lost_mid_sweep_does_not_hold_it_up(hanging_broker, monkeypatch, phase, end):
     monkeypatch.setattr("reaper.sweeps.sweep.BATCH", 1)
     jobs = [held_job(2 * HOUR) if phase is Phase.RUNNING else lost_job(LOST) for _ in range(3)]
-    hanging_broker.go_on()
+    hanging_broker.resume()
 
     def goes(**_):
         hanging_broker.stop() if end == "stop" else hanging_broker.process.kill()

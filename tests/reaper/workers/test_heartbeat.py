@@ -14,7 +14,7 @@ WORKER = WorkerIdentity("celery@w1", "abc")
 
 
 class FailingWriter:
-    """The first writes fail, as many as it is told."""
+    """Fails the first `failures` writes."""
 
     def __init__(self, failures):
         self.failures = failures

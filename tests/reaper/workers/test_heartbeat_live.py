@@ -1,7 +1,6 @@
-"""Real workers on every pool: each way in which what Celery says it holds can be wrong, and each way to die.
+"""Real workers on every pool: each way in which Celery's own lists can be wrong, and each way to end.
 
-The tests share one worker per pool, which lives through all of them; those who are to die are twins of the prefork
-one: they have its hostname.
+The tests share one worker per pool, which lives through all of them. A worker that a test kills has the same hostname.
 """
 
 import signal
@@ -35,11 +34,14 @@ POOLS = ("prefork", "solo", "threads", "gevent")
 HOST = "shared@test"
 
 
-class Stage:
-    """The broker, and the workers that are started on it."""
+class Workers:
+    """The broker, and the workers that were started on it, by name."""
 
     def __init__(self, folder, broker):
-        self.folder, self.broker, self.stack, self.processes = folder, broker, ExitStack(), {}
+        self.folder = folder
+        self.broker = broker
+        self.stack = ExitStack()
+        self.processes = {}
         self.sent = []
 
     def start(self, name, pool, *options, queue=None):
@@ -63,50 +65,51 @@ class Stage:
 
     @contextmanager
     def listening(self, name):
-        """Yields a function that returns what the worker has logged since."""
+        """Yield a function that returns what the worker has logged since."""
         start = len(self.log(name).read_text())
         yield lambda: self.log(name).read_text()[start:]
 
     def send(self, task, queue, **options):
-        """Send a task under a name of its own; return the name and the task's id."""
+        """Send a task under a new name; return the name and the task's id."""
         name = str(uuid4())
         self.sent.append(name)
         return name, self.publish(task, name, queue, **options)
 
     def publish(self, task, name, queue, **options):
-        # By name: to import the workload's app is to make it this process's own.
+        # By name: importing the workload's app would make it this process's current app.
         sent = current_app.send_task(f"tests.reaper.workload.{task}", args=[name], queue=queue, **options)
         return sent.id
 
-    def said(self, name, what="began"):
-        """What the task said, once it did."""
+    def wait_for(self, name, what="began"):
+        """Return what the task wrote when it began or ended, once it has."""
         file = self.folder / f"{name}.{what}"
         wait_until(file.exists, what=f"{what} of the task, see {self.folder}")
         return file.read_text()
 
-    def let_go(self, *names):
+    def release(self, *names):
+        """Let the tasks end."""
         for name in names:
             (self.folder / f"{name}.go").touch()
 
 
 @pytest.fixture(autouse=True)
-def _no_task_outlives_its_test(stage):
+def _no_task_outlives_its_test(workers):
     yield
-    stage.let_go(*stage.sent)
+    workers.release(*workers.sent)
 
 
 @pytest.fixture(scope="module")
-def stage(django_db_setup):
+def workers(django_db_setup):
     """One worker per pool, of one hostname; the queues have the pools' names."""
     with processes.redis_server() as server, processes.broker_at(server.url), tempfile.TemporaryDirectory() as folder:
-        stage = Stage(Path(folder), server)
-        with stage.stack:
-            # A new child for every task: they are forked after the reporter has begun.
+        workers = Workers(Path(folder), server)
+        with workers.stack:
+            # A new child for every task, so that children are forked after the heartbeat thread has started.
             prefork = ("-c", "2", "--prefetch-multiplier", "4", "--max-tasks-per-child", "1")
             for pool in POOLS:
-                stage.start(pool, pool, *(prefork if pool == "prefork" else ("-c", "4")))
-            stage.await_ready(*POOLS)
-            yield stage
+                workers.start(pool, pool, *(prefork if pool == "prefork" else ("-c", "4")))
+            workers.await_ready(*POOLS)
+            yield workers
 
 
 def workers_by_queue():
@@ -116,17 +119,17 @@ def workers_by_queue():
 
 
 def report_of(queue):
-    """The last report of the worker that consumes the queue, or None."""
+    """The worker that consumes the queue, by its last report; None without one."""
     return workers_by_queue().get(queue)
 
 
-def next_report(queue, what=lambda worker: True):
-    """The first report of which this is true and whose lists were taken after this call."""
+def next_report(queue, is_expected=lambda worker: True):
+    """The first report whose lists were taken after this call, and of which `is_expected` is true."""
     now = clock.now("default")
 
     def later():
         worker = report_of(queue)
-        return worker if worker and worker.listed_at > now and what(worker) else None
+        return worker if worker and worker.listed_at > now and is_expected(worker) else None
 
     return wait_until(later, what=f"a report of {queue}")
 
@@ -136,9 +139,9 @@ def holds(*ids):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_running_task_is_reported_by_the_worker_that_it_names(stage, pool):
-    name, task_id = stage.send("wait", pool)
-    identity, *_ = stage.said(name).split()
+def test_running_task_is_reported_by_the_worker_that_it_names(workers, pool):
+    name, task_id = workers.send("wait", pool)
+    identity, *_ = workers.wait_for(name).split()
     worker = next_report(pool)
     assert worker.name == identity
     assert worker.hostname == HOST
@@ -148,61 +151,61 @@ def test_running_task_is_reported_by_the_worker_that_it_names(stage, pool):
     began = worker.active[task_id] - worker.listed_at.timestamp()
     assert -processes.PATIENCE < began <= 0
     assert timedelta(0) < worker.skew < 5 * SECOND
-    stage.let_go(name)
+    workers.release(name)
     assert next_report(pool, lambda worker: task_id not in worker.held).active == {}
 
 
 @pytest.mark.parametrize("pool", ["solo", "gevent"])
-def test_cpu_bound_task_does_not_silence_its_worker(stage, pool):
-    name, task_id = stage.send("compute", pool)
-    stage.said(name)
+def test_cpu_bound_task_does_not_silence_its_worker(workers, pool):
+    name, task_id = workers.send("compute", pool)
+    workers.wait_for(name)
     for _ in range(3):
         assert set(next_report(pool).active) == {task_id}
-    stage.let_go(name)
-    stage.said(name, "ended")
+    workers.release(name)
+    workers.wait_for(name, "ended")
 
 
-def test_task_whose_retry_has_ended_is_still_held(stage):
-    name, task_id = stage.send("again", "prefork")
-    stage.said(name)
-    stage.said(name, "again")
+def test_task_whose_retry_has_ended_is_still_held(workers):
+    name, task_id = workers.send("again", "prefork")
+    workers.wait_for(name)
+    workers.wait_for(name, "again")
     next_report("prefork")
     assert set(next_report("prefork").active) == {task_id}
 
 
-def test_task_whose_second_copy_has_ended_is_still_held(stage):
-    name, task_id = stage.send("wait", "prefork")
-    stage.said(name)
+def test_task_whose_second_copy_has_ended_is_still_held(workers):
+    name, task_id = workers.send("wait", "prefork")
+    workers.wait_for(name)
     quick = str(uuid4())
-    stage.let_go(quick)
-    stage.publish("wait", quick, "prefork", task_id=task_id)
-    stage.said(quick, "ended")
+    workers.release(quick)
+    workers.publish("wait", quick, "prefork", task_id=task_id)
+    workers.wait_for(quick, "ended")
     next_report("prefork")
     assert set(next_report("prefork").active) == {task_id}
 
 
-def test_reserved_scheduled_and_rate_limited_tasks_are_held(stage):
-    busy = [stage.send("wait", "prefork") for _ in range(2)]
+def test_reserved_scheduled_and_rate_limited_tasks_are_held(workers):
+    busy = [workers.send("wait", "prefork") for _ in range(2)]
     for name, _ in busy:
-        stage.said(name)
-    reserved = stage.send("wait", "prefork")
-    limited = [stage.send("limited", "prefork") for _ in range(2)]
-    scheduled = stage.send("wait", "prefork", countdown=3600)
+        workers.wait_for(name)
+    reserved = workers.send("wait", "prefork")
+    limited = [workers.send("limited", "prefork") for _ in range(2)]
+    scheduled = workers.send("wait", "prefork", countdown=3600)
     ids = {task_id for _, task_id in (*busy, reserved, limited[1], scheduled)}
     worker = next_report("prefork", holds(*ids))
     assert set(worker.active) == {task_id for _, task_id in busy}
 
 
-# --- its end ------------------------------------------------------------------------------------------------------
+# --- ends ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def mortal(stage):
-    """A worker of the same hostname that is to die, and a task that it runs: process, name in the reports, task, id."""
+def mortal(workers):
+    """A worker that the test may end, with a running task: its process and name, the task's name and id."""
     queue = str(uuid4())
-    name, task_id = stage.send("wait", queue)
-    process = stage.start(queue, "prefork", "-c", "1", "--prefetch-multiplier", "2")
-    identity, reported, _ = stage.said(name).split()
+    name, task_id = workers.send("wait", queue)
+    process = workers.start(queue, "prefork", "-c", "1", "--prefetch-multiplier", "2")
+    identity, reported, _ = workers.wait_for(name).split()
     assert reported == "True", (
         "its task waited before it did: the first report is written before the first task is taken"
     )
@@ -212,12 +215,12 @@ def mortal(stage):
 
 
 def named(identity, now=None):
-    """The worker of that name, at a time that may not have come yet."""
+    """The worker of that name, as it is judged at `now`."""
     found = load_workers("default", now or clock.now("default"))
     return next(worker for worker in found if worker.name == identity)
 
 
-def test_warm_shutdown_is_announced_and_names_the_task_until_its_end(stage, mortal):
+def test_warm_shutdown_is_announced_and_names_the_task_until_its_end(workers, mortal):
     process, identity, name, task_id = mortal
     process.send_signal(signal.SIGTERM)
     first = wait_until(lambda: (worker := named(identity)).draining and worker, what="it drains")
@@ -227,7 +230,7 @@ def test_warm_shutdown_is_announced_and_names_the_task_until_its_end(stage, mort
         assert set(worker.active) == {task_id}
         assert worker.ended_at is None
         assert worker.alive is True
-    stage.let_go(name)
+    workers.release(name)
     assert process.wait(processes.PATIENCE) == 0
     last = named(identity)
     assert last.alive is False
@@ -237,9 +240,9 @@ def test_warm_shutdown_is_announced_and_names_the_task_until_its_end(stage, mort
     assert report_of("prefork").alive, "the twin of that hostname lives"
 
 
-def test_last_report_of_a_cold_shutdown_names_what_was_cut_off(stage, mortal):
+def test_last_report_of_a_cold_shutdown_names_what_was_cut_off(workers, mortal):
     process, identity, _, task_id = mortal
-    _, waiting_id = stage.send("wait", next(iter(named(identity).queues)))
+    _, waiting_id = workers.send("wait", next(iter(named(identity).queues)))
     wait_until(lambda: waiting_id in named(identity).held, what="the second task is reserved")
     process.send_signal(signal.SIGQUIT)
     process.wait(processes.PATIENCE)
@@ -263,23 +266,23 @@ def test_killed_worker_is_dead_once_its_session_is_gone_for_8s(mortal):
     assert set(dead.active) == {task_id}
 
 
-def test_stopped_worker_is_dead_after_12s_and_alive_when_it_goes_on(stage):
+def test_stopped_worker_is_dead_after_12s_and_alive_when_it_goes_on(workers):
     identity = next_report("solo").name
-    processes.halt(stage.processes["solo"].pid)
+    processes.halt(workers.processes["solo"].pid)
     try:
         last = named(identity)
         assert named(identity, last.seen_at + 12 * SECOND).alive, "its session is there"
         assert not named(identity, last.seen_at + 13 * SECOND).alive
     finally:
-        stage.processes["solo"].send_signal(signal.SIGCONT)
+        workers.processes["solo"].send_signal(signal.SIGCONT)
     assert wait_until(lambda: (worker := named(identity)).seen_at > last.seen_at and worker, what="it goes on").alive
 
 
-# --- its database -------------------------------------------------------------------------------------------------
+# --- the database -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault("the database ends a worker's session")
-def test_worker_whose_session_was_ended_reconnects_and_is_never_dead(stage):
+def test_worker_whose_session_was_ended_reconnects_and_is_never_dead(workers):
     worker = next_report("threads")
     row = WorkerHeartbeat.objects.filter(incarnation=worker.incarnation)
     pid = row.get().backend_pid
@@ -288,7 +291,7 @@ def test_worker_whose_session_was_ended_reconnects_and_is_never_dead(stage):
         assert report_of("threads").alive
         return row.get().backend_pid not in (None, pid)
 
-    with stage.listening("threads") as log:
+    with workers.listening("threads") as log:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
         wait_until(has_a_new_one, what="a new session")
@@ -297,15 +300,15 @@ def test_worker_whose_session_was_ended_reconnects_and_is_never_dead(stage):
 
 
 @pytest.mark.fault("the database does not answer a worker")
-def test_hanging_database_stops_only_the_heartbeats_until_it_is_back(stage):
+def test_hanging_database_stops_only_the_heartbeats_until_it_is_back(workers):
     before = next_report("prefork")
-    with stage.listening("prefork") as log:
+    with workers.listening("prefork") as log:
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE reaper_workerheartbeat IN ACCESS EXCLUSIVE MODE")
             wait_until(lambda: "cannot report to the reaper" in log(), what="it gives up")
-            name, _ = stage.send("touch", "prefork")
-            stage.said(name, "ended")
+            name, _ = workers.send("touch", "prefork")
+            workers.wait_for(name, "ended")
         after = next_report("prefork")
         wait_until(lambda: "reports to the reaper again" in log(), what="it says so")
         assert log().count("cannot report") == 1

@@ -21,7 +21,7 @@ def test_task_that_moves_between_lists_during_a_snapshot_is_held(collector, cons
     task = Task("a")
 
     def move():
-        """It leaves the buckets, which are read now, for a list that has been read already."""
+        """Move the task from the buckets, which are read now, to a list that has been read already."""
         state.reserved_requests.add(task)
         return []
 

@@ -20,7 +20,7 @@ from tests.reaper.requests import Task
 
 
 class Reporter:
-    """Writes reports of the worker celery@w1/abc; call it in a thread of its own."""
+    """Writes reports of the worker celery@w1/abc; to be called in a thread of its own."""
 
     def __init__(self, consumer):
         self.writer = HeartbeatWriter(WorkerIdentity("celery@w1", "abc"))

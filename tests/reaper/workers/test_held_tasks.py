@@ -1,4 +1,4 @@
-"""What a worker holds, and each way in which one of Celery's lists alone would be wrong."""
+"""The tasks that a worker holds, and what each of Celery's lists alone would miss."""
 
 from collections import deque
 from types import SimpleNamespace

@@ -17,7 +17,7 @@ from reaper.broker.connection import Broker
 from reaper.workers.inspect import InspectionResult, inspect_workers
 from tests import minimal_project, servers
 from tests.processes import halt, wait_until
-from tests.reaper.broker.messages import celery_app
+from tests.reaper.broker.messages import TASK, celery_app
 
 KINDS = {"active": [], "reserved": [], "scheduled": [], "query_task": {}}
 
@@ -34,7 +34,7 @@ def inspect(app, *ids, expected=("one@test",), seconds=2.0):
 
 
 class Node:
-    """Somebody on the workers' control channel, who gives one answer to each command; an exception is an error."""
+    """A node on the workers' control channel with one answer per command; an exception is returned as an error."""
 
     def __init__(self, url, name, **answers):
         self.connection, self.ended = Connection(url), threading.Event()
@@ -71,11 +71,11 @@ class Node:
 
 @contextmanager
 def nodes(broker, *made):
-    """These nodes are on the control channel, and Redis knows it."""
+    """Have these nodes listen on the control channel."""
     with ExitStack() as stack:
         for name, answers in made:
             stack.enter_context(Node(broker.url, name, **answers))
-        # The tests' own ear is one of those who listen.
+        # The tests' own listener is one of them.
         ears = lambda: sum(int(client["psub"]) for client in broker.client.client_list())  # noqa: E731
         wait_until(lambda: ears() == 1 + len(made), what="the nodes listen")
         yield
@@ -128,9 +128,9 @@ class TestReplies:
         heard = []
 
         def disturb():
-            """Answer every command with what no worker would say."""
+            """Answer every command with a reply that cannot be decoded."""
             while len(heard) < 4:
-                said = broker.ear.get_message(timeout=5)
+                said = broker.listener.get_message(timeout=5)
                 body = json_of(said)
                 heard.append(body["method"])
                 key = f"{body['reply_to']['routing_key']}.{body['reply_to']['exchange']}"
@@ -162,9 +162,9 @@ class TestReplies:
         assert max(took[:2]) < 0.9 <= min(took[2:])
 
     def test_refusing_broker_differs_from_no_workers(self, refusing_broker):
-        with Broker() as asked:
-            found = inspect_workers(asked, ["t1"], ["one@test"])
-            assert found.error == asked.error
+        with Broker() as link:
+            found = inspect_workers(link, ["t1"], ["one@test"])
+            assert found.error == link.error
         assert found.error.startswith("the broker did not answer: ")
         assert found == InspectionResult(error=found.error)
 
@@ -172,26 +172,26 @@ class TestReplies:
     @pytest.mark.parametrize("half_way", [False, True])
     def test_hanging_broker_ends_the_inspection_within_6s(self, hanging_broker, monkeypatch, half_way):
         monkeypatch.delenv("CELERY_BROKER_WRITE_URL")
-        asked = Broker(celery_app(hanging_broker.url))
+        link = Broker(celery_app(hanging_broker.url))
         if half_way:
-            hanging_broker.go_on()
-            asked.revoke(["t1"])
+            hanging_broker.resume()
+            link.revoke(["t1"])
             hanging_broker.stop()
         begin = real_monotonic()
-        with asked:
-            found = inspect_workers(asked, ["t1"], ["one@test"])
+        with link:
+            found = inspect_workers(link, ["t1"], ["one@test"])
             assert real_monotonic() - begin < 4
         assert real_monotonic() - begin < 6
         assert found.error.startswith("the broker did not answer: ")
 
 
 def json_of(said):
-    """The command in a control message, as the ear heard it."""
+    """The command in a control message, as it was broadcast."""
     return json.loads(base64.b64decode(json.loads(said["data"])["body"]))
 
 
 def garbled(ticket):
-    """A reply whose body is not what its content type says."""
+    """A reply whose body does not match its content type."""
     properties = {"delivery_tag": "1", "delivery_info": {"exchange": "", "routing_key": ""}, "delivery_mode": 1}
     message = {"body": "{", "headers": {"ticket": ticket}, "properties": properties}
     return json.dumps({**message, "content-type": "application/json", "content-encoding": "utf-8"})
@@ -199,7 +199,7 @@ def garbled(ticket):
 
 @pytest.fixture(scope="module")
 def crew(tmp_path_factory):
-    """A Redis and three workers of its own."""
+    """A Redis and three workers for this module."""
     server = servers.RedisServer()
     try:
         with minimal_project.workers(
@@ -225,14 +225,12 @@ class TestWorkers:
 
     @pytest.fixture
     def hold(self, app, tmp_path):
-        """Returns a function that gives a worker a task to hold; it ends with the test."""
+        """A function that sends a worker a task to hold until the test ends."""
         release = tmp_path / "release"
 
         def give(name, task_id, **options):
-            with Broker(app) as asked:
-                asked.publish(
-                    "minimal_project.hold", Message([str(release)], options={"queue": name, **options}), task_id
-                )
+            with Broker(app) as link:
+                link.publish(TASK, Message([str(release)], options={"queue": name, **options}), task_id)
 
         yield give
         release.touch()
@@ -311,26 +309,24 @@ class TestRabbit:
     def test_rabbitmq_worker_answers_and_only_the_named_is_terminated(self, app, rabbit, tmp_path):
         task_id = str(uuid4())
         with minimal_project.workers(rabbit.url, tmp_path, prey="prefork"):
-            with Broker(app) as asked:
-                asked.publish(
-                    "minimal_project.hold", Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id
-                )
+            with Broker(app) as link:
+                link.publish(TASK, Message([str(tmp_path / "release")], options={"queue": "prey"}), task_id)
             wait_until(lambda: inspect(app, task_id, expected=["prey@test"]).active == {task_id: "prey@test"})
-            with Broker(app) as asked:
-                asked.revoke([task_id], terminate=True, destination=["another@test"])
-                assert inspect_workers(asked, [task_id], ["prey@test"]).active == {task_id: "prey@test"}
-                asked.revoke([task_id], terminate=True, destination=["prey@test"])
+            with Broker(app) as link:
+                link.revoke([task_id], terminate=True, destination=["another@test"])
+                assert inspect_workers(link, [task_id], ["prey@test"]).active == {task_id: "prey@test"}
+                link.revoke([task_id], terminate=True, destination=["prey@test"])
             prey = frozenset({"prey@test"})
             idle = InspectionResult(responded_fully=prey, responded=prey)
             wait_until(lambda: inspect(app, task_id, expected=["prey@test"]) == idle)
 
     def test_hanging_rabbitmq_differs_from_no_workers(self, app, rabbit):
         assert inspect(app, seconds=0.1) == InspectionResult()
-        asked = Broker(app)
-        asked.revoke(["t1"])
-        with rabbit.stopped(), asked:
+        link = Broker(app)
+        link.revoke(["t1"])
+        with rabbit.stopped(), link:
             begin = real_monotonic()
-            found = inspect_workers(asked, ["t1"], ["one@test"])
-            # The command is not confirmed, nor the queue's deletion, nor the channel's end: 2 s each.
+            found = inspect_workers(link, ["t1"], ["one@test"])
+            # Three waits of 2 s: for the command, the queue's deletion and the channel's end.
             assert real_monotonic() - begin < 10
         assert found.error.startswith("the broker did not answer: ")

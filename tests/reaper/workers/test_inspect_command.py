@@ -1,4 +1,4 @@
-"""`inspect query`, without a worker: what it says of a run, and that nothing makes it raise or wait."""
+"""`inspect query` without a worker: what it says about a run, and that it neither raises nor waits."""
 
 import threading
 from datetime import timedelta
@@ -19,8 +19,8 @@ def query(*ids):
     return Panel.data["query"](IDLE, ids=list(ids))
 
 
-def said(run):
-    """What is said of the run that carries this row's task id; the worker is idle."""
+def answer_about(run):
+    """What an idle worker says about the run that carries this row's task id."""
     answer = query(run.task_id)[run.task_id]
     assert answer.pop("this_worker") == "does not hold it"
     return answer
@@ -31,10 +31,10 @@ def test_query_names_the_run_its_status_and_since_when():
     since = "2026-03-01 11:00:00+00:00"
     hour = timedelta(hours=1)
     running, queued = running_job(hour, created_at=NOW - 2 * hour), queued_job(hour)
-    assert said(running) == {"run": named(running), "status": "running", "since": since}
-    assert said(queued) == {"run": named(queued), "status": "pending", "since": since}
+    assert answer_about(running) == {"run": named(running), "status": "running", "since": since}
+    assert answer_about(queued) == {"run": named(queued), "status": "pending", "since": since}
     of_parent = child(parent(), "failed")
-    assert said(of_parent) == {"run": named(of_parent), "status": "failed"}
+    assert answer_about(of_parent) == {"run": named(of_parent), "status": "failed"}
 
 
 @COMMITTED
@@ -52,14 +52,14 @@ def test_query_without_an_id_is_an_error():
 @COMMITTED
 def test_query_that_breaks_says_so_in_one_line(settings):
     settings.REAPER = {"ADAPTERS": ["nowhere.Adapter"]}
-    told = query("x")["x"]["run"]
-    assert told.startswith("unknown: ")
-    assert "nowhere" in told
-    assert "\n" not in told
+    answer = query("x")["x"]["run"]
+    assert answer.startswith("unknown: ")
+    assert "nowhere" in answer
+    assert "\n" not in answer
 
 
 def test_query_that_hangs_keeps_one_thread():
-    """The database that never answers is a lock here; a real one is in the runbook's live test."""
+    """A lock stands for the database that never answers; the runbook's live test has a real one."""
     hangs, before = threading.Event(), threading.active_count()
     hanging = inspect_command.call_with_timeout(0.01, lambda: hangs.wait(60) and {})
     assert hanging == "the database did not answer within 0.01 s"

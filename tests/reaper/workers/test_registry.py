@@ -1,4 +1,4 @@
-"""The workers as they are stored, and heartbeats that cannot be believed."""
+"""The workers as they are stored, and heartbeats with malformed values."""
 
 from datetime import UTC, datetime, timedelta
 
