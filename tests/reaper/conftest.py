@@ -23,7 +23,7 @@ def refusing_broker(monkeypatch, tmp_path):
 
 @pytest.fixture
 def hanging_broker(monkeypatch):
-    """A broker of which every connection is accepted and nothing is answered; `go_on()` wakes it up."""
+    """A broker of which every connection is accepted and nothing is answered; `resume()` lets it go on."""
     server = RedisServer()
     server.listen()
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", server.url)
