@@ -1,4 +1,4 @@
-"""Reading rows as they are, also those that Python cannot hold: a year 20000 in one of them must not end a sweep."""
+"""Reading rows as dicts, page by page; also rows that Python cannot hold, so that one of them never ends a sweep."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -11,8 +11,11 @@ from django.db.models.lookups import GreaterThan
 
 # Rows read at a time: memory stays flat however many there are.
 PAGE = 1000
-# What lies outside cannot be a Python datetime in every time zone.
-EARLIEST, LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+# Timestamps outside of these (the year 20000) are no Python datetime in every time zone.
+EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+UNREADABLE = (ValueError, OverflowError, DataError)
+
 Row = dict[str, Any]
 
 
@@ -20,49 +23,49 @@ def fetch(rows: QuerySet, columns: Sequence[str]) -> list[Row]:
     """Return the rows as dicts. A value that cannot be read is None, and spoils neither its row nor the others."""
     try:
         return list(rows.values(*columns))
-    except (ValueError, OverflowError, DataError):
+    except UNREADABLE:
         base = rows.model._base_manager.using(rows.db)
         return [fetch_one(base.filter(pk=pk), columns) for pk in list(rows.values_list("pk", flat=True))]
 
 
 def fetch_one(row: QuerySet, columns: Sequence[str]) -> Row:
-    """Return the columns of one row, each asked for by itself."""
-    found: Row = {}
+    """Return the columns of one row, each read by a query of its own; None for a value that cannot be read."""
+    values: Row = {}
     for column in columns:
         try:
-            found[column] = row.values_list(column, flat=True).first()
-        except (ValueError, OverflowError, DataError):
-            found[column] = None
-    return found
+            values[column] = row.values_list(column, flat=True).first()
+        except UNREADABLE:
+            values[column] = None
+    return values
 
 
-def paginate(rows: QuerySet, columns: Sequence[str], by: str | None) -> Iterator[list[Row]]:
-    """Yield the rows in pages by keyset, in the order of a timestamp: rows acted on meanwhile hide none behind them.
+def paginate(rows: QuerySet, columns: Sequence[str], order_by: str | None) -> Iterator[list[Row]]:
+    """Yield the rows in pages, in the order of a timestamp; None: of the key. Rows that change hide no others.
 
-    Rows whose timestamp is NULL or cannot be read come first and by themselves: no comparison would ever find them.
+    `columns` must contain "pk" and `order_by`. Rows whose timestamp is NULL or cannot be read come first and by
+    themselves: no comparison would ever find them.
     """
-    if by is None:
+    if order_by is None:
         yield from iter_keyset(rows, columns, "pk")
         return
-    yield from iter_keyset(rows.exclude(representable(by)), columns, "pk")
-    yield from iter_keyset(rows.filter(representable(by)), columns, by, "pk")
+    yield from iter_keyset(rows.exclude(representable(order_by)), columns, "pk")
+    yield from iter_keyset(rows.filter(representable(order_by)), columns, order_by, "pk")
 
 
-def oldest(rows: QuerySet, columns: Sequence[str], by: str | None, most: int) -> list[Row]:
-    """Return the first rows in the order of a timestamp, of those where it can be read."""
-    found = rows.order_by("pk") if by is None else rows.filter(representable(by)).order_by(by, "pk")
-    return fetch(found[:most], columns)
+def oldest(rows: QuerySet, columns: Sequence[str], order_by: str | None, limit: int) -> list[Row]:
+    """Return the first rows in the order of a timestamp (None: of the key), of those whose timestamp can be read."""
+    ordered = rows.order_by("pk") if order_by is None else rows.filter(representable(order_by)).order_by(order_by, "pk")
+    return fetch(ordered[:limit], columns)
 
 
-def representable(by: str) -> Q:
-    """Return the condition that a timestamp is there and can be read."""
-    return Q(
-        **{f"{by}__range": [each if settings.USE_TZ else each.replace(tzinfo=None) for each in (EARLIEST, LATEST)]}
-    )
+def representable(column: str) -> Q:
+    """Return the condition that a timestamp is not NULL and can be read."""
+    bounds = [bound if settings.USE_TZ else bound.replace(tzinfo=None) for bound in (EARLIEST, LATEST)]
+    return Q(**{f"{column}__range": bounds})
 
 
 def iter_keyset(rows: QuerySet, columns: Sequence[str], *order: str) -> Iterator[list[Row]]:
-    """Yield the rows in pages, each starting behind the last row of the one before."""
+    """Yield the rows in pages, each starting after the last row of the one before."""
     rest = rows
     while page := fetch(rest.order_by(*order)[:PAGE], columns):
         yield page
@@ -70,10 +73,10 @@ def iter_keyset(rows: QuerySet, columns: Sequence[str], *order: str) -> Iterator
 
 
 def after_row(rows: QuerySet, last: Row, order: Sequence[str]) -> GreaterThan:
-    """Return the condition of lying behind the last row of a page.
+    """Return the condition of coming after the last row of a page.
 
-    The columns are compared as one, as an index has them: with "or" between them PostgreSQL would sort all that is left
-    for every page.
+    The columns are compared as one value, as an index has them: with OR between them PostgreSQL would sort all that is
+    left for every page.
     """
     fields = [rows.model._meta.pk if name == "pk" else rows.model._meta.get_field(name) for name in order]
     values = [Value(last[name], output_field=field) for name, field in zip(order, fields, strict=True)]
@@ -81,5 +84,5 @@ def after_row(rows: QuerySet, last: Row, order: Sequence[str]) -> GreaterThan:
 
 
 def row_value(*columns: F | Value) -> Func:
-    """Return the columns as one value that is compared from the left to the right."""
+    """Return the columns as one value, which is compared from left to right."""
     return Func(*columns, template="(%(expressions)s)", output_field=BooleanField())

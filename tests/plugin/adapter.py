@@ -11,7 +11,9 @@ class Parcels(ModelRunAdapter):
     queued_statuses = ("new", "again")
     running_statuses = ("underway",)
     finished_statuses = ("done", "lost")
-    status_after_requeue, status_after_fail, status_after_close = "again", "lost", "lost"
+    status_after_requeue = "again"
+    status_after_fail = "lost"
+    status_after_close = "lost"
     status_field = "stage"
     task_id_field = "job"
     created_field = "made"
