@@ -46,6 +46,7 @@ CONTROLS = (
     "tests/reaper/controls/test_exemptions.py",
     "tests/reaper/sweeps/test_holds.py",
     "tests/reaper/sweeps/test_mode.py",
+    "tests/reaper/sweeps/test_dry_run.py",
 )
 OVERRIDES = ("tests/reaper/controls/test_overrides.py",)
 WORKERS = ("tests/reaper/workers/test_liveness.py", "tests/reaper/workers/test_registry.py", *EVIDENCE)
@@ -56,7 +57,7 @@ HOST_RUNS = (
     "tests/sources/test_parents.py",
     "tests/sources/test_races.py",
 )
-LEDGER = ("tests/reaper/test_ledger.py", *SWEEPS)
+LEDGER = ("tests/reaper/ledger/test_history.py", "tests/reaper/ledger/test_delivery.py", *SWEEPS)
 TOTALS = ("tests/reaper/ledger/test_totals.py",)
 PAGES = ("tests/reaper/admin/test_run_views.py",)
 BULK_PAGES = ("tests/reaper/admin/test_bulk_views.py",)

@@ -316,8 +316,10 @@ class Story(RuleBasedStateMachine):
                 before = self.finished.setdefault(key, values)
                 assert values == before, f"{key} had ended as {before} and is now {values}"
                 assert self.ends[key] + self.fleet.ends[key] <= 1, f"{key} was ended twice"
-        acts = LedgerEntry.objects.filter(kind__in=MODELS).exclude(
-            action__in=[LedgerEntry.DISPATCH, LedgerEntry.FINALIZE]
+        acts = (
+            LedgerEntry.objects.applied()
+            .filter(kind__in=MODELS)
+            .exclude(action__in=[LedgerEntry.DISPATCH, LedgerEntry.FINALIZE])
         )
         by_the_ledger = Counter(acts.values_list("kind", "run_id", "action"))
         assert by_the_ledger == self.acted, "the ledger does not say what was done, or says more"
@@ -387,7 +389,7 @@ class Story(RuleBasedStateMachine):
                 assert (parent.status, parent.error_message) == outcome(children), f"{parent.pk}: {children}"
         for key in [(model, str(pk)) for model in MODELS.values() for pk in model.objects.values_list("pk", flat=True)]:
             assert self.ends[key] + self.fleet.ends[key] <= 1, f"{key} was ended twice"
-        self.notified["parents finalized"] += LedgerEntry.objects.filter(action=LedgerEntry.FINALIZE).count()
+        self.notified["parents finalized"] += LedgerEntry.objects.applied().filter(action=LedgerEntry.FINALIZE).count()
         again = self.sweep_all()
         assert [(row.acted, row.finalized, row.errors) for row in again] == [(0, 0, [])] * len(again)
         self.written.extend(LedgerEntry.objects.filter(kind__in=MODELS, actor=""))

@@ -15,12 +15,18 @@ from reaper.models import LedgerEntry, MessageSighting, RefusedWrite, Sweep, Wor
 from reaper.sweeps import manual, parents
 from reaper.sweeps.sweep import sweep as sweep_phase
 from tests.factories import (
+    HOUR,
     MINUTE,
     NOW,
     SECOND,
     first_look,
+    held_job,
     keep_reporting,
+    lost_job,
+    orphan,
+    parent,
     queued_job,
+    running_job,
 )
 
 # Beyond the grace that a message has; beyond every backoff.
@@ -125,3 +131,18 @@ def refuse_ledger_rows(of=""):
                 f"CREATE TRIGGER refuse_reaping BEFORE INSERT ON reaper_ledgerentry WHEN {named}"
                 " BEGIN SELECT RAISE(ABORT, 'no ledger'); END"
             )
+
+
+def host():
+    """All rows of the host, as they are."""
+    return [list(model.objects.order_by("pk").values()) for model in (CrawlJob, CrawlJobSourceResult)]
+
+
+def world():
+    """One run of each sort that is acted on, and some that are not."""
+    job = parent("running", status="completed", finalized_at=NOW)
+    return [running_job(2 * HOUR), orphan(), lost_job(), unsent_job(), held_job(MINUTE, worker="celery@w3/abc"), job]
+
+
+def sweep_everything(at=NOW):
+    return [sweep(kind, phase, at) for kind in conf.adapters() for phase in (Phase.RUNNING, Phase.QUEUED)]

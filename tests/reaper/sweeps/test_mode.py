@@ -6,12 +6,10 @@ import pytest
 from django.db import connection
 from freezegun import freeze_time
 
-from apps.sources.models import CrawlJob, CrawlJobSourceResult
 from reaper.conf import settings as conf
-from reaper.core.facts import Phase
 from reaper.core.policy import Action, Mode
 from reaper.core.sweep_errors import ErrorCode
-from reaper.models import LedgerEntry, MessageSighting, Sweep
+from reaper.models import LedgerEntry, Sweep
 from reaper.signals import reaped
 from reaper.sweeps import manual
 from reaper.sweeps.judging import judge_phase
@@ -23,31 +21,23 @@ from tests.factories import (
     executing,
     fresh,
     held_job,
-    lost_job,
-    orphan,
     parent,
     running_job,
 )
 from tests.reaper.controls.operators import ADA, adapter, switched
-from tests.reaper.sweeps.helpers import connected, finalize_parents, sweep, sweep_queued, unsent_job
+from tests.reaper.sweeps.helpers import (
+    connected,
+    finalize_parents,
+    host,
+    sweep,
+    sweep_everything,
+    sweep_queued,
+    unsent_job,
+    world,
+)
 from tests.servers import killed
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
-
-
-def host():
-    """All rows of the host, as they are."""
-    return [list(model.objects.order_by("pk").values()) for model in (CrawlJob, CrawlJobSourceResult)]
-
-
-def world():
-    """One run of each sort that is acted on, and some that are not."""
-    job = parent("running", status="completed", finalized_at=NOW)
-    return [running_job(2 * HOUR), orphan(), lost_job(), unsent_job(), held_job(MINUTE, worker="celery@w3/abc"), job]
-
-
-def sweep_everything(at=NOW):
-    return [sweep(kind, phase, at) for kind in conf.adapters() for phase in (Phase.RUNNING, Phase.QUEUED)]
 
 
 @pytest.mark.parametrize("changes", [{"mode": Mode.OFF}, {"paused_until": NOW + HOUR}], ids=["off", "paused"])
@@ -64,46 +54,6 @@ def test_sweep_of_kind_that_is_off_reads_no_runs(changes, broker, django_assert_
     assert broker.revokes() == []
     assert broker.ids() == []
     assert not LedgerEntry.objects.exists()
-
-
-def test_dry_run_decides_the_same_and_changes_nothing(broker):
-    world()
-    stuck = parent("completed", "failed")
-    for kind in conf.adapters():
-        switched(kind, mode=Mode.DRY_RUN)
-    before, looks = host(), MessageSighting.objects.count()
-    watched = [*sweep_everything(), finalize_parents()]
-    assert host() == before
-    assert broker.revokes() == []
-    assert broker.ids() == []
-    assert LedgerEntry.objects.applied().count() == 0
-    assert [(row.acted, row.idle, row.errors) for row in watched] == [(0, True, [])] * 5
-    assert MessageSighting.objects.count() >= looks
-    would = {(row.kind, row.run_id, row.action, row.reason) for row in LedgerEntry.objects.dry_run()}
-    for kind in conf.adapters():
-        switched(kind, mode=Mode.ACT)
-    acted = [*sweep_everything(), finalize_parents()]
-    assert [row.counts for row in acted] == [row.counts for row in watched]
-    assert would == {(row.kind, row.run_id, row.action, row.reason) for row in LedgerEntry.objects.applied()}
-    assert ("source_result.parent", str(stuck.pk), "finalize", "children_ended") in would
-    assert len(would) == 6
-
-
-def test_dry_run_records_once_per_task_and_reason():
-    job = running_job(2 * HOUR)
-    switched(mode=Mode.DRY_RUN)
-    for number in range(3):
-        row = sweep(at=NOW + number * MINUTE)
-    (seen,) = LedgerEntry.objects.all()
-    assert seen.run_id == str(job.pk)
-    assert seen.task_id == job.task_id
-    assert seen.created_at == NOW
-    assert seen.phase == "running"
-    assert "rule timed_out" in seen.message
-    assert row.summary == "dry_run: 1 scanned (timed_out 1)"
-    CrawlJob.objects.update(task_id="another")
-    sweep(at=NOW + HOUR)
-    assert LedgerEntry.objects.dry_run().count() == 2
 
 
 def test_switching_off_stops_sweep_within_one_batch(monkeypatch, broker):
