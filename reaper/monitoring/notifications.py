@@ -1,4 +1,4 @@
-"""Sends alerts to e-mail and webhook, and tells the owners of runs what was done with them: at least once each.
+"""Sends alerts to e-mail and webhook, and notifies the owners of runs of what was done with them: at least once each.
 
 Each channel remembers what it has sent: one that is down is retried for a day and holds up neither a sweep nor the
 other channel. A notification comes late or twice rather than never.
@@ -117,7 +117,7 @@ def post_webhook(subject: str, text: str) -> None:
 
 
 def notify_owners(adapter: RunAdapter) -> int:
-    """Have the adapter tell the owners of runs what was done with them, oldest first; return how many it told.
+    """Have the adapter notify the owners of runs, oldest action first; return how many notifications succeeded.
 
     An entry whose notification raises is tried again next time; it does not keep the others back.
     """
