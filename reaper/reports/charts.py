@@ -97,9 +97,7 @@ def actions_chart(buckets: Sequence[TimeBucket]) -> Chart:
     return Chart(
         bars=[bar for index, bucket in enumerate(buckets) for bar in stack(bucket, end, index, step)],
         ticks=[Mark(HEIGHT * (1 - value / end), f"{value:,}") for value in (0, end // 2, end)],
-        labels=[
-            Mark(round((index + 0.4) * step, 2), each.label) for index, each in enumerate(buckets) if index % 6 == 0
-        ],
+        labels=[Mark(round(index * step, 2), each.label) for index, each in enumerate(buckets) if index % 6 == 0],
         legend=[LegendEntry(FAMILIES.index(each), each.label, runs) for each, runs in totals.items() if runs],
         summary=f"{total:,} recoveries, at most {most:,} in one bar." if total else "No recoveries.",
         rows=[(bucket.label, in_words(bucket.counts)) for bucket in buckets if bucket.total],
