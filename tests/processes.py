@@ -1,4 +1,4 @@
-"""Real processes and a broker for the tests: always ended, also when the test fails."""
+"""Real processes and brokers for the tests. They are always ended, also when the test fails."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ from django.db import connection, connections
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.02
-# Seconds. What comes at all comes sooner, also on a machine that has something else to do.
+# Seconds to wait for something that is bound to happen, on a busy machine as well.
 PATIENCE = 120
 
 
@@ -41,7 +41,7 @@ def wait_until(condition: Callable[[], Any], deadline: float = PATIENCE, what: s
 
 
 def start(*words: Any, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
-    """Start a process in a group of its own; what it says is appended to the log."""
+    """Start a process in a group of its own; append its output to the log."""
     with log.open("ab") as output:
         return subprocess.Popen(
             [str(word) for word in words],
@@ -55,15 +55,17 @@ def start(*words: Any, log: Path, environment: dict[str, str] | None = None) -> 
 
 
 def halt(*pids: int) -> None:
-    """Stop the processes and return when they have: what is still on a processor answers a last time."""
+    """Stop the processes, and return when they have stopped: one that is still on a CPU may answer a last time."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     threads = [Path(f"/proc/{pid}/task") for pid in pids if Path("/proc/self/task").exists()]
 
-    def stands(thread: Path) -> bool:
+    def is_stopped(thread: Path) -> bool:
         return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
 
-    wait_until(lambda: all(stands(each) for folder in threads for each in folder.iterdir()), what="they stand still")
+    wait_until(
+        lambda: all(is_stopped(each) for folder in threads for each in folder.iterdir()), what="they are stopped"
+    )
 
 
 def end(process: subprocess.Popen, patience: float = 5) -> None:
@@ -80,7 +82,7 @@ def end(process: subprocess.Popen, patience: float = 5) -> None:
 
 @contextmanager
 def worker(name: str, log: Path, *options: str, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A Celery worker on the test database that has said it is ready; `environment` must name its broker."""
+    """A Celery worker on the test database that is ready; `environment` must name its broker."""
     celery = [sys.executable, "-m", "celery", "-A", "config.celery", "worker", "-n", f"{name}@test", "-l", "info"]
     environment = {"DATABASE_URL": database_url(), "DEBUG": "1", "PYTHONUNBUFFERED": "1", **environment}
     process = start(*celery, *options, log=log, environment=environment)
@@ -97,7 +99,7 @@ def worker(name: str, log: Path, *options: str, environment: dict[str, str]) -> 
 
 
 def database_url() -> str:
-    """The address of the database that the tests use, for processes of their own."""
+    """Return the address of the test database, for other processes."""
     of = connection.settings_dict
     user = quote(of["USER"]) + (f":{quote(of['PASSWORD'])}" if of["PASSWORD"] else "")
     port = f":{of['PORT']}" if of["PORT"] else ""
@@ -108,16 +110,18 @@ def database_url() -> str:
 
 
 class Sent(NamedTuple):
-    """A message that waits in the queue: its task id, how often it was tried before, and its arguments."""
+    """A message that waits in a queue."""
 
     id: str
+    """The task id."""
     retries: int
+    """How often Celery has retried the task."""
     args: list
     kwargs: dict
 
 
 class RedisServer:
-    """A Redis of the tests' own."""
+    """A Redis for one test."""
 
     def __init__(self, folder: str) -> None:
         self.folder, self.socket = folder, f"{folder}/redis.sock"
@@ -129,22 +133,22 @@ class RedisServer:
         return start(_redis_program(), *words, log=Path(self.folder) / "redis.log")
 
     def client(self) -> redis.Redis:
-        """A connection; close it."""
+        """Return a connection, which the caller closes."""
         return redis.Redis(unix_socket_path=self.socket, socket_timeout=5)
 
     def answers(self) -> bool:
-        """Whether it serves already."""
+        """Return whether it serves."""
         with contextlib.suppress(redis.ConnectionError), self.client() as client:
             return bool(client.ping())
         return False
 
     def flush(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         with self.client() as client:
             client.flushall()
 
     def waiting(self, queue: str = "crawl") -> list[Sent]:
-        """The messages in a queue, oldest first."""
+        """Return the messages in a queue, oldest first."""
         with self.client() as client:
             raws = client.lrange(queue, 0, -1)
         found = []
@@ -155,20 +159,20 @@ class RedisServer:
         return found
 
     def ids(self, queue: str = "crawl") -> list[str]:
-        """The task ids of the messages in a queue, oldest first."""
+        """Return the task ids of the messages in a queue, oldest first."""
         return [sent.id for sent in self.waiting(queue)]
 
     @contextmanager
     def revokes(self) -> Iterator[Callable[[], list[str]]]:
-        """Listen as a worker would; yields a function that returns the task ids of the next revoke."""
-        with self.client() as client, client.pubsub(ignore_subscribe_messages=True) as ear:
-            ear.psubscribe("*pidbox")
+        """Listen as a worker does; yield a function that returns the task ids of the next revoke."""
+        with self.client() as client, client.pubsub(ignore_subscribe_messages=True) as listener:
+            listener.psubscribe("*pidbox")
 
             def next_revoked() -> list[str]:
                 command = {}
                 while command.get("method") != "revoke":
-                    said = wait_until(ear.get_message, what="a revoke is broadcast")
-                    command = json.loads(base64.b64decode(json.loads(said["data"])["body"]))
+                    message = wait_until(listener.get_message, what="a revoke is broadcast")
+                    command = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
                 return command["arguments"]["task_id"]
 
             wait_until(client.pubsub_numpat, what="Redis knows the listener")
@@ -176,7 +180,7 @@ class RedisServer:
 
     @contextmanager
     def restarted(self) -> Iterator[None]:
-        """It is killed, with all that it holds, and comes back at the end."""
+        """Kill it with all its messages, and start it again at the end."""
         end(self.process, patience=0)
         yield
         self.process = self._start()
@@ -184,7 +188,7 @@ class RedisServer:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It accepts connections and answers nothing."""
+        """Have it accept connections and answer nothing."""
         halt(self.process.pid)
         try:
             yield
@@ -212,7 +216,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @contextmanager
 def broker_at(url: str, **transport_options: Any) -> Iterator[None]:
-    """Celery's broker is this one, here and in processes that are started meanwhile; no connection outlives it."""
+    """Use this broker for Celery, here and in processes that are started in the block; no connection outlives it."""
     conf = current_app.conf
     before = conf.broker_transport_options
     # The environment's value wins over the app's configuration.
@@ -232,7 +236,7 @@ def _forget_connections() -> None:
 
 
 class Site:
-    """A tiny web site on this host: a dict of path -> HTML, or -> a function that returns it; 404 for the rest."""
+    """A web site on this host. `pages` maps a path to HTML or to a function that returns it; the rest is 404."""
 
     def __init__(self, pages: dict[str, Any]) -> None:
         self.pages, self.asked = dict(pages), []
@@ -260,7 +264,7 @@ class Site:
 
 @contextmanager
 def site(pages: dict[str, Any]) -> Iterator[Site]:
-    """A web site that is up."""
+    """A web site that serves these pages."""
     made = Site(pages)
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": POLL}, daemon=True)
     thread.start()
@@ -273,7 +277,7 @@ def site(pages: dict[str, Any]) -> Iterator[Site]:
 
 
 class SlowSite:
-    """Its second page is answered only once the test lets it go; `url` is its address."""
+    """A site whose second page is answered only once the test sets `go`; `url` is its address."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -299,7 +303,7 @@ def slow_site() -> Iterator[SlowSite]:
 
 
 def free_port() -> int:
-    """A port of this host where nobody listens."""
+    """Return a port of this host on which nobody listens."""
     import socket
 
     with socket.socket() as probe:

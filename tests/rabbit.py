@@ -1,4 +1,4 @@
-"""A RabbitMQ of the tests' own: node, ports, port mapper and folder belong to it, and only this host can reach it."""
+"""A RabbitMQ for the tests, with its own node, ports, port mapper and folder. Only this host can reach it."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from kombu import Connection
 
 from tests.processes import end, free_port, halt, start, wait_until
 
-# Not the command on the PATH, which is for the system's own service: it goes to that one's folder and user.
+# Not the command on the PATH, which is for the system's service: it uses the folder and user of that one.
 PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
@@ -47,7 +47,7 @@ class RabbitServer:
         self.processes.append(start(PROGRAM, log=self.log, environment=environment))
 
     def answers(self) -> bool:
-        """Whether it serves already."""
+        """Return whether it serves."""
         assert self.processes[-1].poll() is None, self.log.read_text()
         with contextlib.suppress(OSError), Connection(self.url, connect_timeout=5) as connection:
             return bool(connection.connect())
@@ -55,7 +55,7 @@ class RabbitServer:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It accepts connections and answers nothing."""
+        """Have it accept connections and answer nothing."""
         node = psutil.Process(self.processes[-1].pid)
         pids = [node.pid, *(child.pid for child in node.children(recursive=True))]
         halt(*pids)
@@ -67,20 +67,20 @@ class RabbitServer:
 
 
 def is_installed() -> bool:
-    """Whether this host has RabbitMQ."""
+    """Return whether this host has RabbitMQ."""
     return PROGRAM.exists() and shutil.which("epmd") is not None
 
 
 @contextmanager
 def rabbit_server() -> Iterator[RabbitServer]:
-    """A RabbitMQ that answers."""
+    """A RabbitMQ that serves."""
     with tempfile.TemporaryDirectory(prefix="rabbit-") as folder:
         server = RabbitServer(Path(folder))
         try:
             wait_until(server.answers, what="RabbitMQ answers")
             yield server
         finally:
-            # A killed node leaves no half-written file that anybody would read again, and takes no time to end.
+            # Nobody reads the files of a killed node again, and killing takes no time.
             for process in reversed(server.processes):
                 os.killpg(process.pid, signal.SIGKILL)
                 end(process)
