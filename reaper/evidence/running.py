@@ -1,4 +1,4 @@
-"""The evidence on runs that have started: the worker that claimed them, and whoever holds their task."""
+"""The evidence on runs that have started: the worker that claimed them, and the worker that holds their task."""
 
 from dataclasses import replace
 from datetime import datetime

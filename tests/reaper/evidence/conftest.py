@@ -10,10 +10,10 @@ from reaper.workers.inspect import InspectionResult
 def answers(monkeypatch):
     """A function that sets the workers' answers; `calls` has the arguments of every inspection."""
 
-    def answer(**said):
+    def answer(**result):
         def inspect_workers(link, task_ids, expected, seconds):
             answer.calls.append((list(task_ids), expected, seconds))
-            return InspectionResult(**said)
+            return InspectionResult(**result)
 
         monkeypatch.setattr(sources, "inspect_workers", inspect_workers)
 

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
 
 
 @pytest.mark.parametrize(
-    ("watching", "heard", "able"),
+    ("reporting_for", "silent_s", "is_witness"),
     [
         (DEAD_AFTER, 0, True),
         (DEAD_AFTER - SECOND, 0, False),
@@ -40,13 +40,13 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
         (HOUR, 6, False),
     ],
 )
-def test_witness_needs_12s_of_heartbeats_and_a_fresh_one(watching, heard, able):
+def test_witness_needs_12s_of_heartbeats_and_a_fresh_one(reporting_for, silent_s, is_witness):
     job = orphan()
     WorkerHeartbeat.objects.filter(hostname="celery@crawl-witness").update(
-        since=NOW - watching, seen_at=NOW - heard * SECOND
+        since=NOW - reporting_for, seen_at=NOW - silent_s * SECOND
     )
-    assert gather(job)[0].witness == (WITNESS if able else "")
-    assert bool(sweep(Phase.RUNNING).acted) is able
+    assert gather(job)[0].witness == (WITNESS if is_witness else "")
+    assert bool(sweep(Phase.RUNNING).acted) is is_witness
 
 
 @pytest.mark.parametrize("queues", [["default"], ["reaper"], []])

@@ -22,7 +22,7 @@ def test_worker_that_says_it_holds_the_task_is_believed(make, answers):
 
 
 @pytest.mark.parametrize(
-    ("said", "doubt"),
+    ("result", "uncertainty"),
     [
         ({"duplicate_nodes": frozenset({"celery@w1"})}, "several workers share the node name celery@w1"),
         ({"responded": frozenset({"celery@stranger"})}, "celery@stranger answers but sends no heartbeat"),
@@ -32,10 +32,10 @@ def test_worker_that_says_it_holds_the_task_is_believed(make, answers):
     ],
 )
 @pytest.mark.parametrize("make", [orphan, lost_job])
-def test_unreliable_inspection_protects_every_run(make, answers, said, doubt):
+def test_unreliable_inspection_protects_every_run(make, answers, result, uncertainty):
     job = make()
-    answers(**said)
+    answers(**result)
     (found,) = gather(job)
     assert found.absent is False
-    assert found.uncertainties == (doubt,)
+    assert found.uncertainties == (uncertainty,)
     assert sweep(Phase.RUNNING if make is orphan else Phase.QUEUED).counts == {"inconclusive": 1}

@@ -1,4 +1,4 @@
-"""The evidence on running runs: their claimant, and whoever holds their task."""
+"""The evidence on running runs: their claimant, and the worker that holds their task."""
 
 from uuid import uuid4
 

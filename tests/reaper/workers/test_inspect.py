@@ -83,13 +83,13 @@ def nodes(broker, *made):
 
 class TestReplies:
     def test_reply_to_each_command_names_holders(self, app, broker):
-        told = {
+        replies = {
             "active": [{"id": "a1"}, {"id": "a2"}],
             "reserved": [{"id": "r1"}],
             "scheduled": [{"eta": "soon", "priority": 6, "request": {"id": "s1"}}],
             "query_task": {"q1": ["reserved", {"id": "q1"}], "q2": ["active", {}], "q3": ["ready", {}]},
         }
-        with nodes(broker, ("one@test", told)):
+        with nodes(broker, ("one@test", replies)):
             found = inspect(app, "q1", "q2", "q3")
         assert found.holders == dict.fromkeys(["a1", "a2", "r1", "s1", "q1", "q2", "q3"], "one@test")
         assert found.active == dict.fromkeys(["a1", "a2", "q2"], "one@test")
@@ -125,14 +125,14 @@ class TestReplies:
         assert found.holders.keys() == {"active": {"t2"}, "reserved": {"t1"}}.get(kind, {"t1", "t2"})
 
     def test_undecodable_reply_is_counted_and_not_raised(self, app, broker):
-        heard = []
+        methods = []
 
         def disturb():
             """Answer every command with a reply that cannot be decoded."""
-            while len(heard) < 4:
-                said = broker.listener.get_message(timeout=5)
-                body = json_of(said)
-                heard.append(body["method"])
+            while len(methods) < 4:
+                message = broker.listener.get_message(timeout=5)
+                body = json_of(message)
+                methods.append(body["method"])
                 key = f"{body['reply_to']['routing_key']}.{body['reply_to']['exchange']}"
                 broker.client.lpush(key, garbled(body["ticket"]))
 
@@ -140,7 +140,7 @@ class TestReplies:
         thread.start()
         found = inspect(app, seconds=1.0)
         thread.join()
-        assert sorted(heard) == sorted(KINDS)
+        assert sorted(methods) == sorted(KINDS)
         assert found.malformed == 4
         assert found.responded_fully == set()
         assert found.holders == {}
@@ -185,9 +185,9 @@ class TestReplies:
         assert found.error.startswith("the broker did not answer: ")
 
 
-def json_of(said):
+def json_of(message):
     """The command in a control message, as it was broadcast."""
-    return json.loads(base64.b64decode(json.loads(said["data"])["body"]))
+    return json.loads(base64.b64decode(json.loads(message["data"])["body"]))
 
 
 def garbled(ticket):

@@ -14,7 +14,7 @@ from tests.factories import NOW, SECOND
         (13, None, False, False),
         (12, True, False, True),
         (13, True, False, False),  # stopped, or cut off: its session is no proof of life
-        (0, False, False, True),  # ended by hand a moment ago: it reports again
+        (0, False, False, True),  # an administrator has just ended it: the worker reports again
         (8, False, False, True),
         (9, False, False, False),
         (0, None, True, False),
