@@ -221,7 +221,7 @@ def expiry_of_a_new_message(broker):
         return wait_until(expiry, what="a message that starts a watched sweep").total_seconds()
 
 
-def test_what_an_admin_changes_takes_effect_and_survives_migrate_and_restarts(browser, processes, broker):
+def test_changed_schedule_takes_effect_and_survives_restarts(browser, processes, broker):
     processes.start_worker()
     processes.start_beat()
     later_sweep(WATCHED, None)

@@ -37,28 +37,28 @@ def sweep_running():
     return PeriodicTask.objects.get(task=RUNNING)
 
 
-def test_the_first_migrate_has_made_the_rows():
+def test_first_migrate_creates_every_schedule():
     assert {row.name: (row.task, row.interval.schedule.run_every) for row in ours()} == EXPECTED
     assert all(row.enabled for row in ours())
 
 
-def test_each_expires_with_its_interval_and_has_the_reapers_own_queue():
+def test_schedule_expires_with_its_interval_and_has_own_queue():
     for row in ours():
         assert 0 < row.expire_seconds <= row.interval.schedule.run_every.total_seconds()
         assert row.queue == "reaper"
 
 
-def test_intervals_are_written_as_a_person_says_them():
+def test_interval_of_whole_days_is_stored_in_days():
     assert str(sweep_running().interval) == "every 5 seconds"
     assert str(PeriodicTask.objects.get(task="reaper.tasks.prune_history").interval) == "every day"
 
 
-def test_each_task_is_registered():
+def test_scheduled_tasks_are_registered():
     current_app.loader.import_default_modules()
     assert {row.task for row in ours()} <= set(current_app.tasks)
 
 
-def test_another_migrate_writes_nothing():
+def test_second_migrate_writes_nothing():
     before, changed = list(ours().order_by("pk").values()), PeriodicTasks.last_change()
     migrate()
     assert list(ours().order_by("pk").values()) == before
@@ -77,7 +77,7 @@ def test_another_migrate_writes_nothing():
     ],
     ids=lambda change: " and ".join(change),
 )
-def test_what_an_admin_changed_survives_another_migrate(change):
+def test_changed_schedule_survives_migrate(change):
     row = sweep_running()
     models = {"interval": IntervalSchedule, "crontab": CrontabSchedule}
     for field, value in change.items():
@@ -89,7 +89,7 @@ def test_what_an_admin_changed_survives_another_migrate(change):
     assert ours().count() == len(EXPECTED)
 
 
-def test_a_deleted_row_returns_with_the_next_migrate_and_beat_is_told():
+def test_deleted_schedule_is_created_again_and_beat_notices():
     sweep_running().delete()
     PeriodicTasks.objects.all().delete()
     migrate()
@@ -98,7 +98,7 @@ def test_a_deleted_row_returns_with_the_next_migrate_and_beat_is_told():
     assert PeriodicTasks.last_change() is not None
 
 
-def test_of_several_equal_intervals_any_is_used():
+def test_one_of_several_equal_intervals_is_used():
     ours().delete()
     for _ in range(2):
         IntervalSchedule.objects.create(every=5, period=IntervalSchedule.SECONDS)
@@ -108,7 +108,7 @@ def test_of_several_equal_intervals_any_is_used():
     assert IntervalSchedule.objects.count() == before
 
 
-def test_a_name_that_somebody_else_uses_is_left_to_him():
+def test_name_in_use_by_another_task_is_left_alone():
     row = sweep_running()
     row.task = "shop.tasks.sweep"
     row.save()
@@ -117,7 +117,7 @@ def test_a_name_that_somebody_else_uses_is_left_to_him():
     assert PeriodicTask.objects.count() == len(EXPECTED)
 
 
-def test_remove_deletes_the_rows_renamed_ones_too_and_no_others():
+def test_remove_deletes_own_schedules_renamed_ones_included():
     other = PeriodicTask.objects.create(name="other", task="shop.tasks.report", interval=sweep_running().interval)
     ours().filter(task=RUNNING).update(name="our own name")
     changed = PeriodicTasks.last_change()
@@ -130,7 +130,7 @@ def test_remove_deletes_the_rows_renamed_ones_too_and_no_others():
 @pytest.mark.parametrize(
     "model", [PeriodicTask, IntervalSchedule, PeriodicTasks, Sweep], ids=lambda model: model.__name__
 )
-def test_nothing_is_made_while_a_table_is_missing(model, monkeypatch):
+def test_missing_table_postpones_schedules(model, monkeypatch):
     ours().delete()
     monkeypatch.setattr(model._meta, "db_table", "not_migrated_yet")
     schedules.create_after_migrate(using="default")
@@ -138,7 +138,7 @@ def test_nothing_is_made_while_a_table_is_missing(model, monkeypatch):
     assert not ours().exists()
 
 
-def test_nothing_is_made_while_a_column_is_missing(monkeypatch):
+def test_missing_column_postpones_schedules(monkeypatch):
     ours().delete()
     monkeypatch.setattr(PeriodicTask._meta.get_field("description"), "column", "not_migrated_yet")
     schedules.create_after_migrate(using="default")
@@ -153,7 +153,7 @@ class ElsewhereRouter:
         return "elsewhere" if model._meta.app_label == "django_celery_beat" else None
 
 
-def test_nothing_is_made_in_a_database_that_beat_does_not_use(settings):
+def test_database_without_beat_gets_no_schedules(settings):
     ours().delete()
     settings.DATABASE_ROUTERS = [f"{__name__}.ElsewhereRouter"]
     schedules.create_after_migrate(using="default")
@@ -162,7 +162,7 @@ def test_nothing_is_made_in_a_database_that_beat_does_not_use(settings):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_migrates_at_once_make_each_row_once(monkeypatch):
+def test_concurrent_migrates_create_each_schedule_once(monkeypatch):
     if connection.vendor == "sqlite":
         pytest.skip("SQLite lets one write at a time")
     ours().delete()
