@@ -149,5 +149,5 @@ def first_look(row, now=NOW, presence="absent", ago=10 * SECOND):
     """An earlier sweep found the run's message like this."""
     adapter = next(each for each in conf.adapters().values() if each.model == row._meta.label)
     run = adapter.get(str(row.pk))
-    found = {"task_id": run.task_id or "", "message_location": presence, "created_at": now - ago}
+    found = {"task_id": run.task_id or "", "message_location": presence, "seen_at": now - ago}
     return MessageSighting.objects.update_or_create(kind=adapter.kind, run_id=run.pk, defaults=found)[0]

@@ -57,8 +57,8 @@ def evidence_on_message(
         evidence,
         message_location=location.place,
         waiting=snapshot.depth.get(sources.queue),
-        first_sighting_at=sighting.created_at if sighting else None,
-        all_reported_since=bool(sighting and sources.fleet.all_reported_since(sighting.created_at)),
+        first_sighting_at=sighting.seen_at if sighting else None,
+        all_reported_since=bool(sighting and sources.fleet.all_reported_since(sighting.seen_at)),
         overtaken=is_unknown and not evidence.holder and was_overtaken(sources, run),
         uncertainties=(*evidence.uncertainties, *([location.reason] if location.reason else [])),
     )

@@ -44,7 +44,7 @@ def insert_sightings(adapter: RunAdapter, found: Sequence[HasEvidence], scanned_
             run_id=each.run.pk,
             task_id=each.run.task_id or "",
             message_location=each.evidence.message_location,
-            created_at=scanned_at,
+            seen_at=scanned_at,
         )
         for each in found
     ]
@@ -54,7 +54,7 @@ def insert_sightings(adapter: RunAdapter, found: Sequence[HasEvidence], scanned_
         rows,
         update_conflicts=True,
         unique_fields=["kind", "run_id"] if accepts_target else None,
-        update_fields=["task_id", "message_location", "created_at"],
+        update_fields=["task_id", "message_location", "seen_at"],
     )
 
 

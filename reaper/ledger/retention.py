@@ -26,7 +26,7 @@ def prune_history(using: str, now: datetime, retention: timedelta) -> None:
     prune(RefusedWrite.objects.using(using).filter(created_at__lt=horizon, counted=True))
     prune(Exemption.objects.using(using).filter(until__lt=horizon))
     prune(Alert.objects.using(using).filter(resolved_at__lt=horizon))
-    prune(MessageSighting.objects.using(using).filter(created_at__lt=now - SIGHTING_RETENTION))
+    prune(MessageSighting.objects.using(using).filter(seen_at__lt=now - SIGHTING_RETENTION))
     sweeps = Sweep.objects.using(using).filter(started_at__lt=horizon, counted=True)
     prune(sweeps.exclude(pk__in=last_good_sweeps(using)))
 

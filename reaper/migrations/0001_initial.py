@@ -141,10 +141,10 @@ class Migration(migrations.Migration):
                 ('run_id', models.CharField(max_length=255)),
                 ('task_id', models.TextField()),
                 ('message_location', models.CharField(max_length=20)),
-                ('created_at', models.DateTimeField()),
+                ('seen_at', models.DateTimeField()),
             ],
             options={
-                'ordering': ('-created_at',),
+                'ordering': ('-seen_at',),
                 'constraints': [models.UniqueConstraint(fields=('kind', 'run_id'), name='reaper_one_sighting')],
             },
         ),

@@ -53,11 +53,11 @@ class MessageSighting(models.Model):
     """The task whose message it was."""
     message_location = models.CharField(max_length=20)
     """A `MessageLocation`: absent or delivered."""
-    created_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
     """When the queues were read, by the database's clock."""
 
     class Meta:
-        ordering = ("-created_at",)
+        ordering = ("-seen_at",)
         constraints = [models.UniqueConstraint(fields=["kind", "run_id"], name="reaper_one_sighting")]
 
     def __str__(self) -> str:

@@ -43,10 +43,10 @@ def test_first_sighting_is_stored_and_the_second_decides():
     assert look.run_id == str(job.pk)
     assert look.task_id == job.task_id
     assert look.message_location == "absent"
-    assert look.created_at == NOW
+    assert look.seen_at == NOW
     # No worker has reported since.
     assert sweep(Phase.QUEUED, NOW + 5 * SECOND).counts == {"inconclusive": 1}
-    assert MessageSighting.objects.get().created_at == NOW
+    assert MessageSighting.objects.get().seen_at == NOW
     keep_reporting(NOW + 6 * SECOND)
     assert sweep(Phase.QUEUED, NOW + 6 * SECOND).counts == {"lost": 1}
 
@@ -74,7 +74,7 @@ def test_sighting_of_another_task_or_location_is_replaced(change):
     look = MessageSighting.objects.get()
     assert look.task_id == job.task_id
     assert look.message_location == "absent"
-    assert look.created_at == NOW
+    assert look.seen_at == NOW
 
 
 @pytest.mark.parametrize("where", ["waiting", "held"])
@@ -118,7 +118,7 @@ def test_overlapping_sweeps_share_one_sighting():
         pages = [next(judge_phase(adapter, Phase.QUEUED, each)) for each in both]
         for page, each in zip(pages, both, strict=True):
             store_sightings(adapter, page, each.scanned_at)
-    assert MessageSighting.objects.get().created_at == NOW
+    assert MessageSighting.objects.get().seen_at == NOW
     assert not LedgerEntry.objects.exists()
 
 

@@ -95,6 +95,6 @@ def test_history_is_pruned_in_batches(monkeypatch, django_assert_num_queries):
 @freeze_time(NOW)
 def test_dry_run_entries_are_pruned_by_age():
     record_entry(90 * DAY + SECOND, applied=False)
-    kept = record_entry(90 * DAY, applied=False)
+    kept = record_entry(90 * DAY, applied=False, run_id="8")
     tasks.prune_history()
     assert LedgerEntry.objects.get() == kept
