@@ -17,10 +17,10 @@ NO_TOTALS = dict.fromkeys(TOTALS, 0)
 KINDS = {CrawlJob: "crawl_job", CrawlJobSourceResult: "source_result"}
 EVERY_KIND = pytest.mark.parametrize("make", [queued_job, sent_child], ids=KINDS.values())
 WRITES = {
-    "progress": lambda hold: hold.progress(TOTALS),
-    "complete": lambda hold: hold.complete(TOTALS),
-    "fail": lambda hold: hold.fail("It did not work.", "error"),
-    "release": lambda hold: hold.release(1),
+    "progress": lambda claim: claim.progress(TOTALS),
+    "complete": lambda claim: claim.complete(TOTALS),
+    "fail": lambda claim: claim.fail("It did not work.", "error"),
+    "release": lambda claim: claim.release(1),
 }
 # Nothing is committed where everything is refused; so these many are cheap.
 NO_COMMIT = pytest.mark.django_db
@@ -41,17 +41,17 @@ def change(row, **values):
     return fresh(row)
 
 
-def hold_of(row, task_id=None):
-    """The hold of a task that believes that the run is its own."""
+def claim_of(row, task_id=None):
+    """The claim of a task that believes the run is its own."""
     task_id = row.task_id if task_id is None else task_id
     return claims.Claim(model=type(row), pk=row.pk, task_id=task_id, worker="celery@w1/abc")
 
 
 def claimed(make, **fields):
-    """A claimed run and its task's hold."""
+    """A claimed run, and the claim of its task."""
     row = make(**fields)
-    hold = claims.claim(type(row), row.pk, row.task_id, "celery@w1/abc")
-    return fresh(row), hold
+    claim = claims.claim(type(row), row.pk, row.task_id, "celery@w1/abc")
+    return fresh(row), claim
 
 
 def totals_of(row):

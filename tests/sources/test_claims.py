@@ -34,8 +34,8 @@ from tests.sources.run_helpers import (
     WRITES,
     as_stored,
     change,
+    claim_of,
     claimed,
-    hold_of,
     totals_of,
 )
 
@@ -49,12 +49,17 @@ def test_claim_by_named_task_starts_run(make):
     row = make(heartbeat_at=NOW, completed_at=NOW, pages_crawled=7)
     change(row, **{column: 9 for name, column in runs.TOTALS[type(row)].items() if name != "pages"})
     with freeze_time(NOW + SECOND):
-        hold = claims.claim(type(row), row.pk, row.task_id, "celery@w2/def")
+        claim = claims.claim(type(row), row.pk, row.task_id, "celery@w2/def")
     after = fresh(row)
-    assert (after.status, after.started_at, after.worker) == ("running", NOW + SECOND, "celery@w2/def")
-    assert (after.heartbeat_at, after.completed_at, totals_of(after)) == (None, None, NO_TOTALS)
-    assert (after.task_id, after.queued_at) == (row.task_id, row.queued_at)
-    assert hold == claims.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w2/def")
+    assert after.status == "running"
+    assert after.started_at == NOW + SECOND
+    assert after.worker == "celery@w2/def"
+    assert after.heartbeat_at is None
+    assert after.completed_at is None
+    assert totals_of(after) == NO_TOTALS
+    assert after.task_id == row.task_id
+    assert after.queued_at == row.queued_at
+    assert claim == claims.Claim(model=type(row), pk=row.pk, task_id=row.task_id, worker="celery@w2/def")
 
 
 @EVERY_KIND
@@ -108,7 +113,8 @@ def test_first_claimed_child_starts_only_its_parent():
     with freeze_time(NOW):
         claims.claim(CrawlJobSourceResult, row.pk, row.task_id, "w")
     started = fresh(row.crawl_job)
-    assert (started.status, started.started_at) == ("running", NOW)
+    assert started.status == "running"
+    assert started.started_at == NOW
     assert fresh(other.crawl_job).status == "pending"
 
 
@@ -126,42 +132,53 @@ def test_claimed_child_leaves_parent_that_is_not_pending(status):
 
 @EVERY_KIND
 def test_progress_is_stored_under_table_column_names(make):
-    row, hold = claimed(make)
+    row, claim = claimed(make)
     with freeze_time(NOW + SECOND):
-        hold.progress(TOTALS)
+        claim.progress(TOTALS)
     after = fresh(row)
-    assert (after.status, after.heartbeat_at, totals_of(after)) == ("running", NOW + SECOND, TOTALS)
+    assert after.status == "running"
+    assert after.heartbeat_at == NOW + SECOND
+    assert totals_of(after) == TOTALS
 
 
 @EVERY_KIND
 def test_complete_stores_totals_and_clears_error(make):
-    row, hold = claimed(make)
+    row, claim = claimed(make)
     change(row, error_message="of an earlier attempt", error_code="old")
     with freeze_time(NOW + SECOND):
-        hold.complete(TOTALS)
+        claim.complete(TOTALS)
     after = fresh(row)
-    assert (after.status, after.completed_at, totals_of(after)) == ("completed", NOW + SECOND, TOTALS)
-    assert (after.error_message, after.error_code) == ("", "")
+    assert after.status == "completed"
+    assert after.completed_at == NOW + SECOND
+    assert totals_of(after) == TOTALS
+    assert after.error_message == ""
+    assert after.error_code == ""
 
 
 @EVERY_KIND
 def test_fail_stores_reason_and_keeps_totals(make):
-    row, hold = claimed(make)
-    hold.progress(TOTALS)
+    row, claim = claimed(make)
+    claim.progress(TOTALS)
     with freeze_time(NOW + SECOND):
-        hold.fail("It did not work.", "c" * 60)
+        claim.fail("It did not work.", "c" * 60)
     after = fresh(row)
-    assert (after.status, after.completed_at, totals_of(after)) == ("failed", NOW + SECOND, TOTALS)
-    assert (after.error_message, after.error_code) == ("It did not work.", "c" * 50)
+    assert after.status == "failed"
+    assert after.completed_at == NOW + SECOND
+    assert totals_of(after) == TOTALS
+    assert after.error_message == "It did not work."
+    assert after.error_code == "c" * 50
 
 
 @EVERY_KIND
 def test_release_requeues_under_new_id_with_retries(broker, make):
-    row, hold = claimed(make)
+    row, claim = claimed(make)
     with freeze_time(NOW + SECOND):
-        hold.release(2)
+        claim.release(2)
     after = fresh(row)
-    assert (after.status, after.queued_at, after.started_at, after.worker) == ("pending", NOW + SECOND, None, "")
+    assert after.status == "pending"
+    assert after.queued_at == NOW + SECOND
+    assert after.started_at is None
+    assert after.worker == ""
     assert after.task_id not in ("", row.task_id)
     assert [(sent.id, sent.retries) for sent in broker.waiting()] == [(after.task_id, 2)]
     with pytest.raises(claims.ClaimLost):
@@ -170,28 +187,29 @@ def test_release_requeues_under_new_id_with_retries(broker, make):
 
 
 def test_release_changes_status_and_id_in_one_update(broker):
-    _, hold = claimed(queued_job)
+    _, claim = claimed(queued_job)
     with CaptureQueriesContext(connection) as asked:
-        hold.release(1)
+        claim.release(1)
     (update,) = [query["sql"] for query in asked if query["sql"].startswith("UPDATE")]
     assert all(f'"{column}" = ' in update.split("WHERE")[0] for column in ("status", "task_id", "queued_at"))
 
 
 def test_release_refused_by_broker_leaves_run_never_sent(refusing_broker):
-    row, hold = claimed(queued_job)
+    row, claim = claimed(queued_job)
     with pytest.raises(REFUSES):
-        hold.release(1)
+        claim.release(1)
     after = fresh(row)
-    assert (after.status, after.task_id) == ("pending", "")
+    assert after.status == "pending"
+    assert after.task_id == ""
 
 
 @EVERY_WRITE
 @EVERY_KIND
 def test_write_touches_no_other_run(broker, make, write):
-    _, hold = claimed(make)
+    _, claim = claimed(make)
     other, _ = claimed(make)
     before = as_stored(other)
-    WRITES[write](hold)
+    WRITES[write](claim)
     assert as_stored(other) == before
 
 
@@ -214,11 +232,11 @@ def test_write_touches_no_other_run(broker, make, write):
     ids=str,
 )
 def test_write_by_task_that_lost_its_run_changes_nothing(broker, make, fields, write):
-    row, hold = claimed(make)
+    row, claim = claimed(make)
     change(row, **fields)
     before = as_stored(row)
     with pytest.raises(claims.ClaimLost):
-        WRITES[write](hold)
+        WRITES[write](claim)
     assert as_stored(row) == before
     assert broker.ids() == []
 
@@ -226,21 +244,21 @@ def test_write_by_task_that_lost_its_run_changes_nothing(broker, make, fields, w
 @EVERY_WRITE
 @EVERY_KIND
 def test_write_to_deleted_run_is_refused(broker, make, write):
-    row, hold = claimed(make)
+    row, claim = claimed(make)
     row.delete()
     with pytest.raises(claims.ClaimLost):
-        WRITES[write](hold)
+        WRITES[write](claim)
 
 
 @EVERY_WRITE
 @EVERY_KIND
 def test_refused_write_is_recorded(broker, make, write):
-    row, hold = claimed(make)
+    row, claim = claimed(make)
     change(row, status="failed")
     with pytest.raises(claims.ClaimLost), freeze_time(NOW):
-        WRITES[write](hold)
+        WRITES[write](claim)
     seen = RefusedWrite.objects.values_list("kind", "run_id", "task_id", "worker", "write", "created_at")
-    assert list(seen) == [(KINDS[type(row)], str(row.pk), hold.task_id, "celery@w1/abc", write, NOW)]
+    assert list(seen) == [(KINDS[type(row)], str(row.pk), claim.task_id, "celery@w1/abc", write, NOW)]
 
 
 @EVERY_KIND
@@ -256,36 +274,36 @@ def test_refused_write_sends_signal_and_is_logged(monkeypatch, caplog):
     heard, signal = [], Signal()
     signal.connect(lambda **said: heard.append(said), weak=False)
     monkeypatch.setattr(claims, "write_refused", signal)
-    hold = hold_of(running_job(), "an-older-id")
+    claim = claim_of(running_job(), "an-older-id")
     with caplog.at_level(logging.WARNING, "apps.sources.claims"), pytest.raises(claims.ClaimLost):
-        hold.progress(TOTALS)
-    assert heard == [{"signal": signal, "sender": CrawlJob, "claim": hold, "write": "progress"}]
-    assert f"progress of CrawlJob {hold.pk} refused" in caplog.text
+        claim.progress(TOTALS)
+    assert heard == [{"signal": signal, "sender": CrawlJob, "claim": claim, "write": "progress"}]
+    assert f"progress of CrawlJob {claim.pk} refused" in caplog.text
 
 
 def test_accepted_write_is_not_recorded_as_refused(broker):
-    _, hold = claimed(queued_job)
-    hold.progress(TOTALS)
-    hold.complete(TOTALS)
+    _, claim = claimed(queued_job)
+    claim.progress(TOTALS)
+    claim.complete(TOTALS)
     assert not RefusedWrite.objects.exists()
 
 
 @pytest.mark.parametrize("write", ["complete", "fail"])
 def test_last_child_to_end_finalizes_parent(write):
-    row, hold = claimed(sent_child)
+    row, claim = claimed(sent_child)
     unfinished = child(row.crawl_job, "running")
-    WRITES[write](hold)
+    WRITES[write](claim)
     assert fresh(row.crawl_job).finalized_at is None
-    WRITES[write](hold_of(unfinished))
+    WRITES[write](claim_of(unfinished))
     after = fresh(row.crawl_job)
     assert after.finalized_at is not None
     assert after.status == {"complete": "completed", "fail": "failed"}[write]
 
 
 def test_child_end_rolled_back_finalizes_nothing():
-    row, hold = claimed(sent_child)
+    row, claim = claimed(sent_child)
     with transaction.atomic():
-        hold.complete(TOTALS)
+        claim.complete(TOTALS)
         transaction.set_rollback(True)
     assert fresh(row).status == "running"
     assert fresh(row.crawl_job).finalized_at is None

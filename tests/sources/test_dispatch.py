@@ -35,7 +35,9 @@ def test_create_job_creates_one_per_task_id():
     made = dispatch.create_job(source().pk, triggered_by="api", overrides={"a": 1}, task_id="t")
     again = dispatch.create_job(made.source_id, triggered_by="api", overrides={"a": 1}, task_id="t")
     assert made == again
-    assert (made.status, made.config_overrides, made.triggered_by) == ("pending", {"a": 1}, "api")
+    assert made.status == "pending"
+    assert made.config_overrides == {"a": 1}
+    assert made.triggered_by == "api"
     assert made.queued_at is not None
 
 
@@ -55,7 +57,9 @@ def test_dispatch_stores_task_id_and_sends_message(broker, make):
     with freeze_time(NOW):
         task_id = dispatch.dispatch_run(type(row), row.pk)
     after = fresh(row)
-    assert (after.status, after.task_id, after.queued_at) == ("pending", task_id, NOW)
+    assert after.status == "pending"
+    assert after.task_id == task_id
+    assert after.queued_at == NOW
     (sent,) = broker.waiting("crawl")
     named = {"crawl_job_id": str(row.pk)} if make is queued_job else {"parent_job_id": str(row.crawl_job_id)}
     assert sent == (task_id, 0, [str(row.source_id)], named)
@@ -142,7 +146,8 @@ def test_refused_publish_raises_and_leaves_run_never_sent(refusing_broker, make)
     with pytest.raises(REFUSES):
         dispatch.dispatch_run(type(row), row.pk)
     after = fresh(row)
-    assert (after.status, after.task_id) == ("pending", "")
+    assert after.status == "pending"
+    assert after.task_id == ""
     assert fresh(other).task_id == other.task_id
 
 
@@ -177,7 +182,10 @@ def test_manual_dispatch_is_recorded_with_task_id_or_not_at_all(broker):
     job = queued_job()
     task_id = dispatch.dispatch_run(CrawlJob, job.pk, manual=True)
     (row,) = LedgerEntry.objects.all()
-    assert (row.kind, row.run_id, row.action, row.new_task_id) == ("crawl_job", str(job.pk), "dispatch", task_id)
+    assert row.kind == "crawl_job"
+    assert row.run_id == str(job.pk)
+    assert row.action == "dispatch"
+    assert row.new_task_id == task_id
     with transaction.atomic():
         dispatch.dispatch_run(CrawlJob, job.pk, manual=True)
         transaction.set_rollback(True)
@@ -196,8 +204,12 @@ def test_new_parent_has_one_sent_child_per_source(broker):
     sources = [source(), source()]
     job = parents.create_parent(sources, triggered_by="schedule", overrides={"a": 1})
     after = fresh(job)
-    assert (after.status, after.is_multi_source, after.source_id) == ("pending", True, None)
-    assert (after.task_id, after.triggered_by, after.config_overrides) == ("", "schedule", {"a": 1})
+    assert after.status == "pending"
+    assert after.is_multi_source is True
+    assert after.source_id is None
+    assert after.task_id == ""
+    assert after.triggered_by == "schedule"
+    assert after.config_overrides == {"a": 1}
     children = list(job.source_results.all())
     assert {each.source_id for each in children} == {each.pk for each in sources}
     assert {each.status for each in children} == {"pending"}
@@ -269,7 +281,8 @@ def test_child_changed_during_dispatch_of_others_is_left(broker, monkeypatch, fi
     monkeypatch.setattr(dispatch, "new_task_id", new_id_once_the_children_were_listed)
     dispatch.dispatch_children(job.pk)
     after = fresh(children[1])
-    assert (after.status, after.task_id) == (taken[0].status, taken[0].task_id)
+    assert after.status == taken[0].status
+    assert after.task_id == taken[0].task_id
     assert broker.ids() == [fresh(children[0]).task_id]
 
 

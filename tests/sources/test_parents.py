@@ -48,10 +48,14 @@ def test_cancel_of_parent_skips_children_and_revokes_tasks(broker):
         assert sorted(next_revoked()) == sorted([pending.task_id, running.task_id])
     for each in (pending, running, unsent):
         after = fresh(each)
-        assert (after.status, after.completed_at, after.task_id) == ("skipped", NOW + SECOND, fresh(each).task_id)
+        assert after.status == "skipped"
+        assert after.completed_at == NOW + SECOND
+        assert after.task_id == fresh(each).task_id
     assert [as_stored(each) for each in job.source_results.filter(status__in=["completed", "failed"])] == ended
     after = fresh(job)
-    assert (after.status, after.completed_at, after.finalized_at) == ("cancelled", NOW + SECOND, NOW + SECOND)
+    assert after.status == "cancelled"
+    assert after.completed_at == NOW + SECOND
+    assert after.finalized_at == NOW + SECOND
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "paused"])
@@ -99,22 +103,22 @@ def test_cancel_rolled_back_revokes_and_finalizes_nothing(broker, monkeypatch):
 
 @pytest.mark.parametrize("write", WRITES)
 def test_child_cancelled_during_crawl_is_refused_and_parent_stays(broker, write):
-    row, hold = claimed(sent_child)
+    row, claim = claimed(sent_child)
     assert fresh(row.crawl_job).status == "running"
     parents.cancel(row.crawl_job_id)
     before = as_stored(row), as_stored(row.crawl_job)
     with pytest.raises(claims.ClaimLost):
-        WRITES[write](hold)
+        WRITES[write](claim)
     assert (as_stored(row), as_stored(row.crawl_job)) == before
     assert before[1]["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("write", WRITES)
 def test_job_cancelled_during_crawl_stays_cancelled(broker, write):
-    row, hold = claimed(queued_job)
+    row, claim = claimed(queued_job)
     parents.cancel(row.pk)
     with pytest.raises(claims.ClaimLost):
-        WRITES[write](hold)
+        WRITES[write](claim)
     assert fresh(row).status == "cancelled"
     assert broker.ids() == []
 
@@ -158,7 +162,8 @@ def test_finalize_parent_with_ended_children_writes_outcome(children, becomes, m
     with freeze_time(NOW + SECOND):
         assert parents.finalize(job.pk) is True
     after = fresh(job)
-    assert (after.status, after.error_message) == (becomes, message)
+    assert after.status == becomes
+    assert after.error_message == message
     assert after.completed_at == after.finalized_at == NOW + SECOND
 
 
@@ -213,7 +218,8 @@ def test_finalize_keeps_status_of_paused_or_cancelled_parent(status, children):
     with freeze_time(NOW + SECOND):
         assert parents.finalize(job.pk) is True
     after = fresh(job)
-    assert (after.status, after.error_message) == (status, "as it was")
+    assert after.status == status
+    assert after.error_message == "as it was"
     assert after.completed_at == after.finalized_at == NOW + SECOND
 
 
@@ -249,7 +255,9 @@ def test_finalize_without_children_fails_parent_after_timeout(settings, later, f
         assert parents.finalize(job.pk) is fails
     after = fresh(job)
     if fails:
-        assert (after.status, after.error_message, totals_of(after)) == ("failed", "no sources", NO_TOTALS)
+        assert after.status == "failed"
+        assert after.error_message == "no sources"
+        assert totals_of(after) == NO_TOTALS
     else:
         assert as_stored(job) == before
 

@@ -97,7 +97,8 @@ def test_ended_or_paused_run_is_not_unfinished(status):
 def test_child_of_ended_parent_has_parent_ended(status):
     job = parent("running", status=status)
     (run,) = next(SourceResults().iter_unfinished(Phase.RUNNING))
-    assert (run.parent, run.parent_ended) == (str(job.pk), True)
+    assert run.parent == str(job.pk)
+    assert run.parent_ended is True
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "paused"])
@@ -110,9 +111,16 @@ def test_child_of_open_parent_has_parent_not_ended(status):
 def test_facts_of_run_are_those_of_its_row():
     job = running_job(SECOND, heartbeat_at=NOW)
     run = CrawlJobs().get(str(job.pk))
-    assert (run.kind, run.pk, run.status, run.task_id) == ("crawl_job", str(job.pk), "running", job.task_id)
-    assert (run.worker, run.started_at, run.progress_at) == ("celery@w1/abc", job.started_at, NOW)
-    assert (run.created_at, run.queued_at, run.parent) == (job.created_at, job.queued_at, None)
+    assert run.kind == "crawl_job"
+    assert run.pk == str(job.pk)
+    assert run.status == "running"
+    assert run.task_id == job.task_id
+    assert run.worker == "celery@w1/abc"
+    assert run.started_at == job.started_at
+    assert run.progress_at == NOW
+    assert run.created_at == job.created_at
+    assert run.queued_at == job.queued_at
+    assert run.parent is None
 
 
 @pytest.mark.parametrize("pk", ["no uuid", "", "00000000-0000-4000-8000-000000000000"])
@@ -183,7 +191,8 @@ def test_finalizing_all_finalizable_parents_touches_no_others():
     stuck, left = worlds_of_parents()
     before = [type(row).objects.filter(pk=row.pk).values().get() for row in left]
     row = finalize_parents()
-    assert (row.finalized, row.errors) == (5, [])
+    assert row.finalized == 5
+    assert row.errors == []
     assert [fresh(each).status for each in stuck] == [
         *("completed", "failed", "completed", "cancelled", "paused", "pending", "running"),
     ]
@@ -196,7 +205,8 @@ def test_parent_without_children_fails_after_queue_timeout(settings):
     job = parent(status="pending")
     assert finalize_parents(NOW + settings.CRAWL_QUEUE_TIMEOUT).finalized == 0
     assert finalize_parents(NOW + settings.CRAWL_QUEUE_TIMEOUT + SECOND).finalized == 1
-    assert (fresh(job).status, fresh(job).error_message) == ("failed", "no sources")
+    assert fresh(job).status == "failed"
+    assert fresh(job).error_message == "no sources"
 
 
 # --- whole sweeps -------------------------------------------------------------------------------------------------
@@ -206,9 +216,13 @@ def test_stuck_child_is_failed_and_parent_finalized_in_one_sweep(broker):
     job = parent("completed")
     stuck = child(job, "running", started_at=NOW - LONG)
     row = sweep("source_result", Phase.RUNNING)
-    assert (fresh(stuck).status, fresh(stuck).error_code) == ("failed", "timed_out")
-    assert (fresh(job).status, fresh(job).error_message) == ("completed", "1 sources failed")
-    assert (row.acted, row.finalized, row.errors) == (1, 1, [])
+    assert fresh(stuck).status == "failed"
+    assert fresh(stuck).error_code == "timed_out"
+    assert fresh(job).status == "completed"
+    assert fresh(job).error_message == "1 sources failed"
+    assert row.acted == 1
+    assert row.finalized == 1
+    assert row.errors == []
 
 
 def test_stuck_child_with_running_sibling_leaves_parent_open(broker):
@@ -226,7 +240,9 @@ def test_child_of_ended_parent_is_skipped_and_task_revoked(broker, status, phase
         sweep("source_result", phase)
         assert next_revoked() == [row.task_id]
     after = fresh(row)
-    assert (after.status, after.error_code, after.completed_at) == ("skipped", "parent_ended", NOW)
+    assert after.status == "skipped"
+    assert after.error_code == "parent_ended"
+    assert after.completed_at == NOW
     assert fresh(job).status == "cancelled"
     assert broker.ids() == []
 
@@ -243,7 +259,8 @@ def test_paused_job_is_never_touched(broker):
     job, waiting = running_job(LONG, status="paused"), queued_job(LONG, status="paused")
     for phase in (Phase.QUEUED, Phase.RUNNING):
         assert sweep("crawl_job", phase).acted == 0
-    assert (fresh(job).status, fresh(waiting).status) == ("paused", "paused")
+    assert fresh(job).status == "paused"
+    assert fresh(waiting).status == "paused"
 
 
 # --- announcements ------------------------------------------------------------------------------------------------
@@ -257,8 +274,17 @@ def test_manual_dispatch_and_refused_claim_are_recorded_under_kind(broker, make,
         with pytest.raises(claims.ClaimLost):
             claims.claim(type(row), row.pk, row.task_id, "celery@w9/xyz")
     (reaping,) = LedgerEntry.objects.all()
-    assert (reaping.kind, reaping.run_id, reaping.action, reaping.created_at) == (kind, str(row.pk), "dispatch", NOW)
-    assert (reaping.reason, reaping.actor, reaping.new_task_id) == ("manual", "manual dispatch", fresh(row).task_id)
+    assert reaping.kind == kind
+    assert reaping.run_id == str(row.pk)
+    assert reaping.action == "dispatch"
+    assert reaping.created_at == NOW
+    assert reaping.reason == "manual"
+    assert reaping.actor == "manual dispatch"
+    assert reaping.new_task_id == fresh(row).task_id
     (refused,) = RefusedWrite.objects.all()
-    assert (refused.kind, refused.run_id, refused.created_at, refused.write) == (kind, str(row.pk), NOW, "claim")
-    assert (refused.task_id, refused.worker) == (row.task_id, "celery@w9/xyz")
+    assert refused.kind == kind
+    assert refused.run_id == str(row.pk)
+    assert refused.created_at == NOW
+    assert refused.write == "claim"
+    assert refused.task_id == row.task_id
+    assert refused.worker == "celery@w9/xyz"

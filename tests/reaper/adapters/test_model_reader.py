@@ -215,7 +215,8 @@ def test_job_that_became_parent_is_no_longer_a_run():
 def test_child_facts_say_whether_parent_has_ended(status, ended):
     job = parent("running", status=status)
     run = SourceResults().get(str(job.source_results.get().pk))
-    assert (run.parent, run.parent_ended) == (str(job.pk), ended)
+    assert run.parent == str(job.pk)
+    assert run.parent_ended == ended
 
 
 @pytest.mark.django_db
