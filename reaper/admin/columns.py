@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.utils import timezone
 from django.utils.html import format_html
 
-from reaper.core.reasons import Reason
+from reaper.core.reasons import find_reason
 
 
 def datetime_column(name: str, label: str = "") -> Callable[[Any], str]:
@@ -43,5 +43,5 @@ def preformatted(text: str) -> str:
 
 def describe_reason(reason: str) -> str:
     """Return "CODE: sentence" for a reason; a code that another version wrote stands for itself."""
-    known = {str(each): each.sentence for each in Reason}
-    return f"{reason}: {known[reason]}" if reason in known else reason
+    known = find_reason(reason)
+    return f"{reason}: {known.sentence}" if known else reason

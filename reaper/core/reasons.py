@@ -103,6 +103,11 @@ class Reason(StrEnum):
     MANUAL = "manual", "By a person", "requested by a person", ReasonFamily.MANUAL
 
 
+def find_reason(code: str) -> Reason | None:
+    """Return the reason with a stored code; None for one that another version wrote."""
+    return next((each for each in Reason if each == code), None)
+
+
 HEALTHY_REASONS = (
     Reason.FINISHED,
     Reason.EXEMPT,

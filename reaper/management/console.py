@@ -18,7 +18,7 @@ from reaper.core.explain import describe_decision, describe_evidence, describe_f
 from reaper.core.facts import NO_EVIDENCE, Evidence, RunFacts
 from reaper.core.formatting import format_ago, format_duration, one_line
 from reaper.core.policy import Action, Policy, SweepScope
-from reaper.core.reasons import Reason
+from reaper.core.reasons import find_reason
 from reaper.models import Sweep
 from reaper.reports.run_lines import CappedList, RunLine
 from reaper.reports.status import KindStatus, Status, WorkerState, state_of_worker
@@ -123,11 +123,11 @@ class Console:
 
     def reasons(self, counts: Mapping[str, int]) -> None:
         """Print reasons with their sentences, the most frequent first."""
-        sentences = {str(each): each.sentence for each in Reason}
         table = grid(["", "", ""], show_header=False)
         table.columns[0].justify = "right"
         for reason, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
-            table.add_row(f"{count:,}", reason, sentences.get(reason, ""))
+            known = find_reason(reason)
+            table.add_row(f"{count:,}", reason, known.sentence if known else "")
         self.console.print(table)
 
     def swept(self, sweep: Sweep, *, would: bool = False) -> None:

@@ -10,7 +10,7 @@ from django.db.models import Count, QuerySet
 from django.db.models.functions import TruncDay, TruncHour
 from django.utils import timezone
 
-from reaper.core.reasons import Reason, ReasonFamily
+from reaper.core.reasons import ReasonFamily, find_reason
 from reaper.models import LedgerEntry, Sweep
 
 # Sweeps of a list on one screen.
@@ -98,7 +98,8 @@ def entries_since(using: str, since: datetime) -> QuerySet[LedgerEntry]:
 
 def family_of(reason: str) -> ReasonFamily:
     """Return the family of a stored reason; NONE for one that this version does not know."""
-    return next((each.family for each in Reason if each == reason), ReasonFamily.NONE)
+    known = find_reason(reason)
+    return known.family if known else ReasonFamily.NONE
 
 
 def percentile(seconds: Sequence[float], share: float) -> timedelta:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from reaper.conf import settings as conf
 from reaper.core.formatting import format_ago, format_duration, one_line
-from reaper.core.reasons import Reason
+from reaper.core.reasons import find_reason
 from reaper.models import Sweep
 from reaper.reports import charts
 from reaper.reports.activity import DAY, TimeBucket, recent_sweeps, recovery_times, time_buckets
@@ -123,7 +123,8 @@ def worker_state(worker: Worker) -> str:
 @register.filter
 def sentence(reason: str) -> str:
     """Return a reason's sentence; '' for a word that this version does not know."""
-    return {str(each): each.sentence for each in Reason}.get(reason, "")
+    known = find_reason(reason)
+    return known.sentence if known else ""
 
 
 @register.filter
