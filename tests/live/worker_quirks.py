@@ -1,7 +1,7 @@
 """What may be unusual about a worker: its clock, its release, its pace. Each function changes its own process."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from celery.signals import worker_init, worker_ready, worker_shutdown, worker_sh
 from celery.worker import request
 from django.utils import timezone
 
-from apps.sources import crawler, tasks
+from apps.sources import claims, crawler, tasks
 from reaper.workers import heartbeat, heartbeat_report
 
 HOUR = timedelta(hours=1)
@@ -86,12 +86,4 @@ def redelivering() -> None:
 def retrying() -> None:
     """Its tasks retry as Celery's do: the id stays, the row stays `running`, and the message waits in queue `later`."""
     tasks.CrawlTask.apply_async = Task.apply_async
-    instead(
-        tasks, "end", lambda _hold, write, *_: write == "release" and current_task.retry(countdown=0, queue="later")
-    )
-
-
-def instead(module: Any, name: str, do: Callable) -> None:
-    """Put a function before another one, which is called when that returned nothing."""
-    original = getattr(module, name)
-    setattr(module, name, lambda *args: do(*args) or original(*args))
+    claims.Claim.release = lambda claim, retries: current_task.retry(countdown=0, queue="later")
