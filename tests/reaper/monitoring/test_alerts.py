@@ -10,7 +10,7 @@ from freezegun import freeze_time
 
 from reaper import tasks
 from reaper.conf import settings as conf
-from reaper.controls import overrides as policies
+from reaper.controls.overrides import set_overrides
 from reaper.models import Alert, LedgerEntry, Sweep
 from reaper.monitoring import alerts
 from reaper.signals import alerted
@@ -178,7 +178,7 @@ def test_threshold_of_the_kind_is_used(limits):
 
 
 def test_overridden_threshold_is_used():
-    policies.set_overrides(conf.adapters()["crawl_job"], "ada", NOW, {"alert_after": MINUTE})
+    set_overrides(conf.adapters()["crawl_job"], "ada", NOW, {"alert_after": MINUTE})
     running_job(MINUTE + SECOND)
     look()
     assert opened() == {("long_running", "crawl_job", "")}

@@ -7,7 +7,7 @@ from freezegun import freeze_time
 from prometheus_client.parser import text_string_to_metric_families
 
 from reaper.conf import settings as conf
-from reaper.controls import modes as switches
+from reaper.controls.modes import set_controls
 from reaper.core.policy import Mode
 from reaper.core.reasons import HEALTHY_REASONS, Reason
 from reaper.models import LedgerEntry, Sweep
@@ -123,7 +123,7 @@ def test_kind_never_swept_has_no_success_time_and_is_overdue():
 
 
 def test_mode_is_the_effective_one():
-    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN)
+    set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN)
     found = {mode: value("mode", kind="crawl_job", mode=mode) for mode in ("act", "dry_run", "off")}
     assert found == {"act": 0, "dry_run": 1, "off": 0}
 

@@ -4,7 +4,7 @@ import pytest
 from django_celery_beat.models import PeriodicTask
 
 from reaper.conf import settings as conf
-from reaper.controls import modes as switches
+from reaper.controls.modes import set_controls
 from reaper.models import Sweep
 from reaper.reports.health import health_of
 from tests.factories import HOUR, MINUTE, NOW, SECOND, swept
@@ -70,28 +70,28 @@ def test_disabled_schedule_replaces_sweep_overdue():
 
 def test_mode_off_is_a_condition_that_names_the_user():
     swept()
-    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="off")
+    set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="off")
     assert conditions() == {"switched_off": "mode set to off by ada"}
     assert conditions(kind="source_result") == {}
 
 
 def test_pause_is_a_condition_until_it_ends():
     swept(NOW + HOUR)
-    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
+    set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
     assert conditions(NOW + HOUR - SECOND) == {"switched_off": "paused by ada until 2026-03-01 13:00:00 UTC"}
     assert conditions(NOW + HOUR) == {}
 
 
 def test_dry_run_is_a_note_and_no_condition():
     swept()
-    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="dry_run")
+    set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode="dry_run")
     assert conditions() == {}
     assert notes() == ["mode set to dry_run by ada"]
 
 
 def test_overridden_brake_is_a_note_and_no_condition():
     swept()
-    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, released_until=NOW + HOUR)
+    set_controls(conf.adapters()["crawl_job"], "ada", NOW, released_until=NOW + HOUR)
     assert conditions() == {}
     assert notes() == ["brake overridden by ada"]
 

@@ -10,7 +10,7 @@ from django_celery_beat.models import PeriodicTask
 from freezegun import api, freeze_time
 
 from reaper.conf import settings as conf
-from reaper.controls import modes as switches
+from reaper.controls.modes import set_controls
 from reaper.core.policy import Mode
 from reaper.models import LedgerEntry, Sweep
 from tests.factories import (
@@ -105,11 +105,11 @@ def test_unreachable_broker_shows_unknown_depths(admin_client, refusing_broker):
 def test_mode_pause_and_brake_are_shown_with_their_buttons(admin_client):
     swept()
     assert "recovery active" in shown(admin_client)
-    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN, released_until=NOW + HOUR)
+    set_controls(conf.adapters()["crawl_job"], "ada", NOW, mode=Mode.DRY_RUN, released_until=NOW + HOUR)
     text = shown(admin_client)
     assert "recovery dry run brake lifted" in text
     assert "Use the default mode" in text
-    switches.set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
+    set_controls(conf.adapters()["crawl_job"], "ada", NOW, paused_until=NOW + HOUR)
     assert "End the pause" in shown(admin_client)
     assert "paused by ada until 2026-03-01 13:00:00 UTC" in shown(admin_client)
 
