@@ -1,8 +1,8 @@
-"""`make up`: the whole stack with production's thresholds, until Ctrl-C.
+"""`make up`: the whole deployment with production's thresholds, until Ctrl-C.
 
 Web, two crawl workers, the reaper's worker and exactly one Beat, on the servers that the environment names or on the
-embedded ones. supervisord keeps them: what dies is started again, so that a worker can be killed to watch the reaper
-at work. Here is what comes before it and after it, and the names before the lines.
+embedded ones. supervisord keeps them running: what dies is started again, so that a worker can be killed to watch the
+reaper at work. Each process logs to a file of its own below the state folder.
 """
 
 import contextlib
@@ -15,34 +15,35 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from config import embedded
 
 ROOT = Path(__file__).resolve().parent.parent
-STOP_NOTE = "stopping; workers have 30 s to finish their tasks, a second Ctrl-C ends them at once"
-ROOT_WARNING = "You're running the worker with superuser privileges"  # Celery's; nobody in a container can help it
+STOP_NOTE = "Stopping: workers have 30 s to finish their tasks; a second Ctrl-C ends them at once."
+ROOT_WARNING = "You're running the worker with superuser privileges"  # Celery's; in a container root is usual
+POLL_SECONDS = 0.2
 
-# `user` is named, or root is warned of being root. A group stops at once, programs without one in turn.
+# `user` is named because supervisord warns when root leaves it out. A group stops at once; without one, one by one.
 SUPERVISORD = """
 [supervisord]
 nodaemon = true
+silent = true
 user = {user}
-logfile = /dev/null
+logfile = {logs}/supervisord.log
 logfile_maxbytes = 0
-pidfile = {state}/supervisord.pid
+pidfile = {logs}/supervisord.pid
 
 [group:stack]
 programs = {names}
 """
-# What ends within startsecs of each of its starts will not get well. The kill alone is for the group too: a Celery
+# A program that ends within startsecs of each of its starts is given up. Only the kill is for its whole group: a Celery
 # worker whose children get a TERM loses their tasks.
 PROGRAM = """
 [program:{name}]
@@ -53,9 +54,16 @@ startretries = 3
 stopwaitsecs = 30
 killasgroup = true
 redirect_stderr = true
-stdout_logfile = /dev/fd/{output}
+stdout_logfile = {logs}/{name}.log
 stdout_logfile_maxbytes = 0
 """
+
+
+class Site(NamedTuple):
+    """Where the started stack is, for people."""
+
+    url: str
+    login: str
 
 
 def main() -> int:
@@ -63,54 +71,35 @@ def main() -> int:
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda caught, _frame: signals.append(caught))
-    started = _start_servers()
+    has_started_servers = _start_servers()
     try:
         environment, login = _prepare()
         port = _free_port(8000)
-        return supervise(_commands(port), environment, signals, f"http://127.0.0.1:{port}/admin/", login)
+        return supervise(_commands(port), environment, signals, Site(f"http://127.0.0.1:{port}/admin/", login))
     finally:
-        if started:
+        if has_started_servers:
             embedded.stop()
 
 
-def supervise(
-    commands: dict[str, list[str]], environment: dict[str, str], signals: list[int], url: str, login: str
-) -> int:
+def supervise(commands: dict[str, list[str]], environment: dict[str, str], signals: list[int], site: Site) -> int:
     """Keep the commands running under supervisord until there is a signal (0) or one cannot be kept running (1)."""
-    # supervisord does not tell whose line a line is: each process gets a pipe of its own.
-    pipes = {name: os.pipe() for name in ["up", *commands]}
-    outputs = {name: output for name, (_, output) in pipes.items()}
+    logs = _empty_logs([*commands, "supervisord"])
     supervisord = subprocess.Popen(
-        [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(_write_config(commands, outputs))],
+        [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(_write_config(commands, logs))],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=outputs["up"],
-        stderr=subprocess.STDOUT,
-        pass_fds=outputs.values(),
         start_new_session=True,  # the terminal's Ctrl-C is for `up`; its hang-up would be a restart for supervisord
     )
-    failures: list[str] = []
-    printers = [threading.Thread(target=_print, args=[name, pipe, failures]) for name, (pipe, _) in pipes.items()]
-    for printer in printers:
-        printer.start()
-    for output in outputs.values():
-        os.close(output)
+    _print(f"Starting {', '.join(commands)}. Their logs: {logs}/*.log")
     try:
-        _wait(supervisord, signals, failures, url, login)
+        _wait(supervisord, signals, logs, site)
     finally:
         kill_session(supervisord.pid)
-        for printer in printers:
-            printer.join()
-    if failures:
-        say("up", f"gave up: {failures[0]} ended again and again right after its start; its own lines say why")
-    return 0 if signals and not failures else 1
-
-
-def say(name: str, line: str) -> None:
-    """Print one line of one process."""
-    with contextlib.suppress(OSError):  # the reader or the terminal is gone; what is said meanwhile is for nobody
-        print(f"{name:<6} | {line}\n", end="", flush=True)
+    failed = _given_up(logs)
+    if failed:
+        _print(f"{failed} ended again and again right after its start. See {logs / failed}.log")
+    return 0 if signals and not failed else 1
 
 
 def kill_session(session: int) -> None:
@@ -121,29 +110,37 @@ def kill_session(session: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _wait(supervisord: subprocess.Popen, signals: list[int], failures: list[str], url: str, login: str) -> None:
+def _wait(supervisord: subprocess.Popen, signals: list[int], logs: Path, site: Site) -> None:
     """Return when supervisord has ended; a first signal or a failure asks it to, a second signal ends it and all."""
-    told = stopping = False
+    is_up = is_stopping = False
     while supervisord.poll() is None:
         if len(signals) > 1:
             kill_session(supervisord.pid)
-        elif (signals or failures) and not stopping:
-            stopping = True
-            say("up", STOP_NOTE)
+        elif (signals or _given_up(logs)) and not is_stopping:
+            is_stopping = True
+            _print(STOP_NOTE)
             supervisord.terminate()
-        elif not (told or stopping) and _answers(url):
-            told = True
+        elif not (is_up or is_stopping) and _answers(site.url):
+            is_up = True
             bar = "=" * 72
-            print(f"\n{bar}\n  Admin:  {url}\n  Login:  {login}\n  Stop:   Ctrl-C\n{bar}\n", flush=True)
-        time.sleep(0.2)
+            _print(f"\n{bar}\n  Admin:  {site.url}\n  Login:  {site.login}\n  Stop:   Ctrl-C\n{bar}\n")
+        time.sleep(POLL_SECONDS)
 
 
-def _print(name: str, pipe: int, failures: list[str]) -> None:
-    with open(pipe, errors="replace") as lines:
-        for line in lines:
-            say(name, line.rstrip())
-            if name == "up" and (failed := re.search(r"gave up: (\S+) entered FATAL state", line)):
-                failures.append(failed[1])
+def _print(text: str) -> None:
+    """Print, also where the reader or the terminal is gone already."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def _given_up(logs: Path) -> str:
+    """Return the program that supervisord does not start again; '' while there is none."""
+    found = re.search(r"gave up: (\S+) entered FATAL state", _read(logs / "supervisord.log"))
+    return found[1] if found else ""
+
+
+def _read(log: Path) -> str:
+    return log.read_text(errors="replace") if log.exists() else ""
 
 
 def _answers(url: str) -> bool:
@@ -164,7 +161,7 @@ def _start_servers() -> bool:
 
 
 def _prepare() -> tuple[dict[str, str], str]:
-    """Migrate and make the login; return the stack's environment and what to tell about the login."""
+    """Migrate and create the admin; return the stack's environment and the login for people."""
     kept = _kept_secrets()
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "config.settings",
@@ -173,22 +170,30 @@ def _prepare() -> tuple[dict[str, str], str]:
     }
     environment.setdefault("DEBUG", "1")
     environment.setdefault("SECRET_KEY", kept["secret_key"])
-    # In a session of their own: a Ctrl-C waits for their end.
-    run = partial(subprocess.run, cwd=ROOT, check=False, text=True, start_new_session=True)
-    manage = [sys.executable, "manage.py"]
-    if run([*manage, "migrate", "--verbosity", "0"], env=environment).returncode:
+    # In a session of its own: a Ctrl-C waits for its end.
+    migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    if subprocess.run(migrate, cwd=ROOT, env=environment, check=False, start_new_session=True).returncode:
         raise SystemExit("The database could not be migrated.")
-    made = run(
-        [*manage, "createsuperuser", "--noinput", "--username", "admin", "--email", "admin@localhost"],
+    return environment, _create_admin(environment, kept)
+
+
+def _create_admin(environment: dict[str, str], kept: dict[str, str]) -> str:
+    """Create the admin unless there is one; return the login. Raises SystemExit when that fails."""
+    created = subprocess.run(
+        [sys.executable, "manage.py", "createsuperuser", "--noinput", "--username=admin", "--email=admin@localhost"],
+        cwd=ROOT,
         env=environment | {"DJANGO_SUPERUSER_PASSWORD": kept["password"]},
+        check=False,
         capture_output=True,
+        text=True,
+        start_new_session=True,
     )
-    if made.returncode and "already taken" not in made.stderr:
-        raise SystemExit(made.stderr)
-    if made.returncode and not kept.get("used"):
-        return environment, "admin, with the password it already had"
+    if created.returncode and "already taken" not in created.stderr:
+        raise SystemExit(created.stderr)
+    if created.returncode and not kept.get("used"):
+        return "admin, with the password it already had"
     _keep_secrets(kept | {"used": "yes"})
-    return environment, f"admin, password {kept['password']}"
+    return f"admin, password {kept['password']}"
 
 
 def _kept_secrets() -> dict[str, str]:
@@ -229,13 +234,22 @@ def _commands(port: int) -> dict[str, list[str]]:
     }
 
 
-def _write_config(commands: dict[str, list[str]], outputs: dict[str, int]) -> Path:
+def _empty_logs(names: list[str]) -> Path:
+    """Return the folder of the logs, with those of these programs emptied."""
+    logs = embedded.state_folder() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (logs / f"{name}.log").write_text("")
+    return logs
+
+
+def _write_config(commands: dict[str, list[str]], logs: Path) -> Path:
     file = embedded.state_folder() / "supervisord.conf"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = SUPERVISORD.format(user=os.geteuid(), state=file.parent, names=",".join(commands))
+    text = SUPERVISORD.format(user=os.geteuid(), logs=logs, names=",".join(commands))
     for name, words in commands.items():
-        text += PROGRAM.format(name=name, command=shlex.join(words), output=outputs[name])
-    file.write_text(text.replace("%", "%%"))  # nothing in it is for supervisord to expand
+        # supervisord expands the name of a program's log twice.
+        text += PROGRAM.format(name=name, command=shlex.join(words), logs=str(logs).replace("%", "%%"))
+    file.write_text(text.replace("%", "%%"))  # supervisord would expand what follows a single one
     return file
 
 

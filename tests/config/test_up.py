@@ -26,28 +26,34 @@ IGNORE_TERM = (
 
 
 class Stack:
-    """`up.supervise` in a thread; a signal is one more entry in its list."""
+    """`up.supervise` of one program, `name`, in a thread; a signal is one more entry in its list."""
 
-    def __init__(self, code, capsys):
-        self.capsys, self.signals, self.status, self.output = capsys, [], None, ""
+    def __init__(self, code, logs):
+        self.logs = logs
+        self.signals = []
+        self.status = None
         self.thread = threading.Thread(target=self.run, args=[{"name": [sys.executable, "-c", code]}])
         self.thread.start()
 
     def run(self, commands):
-        self.status = up.supervise(commands, dict(os.environ), self.signals, "http://127.0.0.1:1/", "nobody")
+        self.status = up.supervise(commands, dict(os.environ), self.signals, up.Site("http://127.0.0.1:1/", "nobody"))
 
-    def wait_for(self, pattern, count=1):
-        """The last of so many matches in the output, which must come soon."""
+    def wait_for(self, pattern, count=1, log="name"):
+        """The last of so many matches in the log, which must come soon."""
         deadline = time.monotonic() + PATIENCE
-        while len(found := re.findall(pattern, self.output, re.MULTILINE)) < count:
-            assert time.monotonic() < deadline, self.output
+        while len(found := re.findall(pattern, self.read(log), re.MULTILINE)) < count:
+            assert time.monotonic() < deadline, self.read(log)
             time.sleep(0.05)
-            self.output += self.capsys.readouterr().out
         return found[-1]
 
+    def read(self, log):
+        """The log so far."""
+        path = self.logs / f"{log}.log"
+        return path.read_text() if path.exists() else ""
+
     def process(self, count=1):
-        """The process that was the so-manieth to print its pid."""
-        return psutil.Process(int(self.wait_for(r"^name   \| (\d+)$", count)))
+        """The process that printed its pid as the `count`th."""
+        return psutil.Process(int(self.wait_for(r"^(\d+)$", count)))
 
     def end(self):
         """Wait for the end and return the status."""
@@ -56,7 +62,7 @@ class Stack:
         return self.status
 
 
-def gone(process):
+def is_gone(process):
     """Whether it ends soon; nobody need have collected it, for its parent may be dead too."""
     deadline = time.monotonic() + PATIENCE
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -68,17 +74,17 @@ def gone(process):
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch, capsys):
+def start(tmp_path, monkeypatch):
     """Start a stack of one process with this code; it is ended after the test."""
     monkeypatch.setenv("REAPER_STATE", str(tmp_path / "state %d"))
     started = []
-    yield lambda code: started.append(Stack(code, capsys)) or started[-1]
+    yield lambda code: started.append(Stack(code, tmp_path / "state %d" / "logs")) or started[-1]
     for stack in started:
         stack.signals += [signal.SIGINT, signal.SIGINT]
         stack.end()
 
 
-def test_a_killed_process_is_started_again_and_none_outlives_a_signal(start):
+def test_killed_program_is_restarted_and_none_outlives_a_signal(start):
     stack = start(SAY_PID)
     stack.process().kill()
     second = stack.process(count=2)
@@ -88,38 +94,38 @@ def test_a_killed_process_is_started_again_and_none_outlives_a_signal(start):
     assert not second.is_running()
 
 
-def test_what_ends_at_once_every_time_is_given_up(start, monkeypatch):
+def test_program_that_always_ends_at_once_is_given_up(start, monkeypatch, capsys):
     monkeypatch.setattr(up, "PROGRAM", up.PROGRAM.replace("startretries = 3", "startretries = 1"))
     stack = start("raise SystemExit('no good')")
 
     assert stack.end() == 1
-    stack.wait_for(r"^name   \| no good$", count=2)
-    stack.wait_for(r"^up     \| gave up: name ended again and again")
+    stack.wait_for(r"^no good$", count=2)
+    assert f"name ended again and again right after its start. See {stack.logs / 'name.log'}" in capsys.readouterr().out
 
 
-def test_a_stop_is_for_the_process_alone_and_a_second_signal_ends_its_children_too(start):
+def test_first_signal_stops_the_program_second_kills_its_children(start):
     stack = start(IGNORE_TERM)
     child = stack.process()
     stack.signals.append(signal.SIGINT)
-    stack.wait_for("waiting for name to die")
+    stack.wait_for("waiting for name to die", log="supervisord")
     assert child.is_running()
     assert child.status() != psutil.STATUS_ZOMBIE
 
     stack.signals.append(signal.SIGINT)
     assert stack.end() == 0
-    assert gone(child)
+    assert is_gone(child)
 
 
-def test_a_supervisord_that_dies_leaves_no_process(start):
+def test_killed_supervisord_leaves_no_process(start):
     stack = start(SAY_PID)
     process = stack.process()
     process.parent().kill()
 
     assert stack.end() == 1
-    assert gone(process)
+    assert is_gone(process)
 
 
-def test_the_login_is_kept_for_its_owner_alone(tmp_path, monkeypatch):
+def test_login_is_kept_readable_by_its_owner_only(tmp_path, monkeypatch):
     monkeypatch.setenv("REAPER_STATE", str(tmp_path / "state"))
     kept = up._kept_secrets()
     up._keep_secrets(kept)
@@ -128,7 +134,7 @@ def test_the_login_is_kept_for_its_owner_alone(tmp_path, monkeypatch):
     assert (tmp_path / "state" / "secrets.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_taken_port_is_passed_over():
+def test_taken_port_is_passed_over():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
