@@ -7,22 +7,24 @@ from django.db.models import Q
 class Alert(models.Model):
     """Something was worth a warning: one row from when it was first seen until it had been gone for a while."""
 
-    # long_running, backlog, … (docs/ALERTS.md)
     name = models.CharField(max_length=30)
-    # '' where it is about no kind, or no phase.
+    """long_running, backlog, … (docs/ALERTS.md)."""
     kind = models.CharField(max_length=100, blank=True)
+    """The kind that it is about; '' where it is about none."""
     phase = models.CharField(max_length=20, blank=True)
+    """The scope that it is about; '' where it is about none."""
     opened_at = models.DateTimeField()
     seen_at = models.DateTimeField()
-    # NULL: it is open.
+    """When its condition was last found."""
     resolved_at = models.DateTimeField(null=True, blank=True)
-    # The sentence of when it was last seen.
+    """When it was resolved; NULL while it is open."""
     message = models.TextField(default="", blank=True)
+    """What was found the last time, in one sentence."""
     acknowledged_by = models.CharField(max_length=200, default="", blank=True)
-    # It is told to nobody until then.
     silenced_until = models.DateTimeField(null=True, blank=True)
-    # Channel -> "opened" or "resolved": what it was told last.
+    """No channel is notified before then."""
     notified = models.JSONField(default=dict, blank=True)
+    """Channel -> the state that it was last notified of: "opened" or "resolved"."""
 
     class Meta:
         ordering = ("-id",)

@@ -8,13 +8,14 @@ class KindControl(models.Model):
 
     kind = models.CharField(max_length=100)
     created_at = models.DateTimeField()
-    # Who did it.
     actor = models.CharField(max_length=200)
-    # act, observe or off; '' is what the settings say.
+    """Who set it."""
     mode = models.CharField(max_length=10, default="", blank=True)
-    # Off until then; the brake holds nothing until then.
+    """A `Mode`; '' for the default from the settings."""
     paused_until = models.DateTimeField(null=True, blank=True)
+    """The kind is off until then."""
     released_until = models.DateTimeField(null=True, blank=True)
+    """The brake limits nothing until then."""
 
     class Meta:
         ordering = ("-id",)
@@ -45,10 +46,10 @@ class PolicyOverride(models.Model):
     kind = models.CharField(max_length=100)
     created_at = models.DateTimeField()
     actor = models.CharField(max_length=200)
-    # Lower-case name -> value: seconds, a list of seconds, a number, a word or null. What is not named is as set.
     values = models.JSONField(default=dict, blank=True)
-    # What it changed, a sentence each: "run_timeout: 1 h -> 2 h".
+    """Lower-case field -> value: seconds, a list of seconds, a number, a word or null. The others are as configured."""
     changes = models.JSONField(default=list, blank=True)
+    """What it changed, a sentence each: "run_timeout: 1 h -> 2 h"."""
 
     class Meta:
         ordering = ("-id",)
@@ -70,8 +71,8 @@ class Exemption(models.Model):
     run_id = models.CharField(max_length=255)
     created_at = models.DateTimeField()
     actor = models.CharField(max_length=200)
-    # NULL: for good.
     until = models.DateTimeField(null=True, blank=True)
+    """When it ends; NULL for no expiry."""
 
     class Meta:
         ordering = ("-id",)

@@ -11,25 +11,28 @@ class WorkerHeartbeat(models.Model):
 
     hostname = models.CharField(max_length=255)
     incarnation = models.CharField(max_length=32)
-    # When it was written, by the database's clock; when the lists were taken, by the worker's own.
     seen_at = models.DateTimeField()
+    """When it was written, by the database's clock."""
     listed_at = models.DateTimeField()
-    # By the database's clock: no report has been missing since.
+    """When the lists were taken, by the worker's own clock."""
     since = models.DateTimeField()
-    # Task id -> when it began, in seconds since the epoch by the worker's clock.
+    """Since when no heartbeat has been missing, by the database's clock."""
     active = models.JSONField(default=dict)
-    # The ids of all other tasks it holds: reserved, scheduled, rate-limited.
+    """Running tasks: task id -> when it began, in seconds since the epoch by the worker's clock."""
     held = models.JSONField(default=list)
-    # The names of the queues it consumes; none while it drains.
+    """The ids of all other tasks that it holds: reserved, scheduled, rate-limited."""
     queues = models.JSONField(default=list)
+    """The names of the queues that it consumes; none while it drains."""
     draining = models.BooleanField(default=False)
-    # False: it holds more than it could say, so what is not named may be held all the same.
+    """Whether it has announced its end: it takes no new tasks."""
     complete = models.BooleanField(default=True)
-    # By the database's clock: its pool had ended then. NULL for a worker that never said goodbye.
+    """Whether the lists are whole; otherwise a task that they lack may be held all the same."""
     ended_at = models.DateTimeField(null=True, blank=True)
-    # The PostgreSQL session that wrote it, where that is the worker's own: the session ends when the worker does.
+    """When its pool had ended, by the database's clock; NULL for a worker that did not announce it."""
     backend_pid = models.IntegerField(null=True, blank=True)
+    """The PostgreSQL session that wrote it, where that is the worker's own: it ends when the worker does."""
     backend_start = models.DateTimeField(null=True, blank=True)
+    """When that session began: process ids are used again."""
 
     class Meta:
         ordering = ("-id",)
