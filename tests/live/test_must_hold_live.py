@@ -272,7 +272,7 @@ def test_redis_at_its_memory_limit_loses_nothing_and_sends_all_later(transaction
     with processes.broker_at(broker.url), broker.client() as client:
         client.config_set("maxmemory", 1)
         tried = [sweep_pending() for _ in range(3)]
-        assert "maxmemory" in tried[0].errors[0]["message"]
+        assert "maxmemory" in tried[0].error_messages[0]
         assert client.ping()
         assert broker.ids() == []
         client.config_set("maxmemory", 0)

@@ -187,7 +187,11 @@ def test_overridden_threshold_is_used():
 def test_sweep_with_an_error_opens_sweep_failing():
     swept(NOW - SECOND)
     witness()
-    failing = {"kind": "crawl_job", "phase": "queued", "errors": ["the broker did not answer"]}
+    failing = {
+        "kind": "crawl_job",
+        "phase": "queued",
+        "errors": [{"code": "broker_unavailable", "message": "the broker did not answer"}],
+    }
     Sweep.objects.create(started_at=NOW, finished_at=NOW, **failing)
     look(well=False)
     assert [(row.subject, row.message) for row in Alert.objects.all()] == [
