@@ -1,93 +1,137 @@
-"""The subcommands by which a kind is switched, and a single run is exempted."""
+"""`manage.py reaper mode | pause | release | exempt | schedules`: what decides whether and where the reaper acts."""
 
-import argparse
-import getpass
-import os
 from datetime import datetime, timedelta
 from typing import Any
 
-from reaper.adapters import RunAdapter
+from django.apps import apps
+from django.core.management.base import CommandError
+
 from reaper.conf import clock
 from reaper.controls.exemptions import exempt_run, remove_exemption
-from reaper.controls.modes import parse_control_duration, set_controls, state_of
-from reaper.core.facts import RunFacts
+from reaper.controls.modes import set_controls, state_of
 from reaper.core.policy import Mode
-from reaper.exceptions import InvalidValue
-from reaper.models import KindControl
+from reaper.management.arguments import (
+    AS_JSON,
+    CONFIGURED_MODE,
+    EXEMPTION,
+    KIND,
+    MODE,
+    PAUSE,
+    RELEASE,
+    REMOVE,
+    RUN,
+    USER,
+)
+from reaper.management.context import Context, ExitCode
+from reaper.management.subcommand import Subcommand
+from reaper.management.targets import actor_name, find_run, get_adapter
 
-# What stands for the mode that the settings name.
-SETTINGS = "settings"
-# What the sweeps of each mode do.
-SWEEPS = {Mode.ACT: "act", Mode.DRY_RUN: "observe, and touch nothing", Mode.OFF: "do nothing"}
-
-
-def parse_length(text: str) -> timedelta:
-    """Return how long a control lasts; zero ends it. Raise argparse's error, which says what is right."""
-    try:
-        return parse_control_duration(text)
-    except InvalidValue as error:
-        hint = "write 30s, 15m, 2h or 7d, or 0 to end it"
-        raise argparse.ArgumentTypeError(f"{error.problem}: {hint}") from None
-
-
-def actor(user: str | None) -> str:
-    """Return who asks, as the ledger has it. Never '': that is the reaper itself."""
-    return ((user or "").strip() or login())[:200]
-
-
-def login() -> str:
-    """Return who is logged in; a container's user may have no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return f"uid {os.getuid()}"
+EFFECTS = {
+    Mode.ACT: "Recovery is active.",
+    Mode.DRY_RUN: "Dry run: stuck runs are recorded and left unchanged.",
+    Mode.OFF: "Recovery is off.",
+}
+"""What each mode means for the kind's runs."""
 
 
-class Switching:
-    """What `manage.py reaper` does to switch a kind. The command's own class has the rest."""
-
-    page: Any
-    adapter: Any
-    find: Any
-
-    def do_mode(self, kind: str, mode: str, user: str | None, **_: Any) -> int:
-        """Switch how a kind is swept from now on."""
-        return self.switch(kind, user, mode="" if mode == SETTINGS else Mode(mode))
-
-    def do_pause(self, kind: str, duration: timedelta, user: str | None, **_: Any) -> int:
-        """Switch a kind off for a while."""
-        return self.switch(kind, user, paused_until=duration)
-
-    def do_release(self, kind: str, duration: timedelta, user: str | None, **_: Any) -> int:
-        """Have the brake hold nothing of a kind for a while."""
-        return self.switch(kind, user, released_until=duration)
-
-    def do_exempt(self, run: str, duration: timedelta | None, user: str | None, **_: Any) -> int:
-        """Have one run be left alone for a while or for good, or end that."""
-        adapter: RunAdapter
-        facts: RunFacts
-        adapter, facts = self.find(run)
-        now = clock.now(adapter.using)
-        if duration == timedelta(0):
-            was = remove_exemption(adapter, facts.pk)
-            self.page.say(f"{run} is looked after again." if was else f"{run} was not exempted.")
-            return 0 if was else 1
-        until = None if duration is None else now + duration
-        exempt_run(adapter, facts.pk, actor(user), now, until)
-        self.page.say(f"{run} is left alone {f'until {until:%Y-%m-%d %H:%M:%S %Z}' if until else 'for good'}.")
-        return 0
-
-    def switch(self, kind: str, user: str | None, **changes: Any) -> int:
-        """Make one change, and print how the kind is switched now."""
-        adapter: RunAdapter = self.adapter(kind)
-        now = clock.now(adapter.using)
-        row: KindControl = set_controls(adapter, actor(user), now, **to_deadlines(changes, now))
-        state = state_of(adapter, now)
-        self.page.say(f"{kind}: {row.summary}. Its sweeps {SWEEPS[state.mode]} from now on.")
-        return 0
+def mode(context: Context, kind: str, mode: str, user: str | None) -> ExitCode:
+    """Set a kind's recovery mode."""
+    return change_controls(context, kind, user, mode="" if mode == CONFIGURED_MODE else Mode(mode))
 
 
-def to_deadlines(changes: dict[str, Any], now: datetime) -> dict[str, Any]:
-    """Return the changes with each duration as the moment at which it is over; None for none."""
-    over = {name: now + value if value else None for name, value in changes.items() if isinstance(value, timedelta)}
-    return {**changes, **over}
+def pause(context: Context, kind: str, duration: timedelta, user: str | None) -> ExitCode:
+    """Pause recovery of a kind; a duration of zero ends the pause."""
+    return change_controls(context, kind, user, paused_until=duration)
+
+
+def release(context: Context, kind: str, duration: timedelta, user: str | None) -> ExitCode:
+    """Lift a kind's brake; a duration of zero restores it."""
+    return change_controls(context, kind, user, released_until=duration)
+
+
+def change_controls(context: Context, kind: str, user: str | None, **changes: Any) -> ExitCode:
+    """Change one of a kind's controls, and print what is in effect now. Durations are counted from now."""
+    adapter = get_adapter(kind)
+    now = clock.now(adapter.using)
+    row = set_controls(
+        adapter, actor_name(user), now, **{name: from_now(value, now) for name, value in changes.items()}
+    )
+    context.console.say(f"{kind}: {row.summary}. {EFFECTS[state_of(adapter, now).mode]}")
+    return ExitCode.OK
+
+
+def from_now(value: Any, now: datetime) -> Any:
+    """Return a duration as the moment at which it is over, zero as None, and any other value as it is."""
+    if not isinstance(value, timedelta):
+        return value
+    return now + value if value else None
+
+
+def exempt(context: Context, run: str, duration: timedelta | None, user: str | None) -> ExitCode:
+    """Exempt one run from recovery, for a while or without expiry; a duration of zero removes the exemption."""
+    target = find_run(run)
+    now = clock.now(target.adapter.using)
+    if duration == timedelta(0):
+        was_exempt = remove_exemption(target.adapter, target.run.pk)
+        context.console.say(f"{run} is monitored again." if was_exempt else f"{run} was not exempt.")
+        return ExitCode.OK if was_exempt else ExitCode.NOT_OK
+    until = None if duration is None else now + duration
+    exempt_run(target.adapter, target.run.pk, actor_name(user), now, until)
+    expiry = f"until {until:%Y-%m-%d %H:%M:%S %Z}" if until else "with no expiry"
+    context.console.say(f"{run} is exempt from recovery {expiry}.")
+    return ExitCode.OK
+
+
+def schedules(context: Context, remove: bool) -> ExitCode:
+    """List the schedules, or delete them. Raise CommandError without django-celery-beat."""
+    if not apps.is_installed("django_celery_beat"):
+        raise CommandError("django_celery_beat is not installed: there are no schedules.", returncode=ExitCode.NOT_OK)
+    from reaper import schedules as beat  # needs django_celery_beat's models
+
+    if remove:
+        context.console.say(f"{beat.remove()} schedules were deleted. `manage.py migrate` creates them again.")
+        return ExitCode.OK
+    rows = {row.task: row for row in beat.existing()}
+    for task in beat.TASKS:
+        row = rows.get(task)
+        if row is None:
+            context.console.say(f"{task}: missing; `manage.py migrate` creates it")
+        else:
+            context.console.say(f"{task}: {'enabled' if row.enabled else 'disabled'}, {row.scheduler}")
+    is_complete = all(task in rows and rows[task].enabled for task in beat.TASKS)
+    return ExitCode.OK if is_complete else ExitCode.NOT_OK
+
+
+SUBCOMMANDS = (
+    Subcommand(
+        "mode",
+        "Set a kind's recovery mode: act, dry_run or off.",
+        mode,
+        [KIND, MODE, USER, AS_JSON],
+        says_sentences=True,
+    ),
+    Subcommand(
+        "pause", "Pause recovery of a kind for a while.", pause, [KIND, PAUSE, USER, AS_JSON], says_sentences=True
+    ),
+    Subcommand(
+        "release",
+        "Lift a kind's brake for a while, so that a sweep acts on any number of runs.",
+        release,
+        [KIND, RELEASE, USER, AS_JSON],
+        says_sentences=True,
+    ),
+    Subcommand(
+        "exempt",
+        "Exempt one run from recovery, for a while or with no expiry.",
+        exempt,
+        [RUN, EXEMPTION, USER, AS_JSON],
+        says_sentences=True,
+    ),
+    Subcommand(
+        "schedules",
+        "List the schedules by which Beat starts the sweeps.",
+        schedules,
+        [REMOVE, AS_JSON],
+        says_sentences=True,
+    ),
+)

@@ -1,8 +1,7 @@
-"""The subcommand by which a kind's thresholds are shown and edited."""
+"""`manage.py reaper policy`: a kind's policy is shown, overridden, or previewed."""
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from django.core.management.base import CommandError
 
@@ -13,80 +12,81 @@ from reaper.controls.overrides import OVERRIDABLE, differences, effective_policy
 from reaper.core.fields import field_docs
 from reaper.core.formatting import format_value
 from reaper.core.policy import Policy
-from reaper.management.control_commands import actor
+from reaper.management.arguments import AS_JSON, DRY_RUN, KIND, OVERRIDES, USER
+from reaper.management.context import Context, ExitCode
+from reaper.management.run_table import RunTable
+from reaper.management.subcommand import Subcommand
+from reaper.management.targets import actor_name, get_adapter
 from reaper.models import PolicyOverride
-from reaper.reports.json_output import dumps, policy_document, preview_document
+from reaper.reports.json_output import policy_document, preview_document
 from reaper.reports.judged import preview_policy
 
-USAGE = 2
-# Lines of what an edit would do: enough to see what sort of runs they are.
-SHOWN = 20
+MAX_PREVIEWED = 20
+"""Runs of a preview: enough to see what sort of runs they are. `--json` has all."""
 
 
-class Thresholds:
-    """What `manage.py reaper policy` does. The command's own class has the rest."""
-
-    page: Any
-    adapter: Any
-    stdout: Any
-
-    def do_policy(self, kind: str, edits: Sequence[str], dry_run: bool, json: bool, user: str | None, **_: Any) -> int:
-        """Show the thresholds; with edits, make them count first, or with `--dry-run` show what they would do."""
-        adapter: RunAdapter = self.adapter(kind)
-        if edits:
-            form = PolicyOverrideForm(adapter, {**written(adapter), **dict(map(assignment, edits))})
-            if not form.is_valid():
-                sentences = [str(each) for found in form.errors.values() for each in found]
-                raise CommandError(f"{kind}: {' '.join(sentences)} Nothing was changed.", returncode=USAGE)
-            if dry_run:
-                return self.preview(adapter, form, json)
-            row = form.save(actor(user))
-            if not json:
-                self.page.say(f"{kind}: {row.summary}. This counts from the next sweep on.")
-        self.show(adapter, json)
-        return 0
-
-    def preview(self, adapter: RunAdapter, form: PolicyOverrideForm, json: bool) -> int:
-        """Print what the edited thresholds would do with the runs of this moment."""
-        found = preview_policy(adapter, form.policy, None if json else SHOWN)
-        if json:
-            self.stdout.write(dumps(preview_document(found)))
-            return 0
-        self.page.title("Dry run: nothing is written.")
-        self.page.say("; ".join(differences(effective_policy(adapter), form.policy)) or "nothing changes")
-        self.page.runs(found.acting.lines)
-        self.page.say(f"{found.acting.total} runs would be acted on.")
-        return 0
-
-    def show(self, adapter: RunAdapter, json: bool) -> None:
-        """Print each threshold with where it comes from."""
-        known = effective_values(adapter)
-        if json:
-            self.stdout.write(dumps(policy_document(adapter.kind, known)))
-            return
-        width = max(map(len, known))
-        meanings = field_docs(Policy)
-        for name, each in known.items():
-            self.page.say(f"{name:{width}}  {format_value(each.value):14}  {each.source}")
-            self.page.indented(meanings.get(name, ""))
+def policy(context: Context, kind: str, overrides: Sequence[str], dry_run: bool, user: str | None) -> ExitCode:
+    """Show the policy; with overrides, save them first or, as a dry run, preview them. Raise CommandError."""
+    adapter = get_adapter(kind)
+    if overrides:
+        form = PolicyOverrideForm(adapter, {**current_overrides(adapter), **dict(map(parse_override, overrides))})
+        if not form.is_valid():
+            sentences = [str(each) for errors in form.errors.values() for each in errors]
+            raise CommandError(f"{kind}: {' '.join(sentences)} Nothing was changed.", returncode=ExitCode.USAGE)
+        if dry_run:
+            return preview(context, form)
+        row = form.save(actor_name(user))
+        if not context.as_json:
+            context.console.say(f"{kind}: {row.summary}. This takes effect with the next sweep.")
+    show(context, adapter)
+    return ExitCode.OK
 
 
-def written(adapter: RunAdapter) -> Mapping[str, str]:
-    """Return what is edited now, as a person writes it."""
-    return {
-        name: format_value(value)
-        for name, value in override_values(adapter, latest_row(PolicyOverride, adapter)).items()
-    }
+def preview(context: Context, form: PolicyOverrideForm) -> ExitCode:
+    """Print what the overridden policy would do with the runs of this moment."""
+    judged = preview_policy(form.adapter, form.policy, None if context.as_json else MAX_PREVIEWED)
+    if context.as_json:
+        context.print_json(preview_document(judged))
+        return ExitCode.OK
+    context.console.title("Dry run: nothing is changed.")
+    context.console.say("; ".join(differences(effective_policy(form.adapter), form.policy)) or "No changes.")
+    RunTable(context.console).add(judged.acting.lines)
+    context.console.say(f"{judged.acting.total:,} runs would be recovered.")
+    return ExitCode.OK
 
 
-def assignment(text: str) -> tuple[str, str]:
-    """Return NAME=VALUE as a pair. Raises CommandError for what is none, or names no threshold."""
+def show(context: Context, adapter: RunAdapter) -> None:
+    """Print each field of the policy with its effective value, and where that comes from."""
+    values = effective_values(adapter)
+    if context.as_json:
+        context.print_json(policy_document(adapter.kind, values))
+        return
+    width = max(map(len, values))
+    meanings = field_docs(Policy)
+    for name, each in values.items():
+        context.console.say(f"{name:{width}}  {format_value(each.value):14}  {each.source}")
+        context.console.indented(meanings.get(name, ""))
+
+
+def current_overrides(adapter: RunAdapter) -> Mapping[str, str]:
+    """Return the overrides in effect, as a person writes them."""
+    values = override_values(adapter, latest_row(PolicyOverride, adapter))
+    return {name: format_value(value) for name, value in values.items()}
+
+
+def parse_override(text: str) -> tuple[str, str]:
+    """Return NAME=VALUE as a pair. Raise CommandError for any other text, or an unknown name."""
     name, equals, value = text.partition("=")
     name = name.strip().lower()
     if not equals:
-        raise CommandError(f"{text!r} is not NAME=VALUE, such as run_timeout=2h.", returncode=USAGE)
+        raise CommandError(f"{text!r} is not NAME=VALUE, such as run_timeout=2h.", returncode=ExitCode.USAGE)
     if name not in OVERRIDABLE:
         near = difflib.get_close_matches(name, OVERRIDABLE, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(OVERRIDABLE)}."
-        raise CommandError(f"{name!r} is no threshold. {hint}", returncode=USAGE)
+        hint = f"Did you mean {near[0]}?" if near else f"Names are: {', '.join(OVERRIDABLE)}."
+        raise CommandError(f"The policy has no {name!r}. {hint}", returncode=ExitCode.USAGE)
     return name, value
+
+
+SUBCOMMANDS = (
+    Subcommand("policy", "Show a kind's policy, or override it.", policy, [KIND, OVERRIDES, DRY_RUN, AS_JSON, USER]),
+)

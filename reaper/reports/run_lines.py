@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from reaper.adapters import RunAdapter
 from reaper.core.explain import describe_evidence
 from reaper.core.facts import NO_EVIDENCE, Phase, RunFacts
-from reaper.core.policy import SweepScope
+from reaper.core.policy import Action, SweepScope
 from reaper.core.reasons import Reason
 from reaper.core.serialization import evidence_from_json, to_dict
 from reaper.models import LedgerEntry
@@ -15,6 +15,13 @@ from reaper.sweeps.judging import Verdict
 
 # The timestamps among the facts of a ledger entry that tell a run's age.
 TIMESTAMPS = ("created_at", "queued_at", "started_at", "progress_at")
+
+# What people read for a reason's code, or for the alert of a run that is only late.
+LABELS = {
+    **{str(each): each.label for each in Reason},
+    "long_running": "Running unusually long",
+    "backlog": "Waiting unusually long",
+}
 
 
 class RunLine(NamedTuple):
@@ -34,6 +41,13 @@ class RunLine(NamedTuple):
     """The evidence in words; '' when there is none."""
     evidence: Mapping[str, Any] = {}
     """The evidence as the ledger records it."""
+
+    @property
+    def reason_text(self) -> str:
+        """Return why, as people read it: "Worker lost (orphaned)"; for a run that is only late, the alert."""
+        code = self.alert if self.alert and self.action == Action.LEAVE else self.reason
+        label = LABELS.get(code)
+        return f"{label} ({code})" if label else code
 
 
 class CappedList:
