@@ -72,6 +72,7 @@ OVERRIDES = argument("overrides", nargs="*", metavar="NAME=VALUE", help="such as
 MODE = argument(
     "mode",
     type=normalize_mode,
+    metavar="MODE",
     choices=[*map(str, Mode), CONFIGURED_MODE],
     help="act: recover stuck runs; dry_run: only record what would be done; off: do nothing; settings: as configured",
 )

@@ -30,8 +30,8 @@ class KindControl(models.Model):
     @property
     def summary(self) -> str:
         """Return the state after it, in words."""
-        said = [f"mode {self.mode}" if self.mode else "the settings' mode"]
-        for name, until in (("paused", self.paused_until), ("brake released", self.released_until)):
+        said = [f"mode {self.mode}" if self.mode else "default mode"]
+        for name, until in (("paused", self.paused_until), ("brake lifted", self.released_until)):
             if until and until > self.created_at:
                 said.append(f"{name} until {until:%Y-%m-%d %H:%M:%S %Z}")
         return ", ".join(said)

@@ -183,7 +183,7 @@ def describe_controls(controls: ControlState) -> list[str]:
     elif controls.mode is not Mode.ACT:
         sentences.append(f"mode set to {controls.mode}{by if controls.mode_is_override else ' in the settings'}")
     if controls.released:
-        sentences.append(f"brake overridden{by}")
+        sentences.append(f"brake lifted{by}")
     return sentences
 
 

@@ -1,5 +1,6 @@
 """The command as manage.py runs it, and the runs that its tests are about."""
 
+import json
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import NamedTuple
@@ -41,6 +42,12 @@ def reaper(*words, at=NOW):
         except SystemExit as end:
             code = end.code
     return Answer(code, out.getvalue(), err.getvalue())
+
+
+def reaper_json(*words):
+    """The exit code and the JSON of `manage.py reaper … --json`."""
+    answer = reaper(*words, "--json")
+    return answer.code, json.loads(answer.out)
 
 
 def stuck_runs():

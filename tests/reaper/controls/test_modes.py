@@ -42,7 +42,7 @@ def test_switching_one_control_keeps_others_and_history():
     assert state(kind="source_result").actor == ""
     assert [(row.actor, row.summary) for row in KindControl.objects.order_by("id")] == [
         ("ada", "mode dry_run"),
-        ("bob", "mode dry_run, brake released until 2026-03-01 13:00:00 UTC"),
+        ("bob", "mode dry_run, brake lifted until 2026-03-01 13:00:00 UTC"),
     ]
 
 

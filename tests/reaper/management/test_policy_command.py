@@ -38,7 +38,7 @@ def test_policy_command_overrides_named_fields_only():
     code, out, _ = reaper("policy", "crawl_job", "RUN_TIMEOUT=2h", "on_orphan=requeue", "--user", "bob")
     assert code == 0
     changes = "run_timeout: 3 h -> 2 h; on_orphan: fail -> requeue"
-    assert out.splitlines()[0] == f"crawl_job: {changes}. This counts from the next sweep on."
+    assert out.splitlines()[0] == f"crawl_job: {changes}. This takes effect with the next sweep."
     policy = effective_policy(adapter())
     assert policy.run_timeout == 2 * HOUR
     assert policy.on_orphan == "requeue"
@@ -52,8 +52,8 @@ def test_policy_command_overrides_named_fields_only():
     ("edit", "sentence"),
     [
         ("run_timeout=0", "crawl_job: run_timeout: expected a duration above zero, got 0 s. Write "),
-        ("run_timeot=2h", "'run_timeot' is no threshold. Did you mean run_timeout?"),
-        ("mode=off", "'mode' is no threshold. Known are: "),
+        ("run_timeot=2h", "The policy has no 'run_timeot'. Did you mean run_timeout?"),
+        ("mode=off", "The policy has no 'mode'. Names are: "),
         ("run_timeout", "'run_timeout' is not NAME=VALUE, such as run_timeout=2h."),
     ],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_policy_command_dry_run_lists_runs_and_changes_nothing():
     assert "run_timeout: 1 h -> 35 min; alert_after: 30 min -> 20 min" in out
     assert f"crawl_job:{job.pk}" in out
     assert "timed_out" in out
-    assert "1 runs would be acted on." in out
+    assert "1 runs would be recovered." in out
     assert PolicyOverride.objects.count() == 0
     assert fresh(job).status == "running"
     assert LedgerEntry.objects.count() == 0

@@ -93,7 +93,7 @@ def test_overridden_brake_is_a_note_and_no_condition():
     swept()
     set_controls(conf.adapters()["crawl_job"], "ada", NOW, released_until=NOW + HOUR)
     assert conditions() == {}
-    assert notes() == ["brake overridden by ada"]
+    assert notes() == ["brake lifted by ada"]
 
 
 def test_holds_and_errors_of_the_last_sweep_are_two_conditions():

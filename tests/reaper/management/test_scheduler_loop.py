@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
-from reaper.management import scheduler_loop as loop
+from reaper.management import scheduler_loop
 from reaper.models import Sweep
 from reaper.schedules import SCHEDULES
 from tests.factories import COMMITTED, fresh, running_job
@@ -26,19 +26,19 @@ def ended_after(times, every, *others):
         if len(done) == times:
             stop.set()
 
-    loop.run(stop, {first: every, **dict(others)})
+    scheduler_loop.run(stop, {first: every, **dict(others)})
     return done
 
 
 @COMMITTED
-def test_each_task_is_done_at_once_and_then_whenever_it_is_due():
+def test_loop_starts_each_task_at_once_and_then_when_due():
     rare = []
     assert ended_after(5, SOON, (lambda: rare.append(1), NEVER)) == ["first"] * 5
     assert rare == [1]
 
 
 @COMMITTED
-def test_a_task_that_fails_ends_neither_the_loop_nor_itself(caplog):
+def test_loop_goes_on_after_task_that_raises(caplog):
     failed = []
 
     def fails():
@@ -50,14 +50,14 @@ def test_a_task_that_fails_ends_neither_the_loop_nor_itself(caplog):
     assert "no luck" in caplog.text
 
 
-def test_a_loop_that_was_stopped_before_does_nothing():
+def test_loop_stopped_before_its_start_does_nothing():
     stop = threading.Event()
     stop.set()
-    loop.run(stop, {pytest.fail: SOON})
+    scheduler_loop.run(stop, {pytest.fail: SOON})
 
 
-def test_everything_that_beat_starts_is_started():
-    started = {task.name: every for task, every in loop.scheduled().items()}
+def test_loop_starts_the_tasks_of_all_schedules():
+    started = {task.name: every for task, every in scheduler_loop.scheduled().items()}
     assert started == {schedule.task: schedule.every for schedule in SCHEDULES}
 
 
@@ -74,7 +74,7 @@ def backends():
 @pytest.mark.live
 @COMMITTED
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="another process cannot see the tests' database")
-def test_it_sweeps_goes_on_without_its_session_and_ends_when_it_is_told_to(transactional_db, redis_server, tmp_path):
+def test_run_survives_lost_session_and_ends_on_sigterm(transactional_db, redis_server, tmp_path):
     log, jobs = tmp_path / "run.log", []
     environment = {"DATABASE_URL": database_url(), "CELERY_BROKER_URL": redis_server.url, "DEBUG": "1"}
 
