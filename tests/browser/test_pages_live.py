@@ -70,11 +70,16 @@ def past(number=400):
     reasons = ("orphaned", "orphaned", "lost", "timed_out", "stranded")
     LedgerEntry.objects.bulk_create(
         LedgerEntry(
-            created_at=now - timedelta(hours=(each * 7 % 24) if each % 2 else (each * 31 % 720)), kind="crawl_job",
-            run_id=str(each), phase="running", action="fail", reason=reasons[each % 5], unattended_seconds=8 + each % 23,
+            created_at=now - timedelta(hours=(each * 7 % 24) if each % 2 else (each * 31 % 720)),
+            kind="crawl_job",
+            run_id=str(each),
+            phase="running",
+            action="fail",
+            reason=reasons[each % 5],
+            unattended_seconds=8 + each % 23,
         )
         for each in range(number)
-    )  # fmt: skip
+    )
 
 
 def test_a_stuck_run_appears_by_itself_and_is_explained(tab):
@@ -243,9 +248,15 @@ def test_hostile_names_run_no_script(tab):
     report(f"{nasty}/1", now=timezone.now() - SECOND, queues=[nasty])
     stuck = job(worker=f"{nasty}/1", error_message=nasty)
     LedgerEntry.objects.create(
-        created_at=timezone.now(), kind="crawl_job", run_id=str(stuck.pk), phase="running", action="fail", reason=nasty[:50],
-        message=nasty, actor=nasty,
-    )  # fmt: skip
+        created_at=timezone.now(),
+        kind="crawl_job",
+        run_id=str(stuck.pk),
+        phase="running",
+        action="fail",
+        reason=nasty[:50],
+        message=nasty,
+        actor=nasty,
+    )
     alarms = []
     tab.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
     for page in ("/admin/reaper/", f"/admin/reaper/sweep/run/crawl_job/{stuck.pk}/"):
