@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from reaper.core.formatting import format_ago, format_duration, one_line
-from reaper.core.reasons import Reason
+from reaper.core.reasons import find_reason
 from reaper.management.console import Console, new_table
 from reaper.management.run_table import RunTable
 from reaper.reports.run_lines import CappedList
@@ -121,12 +121,12 @@ def print_runs(console: Console, title: str, lists: Sequence[CappedList]) -> Non
 
 def print_reasons(console: Console, counts: Mapping[str, int]) -> None:
     """Print how many runs have each reason, the most frequent first."""
-    sentences = {str(each): each.sentence for each in Reason}
     console.title("Reasons")
     table = new_table(["", "", ""], show_header=False)
     table.columns[0].justify = "right"
     for reason, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
-        table.add_row(f"{count:,}", reason, sentences.get(reason, ""))
+        known = find_reason(reason)
+        table.add_row(f"{count:,}", reason, known.sentence if known else "")
     console.table(table)
     console.say()
 
