@@ -111,6 +111,8 @@ class Migration(migrations.Migration):
                 ('until', models.DateTimeField(blank=True, null=True)),
             ],
             options={
+                'verbose_name': 'exemption',
+                'verbose_name_plural': 'exempt from recovery',
                 'ordering': ('-id',),
                 'constraints': [models.UniqueConstraint(fields=('kind', 'run_id'), name='reaper_one_exemption')],
             },
@@ -127,7 +129,8 @@ class Migration(migrations.Migration):
                 ('released_until', models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'verbose_name_plural': 'kind controls',
+                'verbose_name': 'recovery mode',
+                'verbose_name_plural': 'recovery mode',
                 'ordering': ('-id',),
                 'permissions': [('reap', 'Can switch the reaper, edit its policies, and act on runs')],
                 'indexes': [models.Index(fields=['kind', 'id'], name='reaper_control_latest')],
@@ -159,6 +162,8 @@ class Migration(migrations.Migration):
                 ('changes', models.JSONField(blank=True, default=list)),
             ],
             options={
+                'verbose_name': 'policy change',
+                'verbose_name_plural': 'policy changes',
                 'ordering': ('-id',),
                 'indexes': [models.Index(fields=['kind', 'id'], name='reaper_override_latest')],
             },
@@ -176,6 +181,8 @@ class Migration(migrations.Migration):
                 ('counted', models.BooleanField(default=False)),
             ],
             options={
+                'verbose_name': 'rejected late write',
+                'verbose_name_plural': 'rejected late writes',
                 'ordering': ('-id',),
                 'indexes': [models.Index(fields=['kind', 'run_id'], name='reaper_refused_run'), models.Index(fields=['created_at'], name='reaper_refused_created'), models.Index(condition=models.Q(('counted', False)), fields=['id'], name='reaper_refused_uncounted')],
             },
@@ -225,6 +232,8 @@ class Migration(migrations.Migration):
                 ('backend_start', models.DateTimeField(blank=True, null=True)),
             ],
             options={
+                'verbose_name': 'worker',
+                'verbose_name_plural': 'workers',
                 'ordering': ('-id',),
                 'constraints': [models.UniqueConstraint(fields=('hostname', 'incarnation'), name='reaper_one_heartbeat')],
             },
@@ -255,7 +264,8 @@ class Migration(migrations.Migration):
                 ('sweep', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='entries', to='reaper.sweep')),
             ],
             options={
-                'verbose_name_plural': 'ledger entries',
+                'verbose_name': 'recovery',
+                'verbose_name_plural': 'recovery log',
                 'ordering': ('-id',),
                 'indexes': [models.Index(fields=['kind', 'run_id', 'id'], name='reaper_ledger_run'), models.Index(fields=['created_at'], name='reaper_ledger_created'), models.Index(condition=models.Q(('task_id', ''), _negated=True), fields=['kind', 'task_id'], name='reaper_ledger_task')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('applied', False)), fields=('kind', 'run_id', 'task_id', 'reason'), name='reaper_one_dry_run_entry')],

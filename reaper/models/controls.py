@@ -18,8 +18,9 @@ class KindControl(models.Model):
     """The brake limits nothing until then."""
 
     class Meta:
+        verbose_name = "recovery mode"
+        verbose_name_plural = "recovery mode"
         ordering = ("-id",)
-        verbose_name_plural = "kind controls"
         # The one permission to change anything by the admin: kinds, policies, and runs.
         permissions = [("reap", "Can switch the reaper, edit its policies, and act on runs")]
         indexes = [models.Index(fields=["kind", "id"], name="reaper_control_latest")]
@@ -52,6 +53,8 @@ class PolicyOverride(models.Model):
     """What it changed, a sentence each: "run_timeout: 1 h -> 2 h"."""
 
     class Meta:
+        verbose_name = "policy change"
+        verbose_name_plural = "policy changes"
         ordering = ("-id",)
         indexes = [models.Index(fields=["kind", "id"], name="reaper_override_latest")]
 
@@ -75,6 +78,8 @@ class Exemption(models.Model):
     """When it ends; NULL for no expiry."""
 
     class Meta:
+        verbose_name = "exemption"
+        verbose_name_plural = "exempt from recovery"
         ordering = ("-id",)
         constraints = [models.UniqueConstraint(fields=["kind", "run_id"], name="reaper_one_exemption")]
 

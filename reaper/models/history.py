@@ -164,8 +164,9 @@ class LedgerEntry(models.Model):
     objects = LedgerQuerySet.as_manager()
 
     class Meta:
+        verbose_name = "recovery"
+        verbose_name_plural = "recovery log"
         ordering = ("-id",)
-        verbose_name_plural = "ledger entries"
         constraints = [
             models.UniqueConstraint(
                 fields=["kind", "run_id", "task_id", "reason"],
@@ -227,6 +228,8 @@ class RefusedWrite(models.Model):
     """Whether it is part of the `CounterTotal`s."""
 
     class Meta:
+        verbose_name = "rejected late write"
+        verbose_name_plural = "rejected late writes"
         ordering = ("-id",)
         indexes = [
             models.Index(fields=["kind", "run_id"], name="reaper_refused_run"),

@@ -35,6 +35,8 @@ class WorkerHeartbeat(models.Model):
     """When that session began: process ids are used again."""
 
     class Meta:
+        verbose_name = "worker"
+        verbose_name_plural = "workers"
         ordering = ("-id",)
         # No index on a column that every report changes: its updates then touch no index at all.
         constraints = [models.UniqueConstraint(fields=["hostname", "incarnation"], name="reaper_one_heartbeat")]

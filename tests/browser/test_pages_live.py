@@ -86,10 +86,10 @@ def test_a_stuck_run_appears_by_itself_and_is_explained(tab):
     workers()
     swept()
     tab.reload()
-    expect(tab.get_by_text("All is well.")).to_be_visible()
+    expect(tab.get_by_text("Nothing is stuck.")).to_be_visible()
     stuck = job()
     expect(tab.get_by_role("link", name=str(stuck.pk))).to_be_visible()
-    expect(tab.locator(".reaper-verdict")).to_contain_text("1 of the oldest crawl_job runs is suspect.")
+    expect(tab.locator(".reaper-verdict")).to_contain_text("1 crawl_job run stuck or at risk.")
     expect(tab.get_by_text("started by celery@dead, which is dead")).to_be_visible()
     past()
     workers()
@@ -110,7 +110,7 @@ def test_who_works_on_the_page_is_not_disturbed_and_live_can_be_switched_off(tab
     tab.on("request", lambda request: asked.append(request.url))
     tab.clock.run_for(60_000)
     tab.get_by_label("live").check()
-    tab.get_by_role("button", name="Observe only").first.focus()
+    tab.get_by_role("button", name="Dry run").first.focus()
     tab.clock.run_for(60_000)
     assert asked == []
     tab.get_by_label("live").focus()
@@ -119,12 +119,12 @@ def test_who_works_on_the_page_is_not_disturbed_and_live_can_be_switched_off(tab
 
 
 def test_a_kind_is_switched_from_observe_to_act(tab):
-    kind = tab.get_by_role("form", name="Switch crawl_job")
-    kind.get_by_role("button", name="Observe only").click()
-    expect(tab.get_by_text("Switched crawl_job: mode dry_run. This counts from now on.")).to_be_visible()
+    kind = tab.get_by_role("form", name="Recovery of crawl_job")
+    kind.get_by_role("button", name="Dry run").click()
+    expect(tab.get_by_text("crawl_job: mode dry_run.")).to_be_visible()
     assert switches.state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.DRY_RUN
-    kind.get_by_role("button", name="Act").click()
-    expect(tab.get_by_text("Switched crawl_job: mode act. This counts from now on.")).to_be_visible()
+    kind.get_by_role("button", name="Activate").click()
+    expect(tab.get_by_text("crawl_job: mode act.")).to_be_visible()
     assert switches.state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.ACT
 
 
@@ -135,8 +135,8 @@ def test_the_brake_holds_and_is_released_and_the_rest_is_done(tab):
     swept()
     tab.reload()
     expect(tab.locator(".reaper-verdict")).to_contain_text("30 of 30 running runs would be acted on at once")
-    tab.get_by_role("form", name="Switch crawl_job").get_by_role("button", name="Release the brake").click()
-    expect(tab.get_by_text(re.compile("Switched crawl_job: .*brake lifted until"))).to_be_visible()
+    tab.get_by_role("form", name="Recovery of crawl_job").get_by_role("button", name="Lift the brake").click()
+    expect(tab.get_by_text(re.compile("crawl_job: .*brake lifted until"))).to_be_visible()
     swept()
     tab.reload()
     assert {fresh(each).status for each in jobs} == {"failed"}
@@ -154,7 +154,9 @@ def test_a_run_is_requeued_by_its_button_and_a_stale_page_does_nothing(tab, chro
         expect(tab.get_by_text(f"The run crawl_job:{stuck.pk} was requeued.")).to_be_visible()
         task_id = fresh(stuck).task_id
         other.get_by_role("button", name="Fail").click()
-        expect(other.get_by_text("changed since you looked. Nothing was done; look again.")).to_be_visible()
+        expect(
+            other.get_by_text("changed since this page was loaded. Nothing was changed; check it again.")
+        ).to_be_visible()
     assert (fresh(stuck).status, fresh(stuck).task_id) == ("pending", task_id)
     assert LedgerEntry.objects.count() == 1
 
@@ -172,19 +174,21 @@ def test_a_double_click_does_it_once(tab):
 def test_thresholds_are_edited_wrongly_and_rightly(tab):
     workers()
     job(ago=40 * MINUTE)
-    tab.get_by_role("form", name="Switch crawl_job").get_by_role("link", name="Thresholds").click()
+    tab.get_by_role("form", name="Recovery of crawl_job").get_by_role("link", name="Policy").click()
     tab.get_by_label("run_timeout").fill("1s")
     tab.get_by_role("button", name="Save").click()
-    expect(tab.get_by_text("run_timeout is 1s, which is below 12s. Give 12s or more.")).to_be_visible()
+    expect(
+        tab.get_by_text("run_timeout: expected a duration of at least 12 s, got 1 s. Use 12 s or more.")
+    ).to_be_visible()
     assert latest_row(PolicyOverride, conf.adapters()["crawl_job"]) is None
     tab.get_by_label("run_timeout").fill("35m")
     tab.get_by_label("alert_after").fill("20m")
     tab.get_by_role("button", name="Preview").click()
-    expect(tab.get_by_text("1 run would be acted on")).to_be_visible()
+    expect(tab.get_by_text("1 run would be recovered")).to_be_visible()
     picture(tab, "thresholds")
     assert latest_row(PolicyOverride, conf.adapters()["crawl_job"]) is None
     tab.get_by_role("button", name="Save").click()
-    expect(tab.get_by_text("This counts from the next sweep on.")).to_be_visible()
+    expect(tab.get_by_text("It takes effect with the next sweep.")).to_be_visible()
     assert policies.effective_policy(conf.adapters()["crawl_job"]).run_timeout == 35 * MINUTE
 
 
@@ -196,8 +200,8 @@ def test_several_runs_are_failed_by_the_lists_action_after_a_look_at_them(tab):
     tab.get_by_role("button", name="Go").click()
     expect(tab.get_by_text("2 unfinished crawl_job runs")).to_be_visible()
     assert serious(tab) == []
-    tab.get_by_role("button", name="Yes, do it").click()
-    expect(tab.get_by_text("2 of 2 crawl_job runs: failed.")).to_be_visible()
+    tab.get_by_role("button", name="Fail 2 runs").click()
+    expect(tab.get_by_text("2 of 2 crawl_job runs failed.")).to_be_visible()
     assert [fresh(each).status for each in jobs] == ["failed", "failed", "completed"]
 
 

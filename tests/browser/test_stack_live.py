@@ -58,9 +58,9 @@ def stuck():
 
 
 def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
-    kind = tab.get_by_role("form", name="Switch crawl_job")
-    kind.get_by_role("button", name="Observe only").click()
-    expect(tab.get_by_text("Switched crawl_job: mode dry_run.")).to_be_visible()
+    kind = tab.get_by_role("form", name="Recovery of crawl_job")
+    kind.get_by_role("button", name="Dry run").click()
+    expect(tab.get_by_text("crawl_job: mode dry_run.")).to_be_visible()
     first = stuck()
     # It appears by itself, and while the kind is only observed nothing happens to it.
     expect(tab.get_by_role("link", name=str(first.pk))).to_be_visible()
@@ -73,7 +73,7 @@ def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
     assert fresh(first).status == "pending"
     second = stuck()
     tab.goto("/admin/reaper/")
-    kind.get_by_role("button", name="Act", exact=True).click()
+    kind.get_by_role("button", name="Activate", exact=True).click()
     switched = timezone.now()
     wait_until(lambda: fresh(second).status == "failed", what="the reaper acts")
     assert LedgerEntry.objects.get(run_id=str(second.pk)).created_at - switched < PROMISED
@@ -83,16 +83,16 @@ def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
 
 def test_beat_obeys_the_button_of_a_schedule(tab):
     name = "reaper: sweep running runs"
-    tab.get_by_role("button", name=f"Switch off {name}").click()
+    tab.get_by_role("button", name=f"Disable {name}").click()
     switched = timezone.now()
-    expect(tab.get_by_text(f"“{name}” is switched off. Beat obeys within 10 s.")).to_be_visible()
+    expect(tab.get_by_text(f"“{name}” is disabled; Beat follows within 10 s.")).to_be_visible()
     # The other one goes on every 30 s: what comes of the first within that time, comes too late.
     later_sweep(CONTROL, later_sweep(CONTROL, None))
     stopped = last_sweep(WATCHED)
     assert stopped - switched < PROMISED
     tab.reload()
-    expect(tab.get_by_text("its schedule is switched off").first).to_be_visible()
-    tab.get_by_role("button", name=f"Switch on {name}").click()
+    expect(tab.get_by_text("its schedule is disabled").first).to_be_visible()
+    tab.get_by_role("button", name=f"Enable {name}").click()
     switched = timezone.now()
     wait_until(lambda: last_sweep(WATCHED) > stopped, what="a sweep after it was switched on")
     assert last_sweep(WATCHED) - switched < PROMISED
