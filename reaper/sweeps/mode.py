@@ -22,7 +22,7 @@ class ModeWatch:
         return self.mode is Mode.ACT
 
     def is_stopped(self) -> bool:
-        """Return whether the sweep may not act, or not any more; record it when somebody switched it off meanwhile."""
+        """Return whether the sweep may not act, or not any more; record that somebody switched it off."""
         if self.is_acting:
             adapter = self.log.adapter
             self.mode = state_of(adapter, clock.now(adapter.using)).mode
