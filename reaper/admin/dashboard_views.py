@@ -43,7 +43,8 @@ def control_kind(request: HttpRequest) -> HttpResponseBase:
     if changes is None:
         raise Http404("There is no such control.")
     row = set_controls(adapter, request.user.get_username(), now, **changes)
-    messages.success(request, f"{row}.")
+    # The kind is not the first word: the admin capitalizes that.
+    messages.success(request, f"Recovery of {row}.")
     return redirect_to_overview()
 
 

@@ -136,7 +136,7 @@ def test_the_brake_holds_and_is_released_and_the_rest_is_done(tab):
     tab.reload()
     expect(tab.locator(".reaper-verdict")).to_contain_text("30 of 30 running runs would be acted on at once")
     tab.get_by_role("form", name="Recovery of crawl_job").get_by_role("button", name="Lift the brake").click()
-    expect(tab.get_by_text(re.compile("crawl_job: .*brake lifted until"))).to_be_visible()
+    expect(tab.get_by_text(re.compile("Recovery of crawl_job: .*brake lifted until"))).to_be_visible()
     swept()
     tab.reload()
     assert {fresh(each).status for each in jobs} == {"failed"}

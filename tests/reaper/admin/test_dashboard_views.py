@@ -36,7 +36,7 @@ pytestmark = [
     ],
 )
 def test_control_button_sets_state_in_users_name(ada, control, state):
-    assert "crawl_job: " in press(ada, "control", kind="crawl_job", control=control)
+    assert "Recovery of crawl_job: " in press(ada, "control", kind="crawl_job", control=control)
     assert state_of(conf.adapters()["crawl_job"], NOW)[:3] == state
     assert KindControl.objects.get().actor == "ada"
 
