@@ -51,7 +51,7 @@ def problems() -> list[str]:
 
 
 class TimedProbe:
-    """A question that is asked in a thread, because what hangs must not hang whoever asked."""
+    """A check that runs in a thread, so that a server that hangs does not block the request."""
 
     asked: dict[str, threading.Thread] = {}
 

@@ -16,7 +16,7 @@ WAIT_SECONDS = 3
 
 
 def wait_for_database() -> None:
-    """Return when the database is there and migrated, and say meanwhile what is missing.
+    """Return when the database is reachable and migrated; until then log what is missing.
 
     A worker that took a message before that would lose it.
     """

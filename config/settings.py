@@ -119,7 +119,7 @@ CELERY_BEAT_SCHEDULER = "config.beat:DatabaseWaitingScheduler"
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_ENABLE_UTC = True
 
-# The crawl's own limits, in seconds; the reaper's thresholds must lie above them (a system check says so).
+# The crawl's own limits, in seconds; the reaper's RUN_TIMEOUT must be longer (a system check says so).
 CRAWL_TIME_LIMIT = environment.number("CRAWL_TIME_LIMIT", 600)
 CRAWL_SOFT_TIME_LIMIT = environment.number(
     "CRAWL_SOFT_TIME_LIMIT", CRAWL_TIME_LIMIT * 9 // 10, least=0, most=CRAWL_TIME_LIMIT

@@ -1,4 +1,4 @@
-"""`make up`: the whole deployment with production's thresholds, until Ctrl-C.
+"""`make up`: the whole deployment with production's policy, until Ctrl-C.
 
 Web, two crawl workers, the reaper's worker and exactly one Beat, on the servers that the environment names or on the
 embedded ones. supervisord keeps them running: what dies is started again, so that a worker can be killed to watch the

@@ -114,7 +114,7 @@ class RunAdmin(ReaperRunAdminMixin, ReportingAdmin):
         return False
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Whoever may change runs may act on them."""
+        """Return whether the user may act on runs: with the permission to change them."""
         return request.user.has_perm(f"sources.change_{self.opts.model_name}")
 
     def parents(self, queryset: QuerySet) -> set[Any]:

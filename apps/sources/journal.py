@@ -23,7 +23,7 @@ def write_claimed(claim: Claim, **_: Any) -> None:
 
 @receiver(run_ending)
 def write_ending(claim: Claim, write: str, **_: Any) -> None:
-    """Note that a task is about to let go of its run; it is noted first, for whoever reads the row in between."""
+    """Record that a task is about to release its run; first, so that readers of the row find the record."""
     write_event("ending", run=claim.pk, task_id=claim.task_id, write=write)
 
 

@@ -40,7 +40,7 @@ ATTEMPTS = 10  # after a kill -9, PostgreSQL's last backends hold its shared mem
 
 
 class Server:
-    """One embedded server of one state folder. Whoever starts or stops it holds the state folder's lock."""
+    """One embedded server of one state folder. Starting and stopping it requires the state folder's lock."""
 
     name: str
     title: str
@@ -106,7 +106,7 @@ class Server:
         self.log.unlink(missing_ok=True)
 
     def _account(self) -> Account:
-        """Who runs the server: whoever owns its data already, so that root and a user may take turns."""
+        """Return who runs the server: the owner of its data, if any, so that root and a user may take turns."""
         home = self._record().get("home")
         owner = os.stat(home).st_uid if home and os.path.isdir(home) else 0
         return pwd.getpwuid(owner) if os.geteuid() == 0 and owner != 0 else None

@@ -17,7 +17,7 @@ from reaper.core.facts import NO_EVIDENCE, Evidence, Phase, RunFacts
 
 
 class RunUpdate(NamedTuple):
-    """One run that the reaper wants to write: the facts it decided on, the decision, and what is to be stored."""
+    """One run that the reaper wants to write: the facts it decided on, the decision, and what to store."""
 
     run: RunFacts
     """The run as it was when the decision was made. A row that differs by now must not be written."""

@@ -26,7 +26,7 @@ def one_line(text: object, limit: int = MAX_LENGTH) -> str:
 def parse_duration_text(text: str) -> timedelta | None:
     """Return a duration as a person writes it: "90" (seconds), "1h 30m", "1.5h", "15min", "2 h"; None if it is none.
 
-    A negative number is a negative duration, so that whoever checks the value can say what is wrong with it.
+    A negative number is a negative duration, so that the validator of the value can say what is wrong with it.
     """
     text = text.strip().lower()
     if NEGATIVE.fullmatch(text):

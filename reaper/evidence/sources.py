@@ -63,7 +63,7 @@ class EvidenceSources:
         """Return what the broker's queues hold: the kind's own and those that any worker consumes."""
         queues = {self.queue, *self.fleet.queues} - {conf.QUEUE, ""}
         snapshot = scan_queues(self.broker, queues, SCAN_TIMEOUT_S)
-        # A message may have moved on to a worker in the meantime: earlier heartbeats would not have it.
+        # A message may have reached a worker in the meantime: earlier heartbeats would not have it.
         self.refresh_fleet()
         self.scanned_at = clock.now(self.adapter.using)
         return snapshot

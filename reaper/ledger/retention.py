@@ -1,4 +1,4 @@
-"""Deletion of history that is older than it is to be kept."""
+"""Delete history that is older than its retention."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta

@@ -68,7 +68,7 @@ class PolicyOverride(models.Model):
 
 
 class Exemption(models.Model):
-    """One run that is to be left alone, whatever is known of it."""
+    """One run that no sweep acts on, whatever the evidence."""
 
     kind = models.CharField(max_length=100)
     run_id = models.CharField(max_length=255)

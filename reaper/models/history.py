@@ -91,7 +91,7 @@ class Sweep(models.Model):
 
 
 class LedgerQuerySet(models.QuerySet["LedgerEntry"]):
-    """Entries of the ledger. Whoever means what was *done* starts with `applied()`."""
+    """Entries of the ledger. Start with `applied()` to get only what was done."""
 
     def applied(self) -> "LedgerQuerySet":
         """Return the entries of what was done."""

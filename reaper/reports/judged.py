@@ -38,7 +38,7 @@ class JudgedRuns:
     undecided: CappedList
     """Stuck or at risk, but nothing is done yet, such as for want of evidence."""
     late: CappedList
-    """Not stuck, but running or waiting for longer than an alert's threshold."""
+    """Not stuck, but running or waiting for longer than an alert's limit."""
     reasons: Counter[str] = field(default_factory=Counter)
     """How many of all judged runs, the healthy ones included, by reason."""
 
