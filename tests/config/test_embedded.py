@@ -20,6 +20,8 @@ import pytest
 import redis
 
 from config import embedded
+from config.embedded import postgres, redis_server
+from config.embedded import server as server_module
 from config.embedded.__main__ import THROWAWAY
 from config.embedded.server import package_folder
 from config.embedded.system import start_detached
@@ -272,8 +274,9 @@ def test_ordinary_user_can_start_both_servers(monkeypatch):
 
 def replace_packages(monkeypatch, folder_of):
     """Have the servers look for the packages where this function says."""
-    for module in ("server", "postgres", "redis_server"):
-        monkeypatch.setattr(f"config.embedded.{module}.package_folder", folder_of)
+    # Modules that are imported already: one imported after the first replacement would keep it for good.
+    for module in (server_module, postgres, redis_server):
+        monkeypatch.setattr(module, "package_folder", folder_of)
 
 
 def copied_packages(target):
