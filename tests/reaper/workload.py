@@ -69,7 +69,7 @@ def limited(name: str) -> None:
 
 @app.task
 def compute(name: str) -> None:
-    """Use the processor without a pause, until the test lets it go: no other greenlet runs meanwhile."""
+    """Use the processor without a pause, until the test lets it go: no other greenlet runs during that time."""
     note(f"{name}.began", identity())
     while not (FOLDER / f"{name}.go").exists():
         sum(range(10_000))

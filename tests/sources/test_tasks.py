@@ -363,7 +363,7 @@ def test_without_journal_setting_nothing_is_written(settings, of_site, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-# --- a dispatch by hand -------------------------------------------------------------------------------------------
+# --- a manual dispatch --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["job", "child"])

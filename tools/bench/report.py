@@ -1,4 +1,4 @@
-"""docs/BENCHMARKS.md, made of the figures; nobody edits it by hand."""
+"""docs/BENCHMARKS.md, generated from the figures; do not edit it."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Run as a process of its own: a worker that goes on writing to the runs that are reaped meanwhile, and to others.
+"""Runs as its own process: a worker that goes on writing to the runs that are recovered concurrently, and to others.
 
 In a thread of the reaper's own process it would wait for Python's lock, and not for the database's. What a write to a
 run that nobody reaps takes is what the server and its disk take beside the sweep, without any lock.

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.django_db
         pytest.param(
             [{**SENT, "phase": "running", "interrupted": True}, {**SENT, "actor": "ada"}],
             History(),
-            id="interrupted, then by hand",
+            id="interrupted, then manual",
         ),
         pytest.param(
             [{"new": "t2"}],
@@ -66,17 +66,17 @@ pytestmark = pytest.mark.django_db
         pytest.param(
             [SENT, {**SENT, "action": "dispatch", "actor": "manual dispatch"}], History(), id="a dispatch by hand"
         ),
-        pytest.param([SENT, {**SENT, "actor": "ada"}], History(), id="a requeue by hand"),
+        pytest.param([SENT, {**SENT, "actor": "ada"}], History(), id="a manual requeue"),
         pytest.param(
             [SENT, {"new": "t3", "actor": "ada"}],
             History(unpublished_task_id="t3", unpublished_at=NOW),
-            id="unpublished by hand",
+            id="manual, unpublished",
         ),
-        pytest.param([SENT, {"action": "fail", "actor": "ada"}], History(), id="a fail by hand"),
+        pytest.param([SENT, {"action": "fail", "actor": "ada"}], History(), id="a manual fail"),
         pytest.param(
             [SENT, SENT, {**SENT, "actor": "ada"}, {**SENT, "created_at": LATER}],
             History(redispatches=1, last_action_at=LATER),
-            id="counted since the last act by hand",
+            id="counted since the last manual action",
         ),
     ],
 )

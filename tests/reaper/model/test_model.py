@@ -200,7 +200,7 @@ class Story(RuleBasedStateMachine):
                     return
 
     def given_to(self, heir, run, adapter):
-        """Requeue a run by hand, and have a worker begin with it before all else; True when it works on it then."""
+        """Requeue a run manually, and have a worker begin with it before all else; True when it works on it then."""
         manual.act_on_run(adapter, run, Action.REQUEUE, "ada")
         while self.redis.llen(QUEUE):
             self.fleet.receive(heir)
