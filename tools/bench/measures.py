@@ -185,7 +185,7 @@ def leave(rows: int) -> float:
 
     def work() -> None:
         row = sweep_running()
-        assert (row.acted, row.counts) == (0, {"unknown": rows})
+        assert (row.acted, row.counts) == (0, {"inconclusive": rows})
 
     return best(work, lambda: tables.stick(rows, worker="celery@stranger/abc"))
 

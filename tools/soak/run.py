@@ -133,7 +133,7 @@ class Soak:
             cursor.execute("SELECT run::text, was, now FROM soak_transitions ORDER BY id")
             transitions = [judge.Transition(*row) for row in cursor.fetchall()]
         reaps = LedgerEntry.objects.applied().exclude(action=LedgerEntry.FINALIZE).filter(actor="").order_by("id")
-        names = ("run_id", "task_id", "at", "action", "reason", "phase", "interrupted")
+        names = ("run_id", "task_id", "created_at", "action", "reason", "phase", "interrupted")
         return judge.Story(
             rows=dict(self.rows()),
             transitions=transitions,
