@@ -127,7 +127,7 @@ class PolicyOverrideAdmin(ControlAdmin):
         return TemplateResponse(request, "admin/reaper/policyoverride/edit.html", context)
 
     def save_policy(self, request: HttpRequest, form: PolicyOverrideForm) -> HttpResponse:
-        """Save the policy, log it, and go to the overview."""
+        """Save the policy, log it, and go to the dashboard."""
         row = form.save(request.user.get_username())
         self.log_addition(request, row, row.summary)
         self.message_user(request, f"Saved {row}. It takes effect with the next sweep.")

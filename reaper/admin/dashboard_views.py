@@ -1,4 +1,4 @@
-"""What the overview's buttons do: set a kind's recovery mode, its pause and its brake, and switch a schedule."""
+"""What the dashboard's buttons do: set a kind's recovery mode, its pause and its brake, and switch a schedule."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ HOUR = timedelta(hours=1)
 
 
 def redirect_to_overview() -> HttpResponse:
-    """Go to the overview."""
+    """Go to the dashboard."""
     return redirect("admin:app_list", "reaper")
 
 
@@ -63,7 +63,7 @@ def set_schedule(request: HttpRequest) -> HttpResponseBase:
     if row.enabled != enabled:
         row.enabled = enabled
         row.save(update_fields=["enabled", "date_changed"])
-        admin.ModelAdmin(type(row), admin.site).log_change(request, row, f"{outcome} in the reaper's overview")
+        admin.ModelAdmin(type(row), admin.site).log_change(request, row, f"{outcome} in the reaper's dashboard")
     messages.success(request, f"“{row.name}” is {outcome}; Beat follows within 10 s.")
     return redirect_to_overview()
 

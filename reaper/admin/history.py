@@ -50,7 +50,7 @@ class SweepAdmin(ReadOnlyAdmin):
     readonly_fields = fields
 
     def get_urls(self) -> list[Any]:
-        """Add the URLs of the overview's buttons and of the pages of runs."""
+        """Add the URLs of the dashboard's buttons and of the pages of runs."""
         return [*extra_urls(self.admin_site), *super().get_urls()]
 
     @admin.display(boolean=True)

@@ -1,4 +1,4 @@
-"""What the reaper did lately, from its sweeps and its ledger: for the lists and charts of the overview."""
+"""What the reaper did lately, from its sweeps and its ledger: for the lists and charts of the dashboard."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Is the reaper healthy, and what is stuck? One `Status` answers for all who ask.
 
-The overview page, `manage.py reaper status` and `diagnose`, the JSON and the metrics render this value and decide
+The dashboard, `manage.py reaper status` and `diagnose`, the JSON and the metrics render this value and decide
 nothing themselves, so that no two of them can disagree. Nothing is written.
 """
 
@@ -32,7 +32,7 @@ from reaper.workers.registry import Worker
 JUDGE_LIMIT = 50
 # Open alerts that are listed at a glance.
 MAX_ROWS = 20
-# Seconds that the broker may take to tell the depth of the queues: the overview page has 300 ms in all for the rest.
+# Seconds that the broker may take to tell the depth of the queues: the dashboard has 300 ms in all for the rest.
 SCAN_TIMEOUT_S = 1.0
 
 

@@ -37,7 +37,7 @@ class Scheduled(NamedTuple):
 
 @register.simple_tag
 def reaper_status() -> Status:
-    """Return the status that the overview shows."""
+    """Return the status that the dashboard shows."""
     return build_status(conf.adapters(), Depth.OVERVIEW)
 
 

@@ -62,7 +62,7 @@ def test_schedule_button_disables_and_enables_and_logs_it(ada):
         assert beat_row().enabled is enabled
     history = LogEntry.objects.filter(object_id=str(row.pk)).order_by("pk")
     assert [(each.user.username, each.change_message) for each in history] == [
-        ("ada", "disabled in the reaper's overview"), ("ada", "enabled in the reaper's overview"),
+        ("ada", "disabled in the reaper's dashboard"), ("ada", "enabled in the reaper's dashboard"),
     ]  # fmt: skip
 
 
