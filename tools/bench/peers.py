@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = {"procrastinate": "3.10.0", "chancy": "0.26.0"}
 FOLDER = ROOT / "build" / "peers"
 
