@@ -33,7 +33,7 @@ for each in ("config.command_line", "reaper.celery_commands"):
 def test_runbook_management_commands_are_understood(line):
     _, name, *words = shlex.split(line)
     assert name == "reaper"
-    assert Command().create_parser("manage.py", name).parse_args(words).do == words[0]
+    assert Command().create_parser("manage.py", name).parse_args(words).subcommand == words[0]
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("celery")])
@@ -97,7 +97,7 @@ def test_fail_command_leaves_completed_run(overtaken, word):
     before = fresh(overtaken).__dict__
     code, _, told = reaper(word, named(overtaken))
     assert code == 1
-    assert "has ended" in told
+    assert "has finished" in told
     assert {**fresh(overtaken).__dict__, "_state": None} == {**before, "_state": None}
 
 
