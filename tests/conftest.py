@@ -1,4 +1,4 @@
-"""What all tests share: a frozen-time clock for the reaper, and no skipping where everything is installed."""
+"""What all tests share: the reaper's clock under frozen time, and no skips in CI."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from django.db import connection
 from pytest_django.plugin import blocking_manager_key
 
-# What waits for the network waits by the real clock: with frozen time it would wait for ever.
+# Modules that wait for the network need the real clock: under frozen time they would wait forever.
 freezegun.configure(
     extend_ignore_list=["kombu", "reaper.broker.queues", "reaper.broker.snapshot", "reaper.workers.inspect"]
 )
@@ -15,13 +15,13 @@ freezegun.configure(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """The longest start first, the others stay in their random order: at the end nobody waits for one of them."""
+    """Start the `long` tests first, so that the run does not end waiting for one; leave the others in random order."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item):
-    """Forget the reports of a live test's workers: some outlive the test, and report after its database was cleaned."""
+    """Delete the heartbeats of a live test's workers: some outlive it and write after the database was cleaned."""
     answer = yield
     from reaper.models import WorkerHeartbeat  # Django is set up by now
 
@@ -33,7 +33,7 @@ def pytest_runtest_teardown(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """In CI everything that a test needs is installed, so a skip there hides a missing step: it fails."""
+    """Fail a test that is skipped in CI: everything is installed there, so a skip hides a missing step."""
     report = yield
     if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
@@ -43,13 +43,13 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(autouse=True)
 def _test_settings(settings):
-    """Frozen time is the host's time; passwords need not be safe, which costs a second each."""
+    """Use the host's clock, which freezegun freezes, and a fast password hasher (a safe one takes a second)."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.REAPER = {**settings.REAPER, "CLOCK": "host"}
 
 
 @pytest.fixture(autouse=True)
-def _nobody_answers_soon(request, monkeypatch):
-    """The workers of most tests are rows only, which answer no inspect: that is not waited for. Live ones do answer."""
+def _short_inspect_timeout(request, monkeypatch):
+    """Do not wait for inspect answers: the workers of most tests are only rows. Those of live tests do answer."""
     if not request.node.get_closest_marker("live"):
         monkeypatch.setattr("reaper.evidence.sources.INSPECT_TIMEOUT_S", 0.1)

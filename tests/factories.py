@@ -98,11 +98,11 @@ def at_once(*calls):
 
 
 def report(name="celery@w1/abc", now=NOW, silent=timedelta(0), **fields):
-    """What the worker "hostname/incarnation" said `silent` ago; it had been reporting for an hour then."""
+    """The heartbeat that the worker "hostname/incarnation" sent `silent` ago, after an hour of reporting."""
     hostname, _, incarnation = name.partition("/")
     seen = now - silent
-    said = {"seen_at": seen, "listed_at": seen, "since": seen - HOUR, "queues": ["crawl"], **fields}
-    return WorkerHeartbeat.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=said)[0]
+    values = {"seen_at": seen, "listed_at": seen, "since": seen - HOUR, "queues": ["crawl"], **fields}
+    return WorkerHeartbeat.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=values)[0]
 
 
 def witness(queue="crawl", now=NOW):

@@ -1,4 +1,4 @@
-"""Fixtures that several folders share: taken from a conftest, its own folder would be left without them."""
+"""Fixtures that several folders import; imported from a folder's conftest, they would be missing in that folder."""
 
 from datetime import timedelta
 

@@ -26,7 +26,7 @@ def anchors_of(page):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_of_page_lead_to_files_and_headings(name):
+def test_links_in_page_lead_to_files_and_headings(name):
     for path, anchor in LINK.findall(PAGES[name]):
         target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
         assert target.exists(), path
@@ -35,7 +35,7 @@ def test_links_of_page_lead_to_files_and_headings(name):
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_management_command_in_docs_is_understood(line):
+def test_management_commands_in_docs_parse(line):
     name, *words = shlex.split(line)
     Command().create_parser("manage.py", name).parse_args(words)
 
@@ -67,14 +67,14 @@ def test_paths_in_page_exist(name):
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
-def test_each_package_of_the_reaper_is_in_the_architecture():
+def test_reaper_packages_are_all_in_the_architecture_page():
     packages = {path.stem for path in (ROOT / "reaper").iterdir() if path.is_dir() or path.suffix == ".py"}
     layers = PAGES["docs/ARCHITECTURE.md"].partition("## Layers")[2]
     unnamed = {package for package in packages if f"`{package}`" not in layers}
     assert unnamed <= {"__init__", "__pycache__", "migrations", "static", "templates"}
 
 
-def test_schedules_in_docs_are_those_that_migrate_creates():
+def test_schedules_in_docs_match_those_that_migrate_creates():
     section = PAGES["docs/OPERATING.md"].partition("## Schedules")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (reaper: .+) \| `(.+)` \| (\d+) (s|day) \|$", section, flags=re.MULTILINE)
     seconds = {"s": 1, "day": 86_400}

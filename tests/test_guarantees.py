@@ -32,7 +32,7 @@ def test_each_of_the_eight_guarantees_has_promises():
     assert all(PROMISE.search(section) for section in SECTIONS.values())
 
 
-def test_the_eighteen_promises_are_there_once_each():
+def test_eighteen_promises_are_listed_once_each():
     numbers = [int(number) for section in SECTIONS.values() for number, _ in PROMISE.findall(section)]
     assert sorted(numbers) == list(range(1, 19))
 

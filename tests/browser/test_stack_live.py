@@ -57,7 +57,7 @@ def stuck():
     )  # fmt: skip
 
 
-def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
+def test_stuck_run_is_shown_explained_and_recovered(tab):
     kind = tab.get_by_role("form", name="Recovery of crawl_job")
     kind.get_by_role("button", name="Dry run").click()
     expect(tab.get_by_text("crawl_job: mode dry_run.")).to_be_visible()
@@ -65,7 +65,8 @@ def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
     # It appears by itself, and while the kind is only observed nothing happens to it.
     expect(tab.get_by_role("link", name=str(first.pk))).to_be_visible()
     later_sweep(WATCHED, last_sweep(WATCHED))
-    assert (fresh(first).status, LedgerEntry.objects.applied().count()) == ("running", 0)
+    assert fresh(first).status == "running"
+    assert LedgerEntry.objects.applied().count() == 0
     tab.get_by_role("link", name=str(first.pk)).click()
     expect(tab.get_by_text("It would be failed: it was running longer than its run timeout")).to_be_visible()
     tab.get_by_role("button", name="Requeue").click()
@@ -81,7 +82,7 @@ def test_a_stuck_run_is_seen_explained_and_dealt_with(tab):
     assert fresh(first).status == "pending"
 
 
-def test_beat_obeys_the_button_of_a_schedule(tab):
+def test_schedule_button_stops_and_starts_beat(tab):
     name = "reaper: sweep running runs"
     tab.get_by_role("button", name=f"Disable {name}").click()
     switched = timezone.now()

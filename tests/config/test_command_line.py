@@ -1,4 +1,4 @@
-"""The option that Celery's command line lacks, on the Celery that is installed."""
+"""`celery control revoke --terminate`, which Celery itself lacks, with the installed Celery."""
 
 import importlib
 import sys
@@ -12,8 +12,8 @@ from config import command_line
 
 
 @pytest.fixture
-def said():
-    """A command that looks like Celery's `control`, and what it was called with."""
+def invoke_control():
+    """A function that invokes a stand-in for Celery's `control` and returns the result and the calls."""
     calls = []
 
     @click.command(context_settings={"allow_extra_args": True})
@@ -36,20 +36,22 @@ def said():
         (["terminate", "SIGKILL", "a"], ("terminate", ["SIGKILL", "a"], 1)),
     ],
 )
-def test_revoke_terminate_is_celerys_own_terminate(said, words, call):
-    result, calls = said(*words)
-    assert (result.exit_code, calls) == (0, [call])
+def test_revoke_terminate_calls_celerys_terminate(invoke_control, words, call):
+    result, calls = invoke_control(*words)
+    assert result.exit_code == 0
+    assert calls == [call]
 
 
 @pytest.mark.parametrize("words", [["ping", "--terminate"], ["revoke", "--terminate"]])
-def test_terminate_belongs_to_revoke_and_needs_a_task(said, words):
-    result, calls = said(*words)
-    assert (result.exit_code, calls) == (2, [])
+def test_terminate_option_without_revoke_or_task_is_refused(invoke_control, words):
+    result, calls = invoke_control(*words)
+    assert result.exit_code == 2
+    assert calls == []
     assert "--terminate is an option of revoke TASK_ID" in result.output
 
 
 @pytest.mark.parametrize("change", ["gone", "another thing"])
-def test_another_celery_costs_the_option_and_a_warning_and_nothing_else(monkeypatch, change):
+def test_unknown_celery_command_line_costs_the_option_with_a_warning(monkeypatch, change):
     monkeypatch.delitem(sys.modules, "config.command_line")
     if change == "gone":
         monkeypatch.delattr(celerys, "control")

@@ -127,7 +127,9 @@ def test_django_and_celery_accept_the_addresses(state):
 
     options = environ.Env.db_url_config(embedded.database_url())
     assert (Path(options["HOST"]) / ".s.PGSQL.5432").is_socket()
-    assert (options["NAME"], options["USER"], options["PORT"]) == ("crawler", "crawler", 5432)
+    assert options["NAME"] == "crawler"
+    assert options["USER"] == "crawler"
+    assert options["PORT"] == 5432
 
     url = embedded.broker_url()
     with celery.Celery("test", broker=url, set_as_current=False) as app:

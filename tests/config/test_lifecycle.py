@@ -1,4 +1,4 @@
-"""Workers and Beat wait for a database that is not ready, end when they are told to, and show that they live."""
+"""Workers and Beat wait for a database that is not ready, obey signals while waiting, and touch their alive file."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.processes import wait_until
 CELERY = [processes.sys.executable, "-m", "celery", "-A", "config.celery", "--quiet"]
 
 
-def test_the_file_is_touched_when_one_is_named(monkeypatch, tmp_path):
+def test_alive_file_is_touched_only_when_configured(monkeypatch, tmp_path):
     monkeypatch.delenv("ALIVE_FILE", raising=False)
     lifecycle.show_alive()
     file = tmp_path / "alive"
@@ -24,7 +24,7 @@ def test_the_file_is_touched_when_one_is_named(monkeypatch, tmp_path):
     assert file.stat().st_mtime > 0
 
 
-def test_a_file_that_cannot_be_touched_ends_nothing(monkeypatch, tmp_path, caplog):
+def test_alive_file_that_cannot_be_touched_is_only_logged(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("ALIVE_FILE", str(tmp_path / "none" / "alive"))
     lifecycle.show_alive()
     assert "ALIVE_FILE cannot be touched: No such file" in caplog.text
@@ -35,7 +35,7 @@ def test_a_file_that_cannot_be_touched_ends_nothing(monkeypatch, tmp_path, caplo
 @pytest.mark.parametrize(
     "words", [["worker", "-Q", "reaper", "-c", "1"], ["beat", "--pidfile="]], ids=["worker", "beat"]
 )
-def test_without_a_database_it_waits_and_says_so_and_ends_when_told_to(words, number, tmp_path):
+def test_program_without_database_logs_waiting_and_obeys_signals(words, number, tmp_path):
     log = tmp_path / "log"
     environment = {
         "DEBUG": "0",

@@ -1,4 +1,4 @@
-"""Log lines of one form, whoever writes them."""
+"""Every log line has one form, whichever logger writes it."""
 
 import json
 import logging.config
@@ -11,7 +11,7 @@ from config import logs
 
 @pytest.fixture
 def written(capsys):
-    """A function that logs with this configuration and returns the lines; the root logger is afterwards as before."""
+    """A function that logs with this configuration and returns the lines; the root logger is restored afterwards."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
 
@@ -31,24 +31,28 @@ def fail():
         logging.getLogger("any").exception("two\nlines %s", 1)
 
 
-def test_a_record_is_one_json_object_on_one_line(written):
+def test_json_record_with_newlines_is_one_line(written):
     (line,) = written(fail, as_json=True)
     record = json.loads(line)
     assert {"time", "level", "logger", "message", "exc_info"} == set(record)
-    assert (record["level"], record["logger"], record["message"]) == ("ERROR", "any", "two\nlines 1")
+    assert record["level"] == "ERROR"
+    assert record["logger"] == "any"
+    assert record["message"] == "two\nlines 1"
     assert "ValueError: no" in record["exc_info"]
 
 
-def test_what_a_task_logs_carries_its_id_and_name(written):
+def test_json_record_of_a_task_has_its_id_and_name(written):
     @shared_task(name="tests.speak")
     def speak():
         logging.getLogger("any").info("hello")
 
     line, *_ = written(lambda: speak.apply(task_id="the-id"), as_json=True)
     record = json.loads(line)
-    assert (record["message"], record["task_id"], record["task_name"]) == ("hello", "the-id", "tests.speak")
+    assert record["message"] == "hello"
+    assert record["task_id"] == "the-id"
+    assert record["task_name"] == "tests.speak"
 
 
-def test_a_development_machine_reads_text(written):
+def test_record_in_development_is_plain_text(written):
     (line,) = written(lambda: logging.getLogger("django.request").info("hello"), as_json=False)
     assert line.endswith("INFO django.request: hello")

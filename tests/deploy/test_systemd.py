@@ -38,12 +38,12 @@ def verify(folder, unit):
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed: apt-get install systemd")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_systemd_has_nothing_against_it(unit, tmp_path):
+def test_unit_passes_systemd_verify(unit, tmp_path):
     assert verify(tmp_path, unit) == []
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed: apt-get install systemd")
-def test_systemd_would_say_what_is_wrong(tmp_path):
+def test_invalid_unit_fails_systemd_verify(tmp_path):
     wrong = tmp_path / "crawler-wrong.service"
     wrong.write_text(UNITS[0].read_text().replace("Restart=", "Restrat="))
     words = ["systemd-analyze", "verify", "--man=no", f"./{wrong.name}"]
@@ -52,13 +52,13 @@ def test_systemd_would_say_what_is_wrong(tmp_path):
     assert "/opt/crawler/venv/bin/celery is not executable" in done.stderr
 
 
-def test_there_is_a_unit_for_each_service():
+def test_each_compose_service_has_a_unit():
     names = {unit.stem.removeprefix("crawler-").rstrip("@") for unit in UNITS}
     assert names == {name for name in SERVICES if "build" in SERVICES[name]}
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_it_runs_what_compose_runs(unit):
+def test_unit_runs_the_command_of_its_compose_service(unit):
     name = unit.stem.removeprefix("crawler-").rstrip("@")
     command = SERVICES[name]["command"]
     if command[0] == "sh":
@@ -70,14 +70,14 @@ def test_it_runs_what_compose_runs(unit):
 
 
 @pytest.mark.parametrize("unit", LASTING, ids=lambda unit: unit.stem)
-def test_its_tasks_survive_a_stop_and_it_survives_a_crash(unit):
+def test_unit_stops_its_tasks_gently_and_restarts_after_a_crash(unit):
     settings = service(unit)
     assert settings["KillMode"] == "mixed"
     assert settings["Restart"] == "always"
     assert settings["Environment"].startswith("DEBUG=0 ")
 
 
-def test_a_crawl_may_end_before_the_worker_is_killed():
+def test_worker_stop_timeout_exceeds_the_crawl_time_limit():
     (worker,) = (unit for unit in UNITS if unit.stem == "crawler-worker@")
     minutes = int(re.fullmatch(r"(\d+)min", service(worker)["TimeoutStopSec"])[1])
     assert minutes * 60 >= int(SERVICES["worker"]["environment"]["CRAWL_TIME_LIMIT"]) + 30

@@ -42,16 +42,16 @@ class Proxy:
     def pump(self, source, target, losing, is_question):
         """Pass on what one side says."""
         with suppress(OSError):
-            while said := source.recv(65536):
+            while data := source.recv(65536):
                 self.flowing.wait()
-                if is_question and self.lose and self.lose in said:
+                if is_question and self.lose and self.lose in data:
                     self.lose = b""
                     losing.set()
                 elif not is_question and losing.is_set():
                     # It has been done: this is the answer.
                     self.lost += 1
                     break
-                target.sendall(said)
+                target.sendall(data)
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

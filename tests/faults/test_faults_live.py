@@ -1,4 +1,4 @@
-"""The reaper as a process that is killed, cut off and doubled, between real servers. Each test proves its fault."""
+"""The reaper as a process that is killed, disconnected or doubled, with real servers. Each test covers one fault."""
 
 import os
 import re
@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(connection.vendor != "postgresql", reason="the processes need a server in common"),
 ]
 # A dispatch that was not confirmed is sent again after 10 s; a hanging broker or database is waited for.
-WITHIN = 90
+TIMEOUT_S = 90
 
 
 class World:
@@ -70,23 +70,22 @@ class World:
         return process
 
     def sweep(self, **environment):
-        """Sweep in a process, and return what it told."""
-        said, _ = self.begin(**environment).communicate(timeout=WITHIN)
-        return said
+        """Sweep in a process, and return its output."""
+        return self.begin(**environment).communicate(timeout=TIMEOUT_S)[0]
 
-    def halted(self, step):
+    def begin_and_halt(self, step):
         """Begin to sweep, and return the process when it stands still at a step."""
         process = self.begin(step, "halt")
         wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, what=f"it halts at {step}")
         return process
 
     def go_on(self, process):
-        """Let it go on to its end; return what it told."""
+        """Let it go on to its end; return its output."""
         process.send_signal(signal.SIGCONT)
-        return process.communicate(timeout=WITHIN)[0]
+        return process.communicate(timeout=TIMEOUT_S)[0]
 
-    def notified(self):
-        """What the sweeps' processes have logged."""
+    def log_text(self):
+        """Return what the sweeps' processes have logged."""
         return (self.folder / "log").read_text()
 
     def end(self):
@@ -94,9 +93,9 @@ class World:
             process.kill()
             process.communicate()
 
-    # --- what became of the runs ------------------------------------------------------------------------------
+    # --- outcomes of the runs ---------------------------------------------------------------------------------
 
-    def is_healed(self):
+    def is_recovered(self):
         unsent = fresh(self.unsent)
         unconfirmed = LedgerEntry.objects.exclude(new_task_id="").filter(published_at=None)
         owed = Sweep.objects.filter(revoked_at=None, idle=False)
@@ -107,13 +106,13 @@ class World:
             and not owed.exists()
         )
 
-    def heal(self):
-        """Sweep until all is well, and look whether all was done once."""
+    def recover(self):
+        """Sweep until every run is recovered, and check that each was acted on once."""
 
-        def healed():
-            return self.sweep() is not None and self.is_healed()
+        def recovered():
+            return self.sweep() is not None and self.is_recovered()
 
-        wait_until(healed, WITHIN, what=f"all is healed, see {self.folder}")
+        wait_until(recovered, TIMEOUT_S, what=f"everything is recovered, see {self.folder}")
         self.check()
         before = list(CrawlJob.objects.order_by("pk").values()), LedgerEntry.objects.count(), self.redis.ids()
         assert self.sweep().strip() == ""
@@ -144,7 +143,7 @@ def world(transactional_db, redis, tmp_path):
 
 @contextmanager
 def own_database(folder):
-    """A durable server of the test's own with the tables of now, which Django's connection leads to meanwhile."""
+    """A durable server of the test's own with the tables of now, which Django's connection uses in the meantime."""
     folder.mkdir()
     server, before = Postgres(folder), {**connection.settings_dict}
     connection.close()
@@ -159,7 +158,7 @@ def own_database(folder):
 
 
 def address_of(url):
-    """What Django calls an address."""
+    """Return the address as Django's connection settings."""
     words = Env.db_url_config(url)
     return {name: words[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")}
 
@@ -171,24 +170,24 @@ DONE_BY_THEN = {"judged": 0, "recorded": 0, "written": 0, "committed": 1, "revok
 
 @pytest.mark.fault("the reaper is killed at each step of a sweep")
 @pytest.mark.parametrize("step", STEPS)
-def test_a_reaper_that_is_killed_leaves_nothing_half_done(world, step):
+def test_killed_reaper_leaves_nothing_half_done(world, step):
     process = world.begin(step, "kill")
-    process.communicate(timeout=WITHIN)
+    process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == -signal.SIGKILL
     assert LedgerEntry.objects.count() == DONE_BY_THEN[step]
     assert Sweep.objects.filter(finished_at=None).exists() == (step != "judged")
     assert len(world.redis.ids()) == (step in ("published", "finalizing"))
-    world.heal()
+    world.recover()
 
 
 @pytest.mark.fault("two reapers sweep at the same time")
 @pytest.mark.parametrize("step", ["judged", "committed"])
-def test_two_reapers_at_once_do_everything_once(world, step):
-    both = [world.halted("judged"), world.halted(step)]
-    told = [world.go_on(process) for process in both]
-    assert [each.strip() for each in told] == ["", ""]
+def test_two_concurrent_reapers_do_everything_once(world, step):
+    both = [world.begin_and_halt("judged"), world.begin_and_halt(step)]
+    outputs = [world.go_on(process) for process in both]
+    assert [each.strip() for each in outputs] == ["", ""]
     assert sum(Sweep.objects.values_list("conflicts", flat=True)) >= 1
-    world.heal()
+    world.recover()
 
 
 # --- the database -----------------------------------------------------------------------------------------------------
@@ -196,8 +195,8 @@ def test_two_reapers_at_once_do_everything_once(world, step):
 
 @pytest.mark.fault("the database ends the reaper's session in the middle of a transaction")
 @pytest.mark.parametrize("step", ["recorded", "written"])
-def test_a_session_that_is_ended_in_a_transaction_has_changed_nothing(world, step):
-    process = world.halted(step)
+def test_session_ended_in_a_transaction_changes_nothing(world, step):
+    process = world.begin_and_halt(step)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -205,16 +204,16 @@ def test_a_session_that_is_ended_in_a_transaction_has_changed_nothing(world, ste
         )
         assert cursor.fetchone() == (1,)
     assert "could not be written" in world.go_on(process) or LedgerEntry.objects.count() == 0
-    world.heal()
+    world.recover()
 
 
 @pytest.mark.fault("the database is restarted in the middle of a sweep")
 @pytest.mark.parametrize("step", ["recorded", "committed"])
-def test_a_database_that_is_restarted_in_mid_sweep_has_lost_nothing_that_it_committed(redis, tmp_path, step):
+def test_database_restart_during_sweep_loses_nothing_committed(redis, tmp_path, step):
     with own_database(tmp_path / "server") as server:
         world = World(redis, tmp_path)
         try:
-            process = world.halted(step)
+            process = world.begin_and_halt(step)
             before = server.process().pid
             connection.close()
             server.stop()
@@ -223,14 +222,14 @@ def test_a_database_that_is_restarted_in_mid_sweep_has_lost_nothing_that_it_comm
             assert LedgerEntry.objects.count() == DONE_BY_THEN[step]
             world.environment["DATABASE_URL"] = database_url()
             world.go_on(process)
-            assert "connection" in world.notified()
-            world.heal()
+            assert "connection" in world.log_text()
+            world.recover()
         finally:
             world.end()
 
 
 @pytest.mark.fault("the database commits, and its answer is lost")
-def test_a_commit_whose_answer_is_lost_is_not_done_again(world):
+def test_commit_with_lost_answer_is_not_repeated(world):
     of = connection.settings_dict
     if not of["HOST"].startswith("/"):
         pytest.skip("the database has no unix socket")
@@ -245,26 +244,27 @@ def test_a_commit_whose_answer_is_lost_is_not_done_again(world):
     finally:
         proxy.close()
     assert LedgerEntry.objects.filter(action="requeue").count() == 1
-    world.heal()
+    world.recover()
 
 
 @pytest.mark.fault("the database is read-only")
-def test_a_database_that_is_read_only_is_told_and_nothing_is_sent(world):
+def test_read_only_database_is_logged_and_nothing_is_published(world):
     name = connection.settings_dict["NAME"]
     with connection.cursor() as cursor:
         cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     try:
         world.sweep()
-        assert "read-only transaction" in world.notified()
+        assert "read-only transaction" in world.log_text()
     finally:
         with connection.cursor() as cursor:
             cursor.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
-    assert (LedgerEntry.objects.count(), world.redis.ids()) == (0, [])
-    world.heal()
+    assert LedgerEntry.objects.count() == 0
+    assert world.redis.ids() == []
+    world.recover()
 
 
 @pytest.mark.fault("somebody has locked a run's row")
-def test_a_locked_row_waits_and_the_others_do_not(world):
+def test_locked_row_is_left_and_the_others_are_done(world):
     locked, done = threading.Event(), threading.Event()
 
     def hold():
@@ -274,7 +274,7 @@ def test_a_locked_row_waits_and_the_others_do_not(world):
             with other.cursor() as cursor:
                 cursor.execute("SELECT 1 FROM crawl_jobs WHERE id = %s FOR UPDATE", [world.job.pk])
                 locked.set()
-                done.wait(WITHIN)
+                done.wait(TIMEOUT_S)
             other.rollback()
         finally:
             other.close()
@@ -282,7 +282,7 @@ def test_a_locked_row_waits_and_the_others_do_not(world):
     thread = threading.Thread(target=hold)
     thread.start()
     try:
-        assert locked.wait(WITHIN)
+        assert locked.wait(TIMEOUT_S)
         world.sweep()
         assert [fresh(each).status for each in (world.job, world.child, world.parent)] == [
             "running",
@@ -292,57 +292,58 @@ def test_a_locked_row_waits_and_the_others_do_not(world):
     finally:
         done.set()
         thread.join()
-    world.heal()
+    world.recover()
 
 
 # --- the broker -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault("the broker refuses")
-def test_a_broker_that_refuses_loses_nothing(world, tmp_path):
-    told = world.sweep(CELERY_BROKER_URL=f"redis+socket://{tmp_path}/nobody.sock")
-    assert "publishing to the broker failed" in told
-    assert (fresh(world.job).status, world.redis.ids()) == ("failed", [])
+def test_refusing_broker_loses_nothing(world, tmp_path):
+    output = world.sweep(CELERY_BROKER_URL=f"redis+socket://{tmp_path}/nobody.sock")
+    assert "publishing to the broker failed" in output
+    assert fresh(world.job).status == "failed"
+    assert world.redis.ids() == []
     assert LedgerEntry.objects.get(action="requeue").published_at is None
-    world.heal()
+    world.recover()
 
 
 @pytest.mark.fault("the broker hangs")
-def test_a_broker_that_hangs_loses_nothing(world):
+def test_hanging_broker_loses_nothing(world):
     halt(world.redis.process.pid)
     try:
-        told = world.sweep()
+        output = world.sweep()
     finally:
         world.redis.process.send_signal(signal.SIGCONT)
-    assert "publishing to the broker failed" in told
+    assert "publishing to the broker failed" in output
     assert fresh(world.job).status == "failed"
-    world.heal()
+    world.recover()
 
 
 @pytest.mark.fault("the broker takes a message, and its answer is lost")
-def test_a_message_whose_confirmation_is_lost_is_sent_again_under_the_same_id(world):
+def test_message_with_lost_confirmation_is_resent_with_the_same_id(world):
     proxy = Proxy(world.folder / "proxy.sock", world.redis.socket)
     try:
         proxy.lose = b"LPUSH"
-        told = world.sweep(CELERY_BROKER_URL=f"redis+socket://{world.folder}/proxy.sock")
+        output = world.sweep(CELERY_BROKER_URL=f"redis+socket://{world.folder}/proxy.sock")
         assert proxy.lost == 1
     finally:
         proxy.close()
-    assert "publishing to the broker failed" in told
+    assert "publishing to the broker failed" in output
     assert world.redis.ids() == [fresh(world.unsent).task_id]
     assert LedgerEntry.objects.get(action="requeue").published_at is None
-    world.heal()
+    world.recover()
     assert len(world.redis.ids()) == 2
 
 
 @pytest.mark.fault("the broker is killed with all that it holds, and comes back")
-def test_a_broker_that_lost_everything_in_mid_sweep_is_sent_it_again(world):
-    process = world.halted("published")
+def test_broker_data_loss_during_sweep_leaves_one_confirmed_requeue(world):
+    process = world.begin_and_halt("published")
     assert len(world.redis.ids()) == 1
     with world.redis.restarted():
         pass
     assert world.redis.ids() == []
-    # It was confirmed before it was lost: only a live worker's word tells that the message is gone.
+    # It was confirmed before it was lost: only a live worker's report can show that the message is gone.
     world.go_on(process)
     assert LedgerEntry.objects.get(action="requeue").published_at is not None
     assert [fresh(each).status for each in (world.job, world.child, world.parent)] == ["failed"] * 3
@@ -356,37 +357,37 @@ def test_a_broker_that_lost_everything_in_mid_sweep_is_sent_it_again(world):
 
 
 @pytest.mark.fault("the kind is switched off in the middle of a sweep")
-def test_a_kind_that_is_switched_off_in_mid_sweep_is_left_alone(world):
+def test_kind_switched_off_during_sweep_is_left_alone(world):
     from reaper.conf import settings as conf
-    from reaper.controls import modes as switches
+    from reaper.controls.modes import set_controls
 
-    process = world.halted("judged")
+    process = world.begin_and_halt("judged")
     adapter = conf.adapters()["crawl_job"]
-    switches.set_controls(adapter, "ada", timezone.now() - SECOND, mode="off")
+    set_controls(adapter, "ada", timezone.now() - SECOND, mode="off")
     world.go_on(process)
     # The batch that was under way is the last one.
     assert fresh(world.job).status == "running"
     assert fresh(world.child).status == "failed"
-    switches.set_controls(adapter, "ada", timezone.now() - SECOND, mode="act")
-    world.heal()
+    set_controls(adapter, "ada", timezone.now() - SECOND, mode="act")
+    world.recover()
 
 
 @pytest.mark.fault("the thresholds are edited in the middle of a sweep")
-def test_thresholds_that_are_edited_in_mid_sweep_count_from_the_next_one_on(world):
+def test_thresholds_edited_during_sweep_apply_from_the_next_one(world):
     from reaper.conf import settings as conf
-    from reaper.controls import overrides as policies
+    from reaper.controls.overrides import set_overrides
 
-    process = world.halted("judged")
+    process = world.begin_and_halt("judged")
     for adapter in conf.adapters().values():
         year = timedelta(days=365)
-        policies.set_overrides(adapter, "ada", timezone.now(), {"run_timeout": year, "lost_grace": year})
+        set_overrides(adapter, "ada", timezone.now(), {"run_timeout": year, "lost_grace": year})
     world.go_on(process)
     # The sweep that was under way goes by what it began with; the others began afterwards.
     assert fresh(world.unsent).task_id in world.redis.ids()
     assert [fresh(each).status for each in (world.job, world.child)] == ["running"] * 2
     for adapter in conf.adapters().values():
-        policies.set_overrides(adapter, "ada", timezone.now(), {})
-    world.heal()
+        set_overrides(adapter, "ada", timezone.now(), {})
+    world.recover()
 
 
 # --- a role that can do no more than it needs -------------------------------------------------------------------------
@@ -404,10 +405,10 @@ def role():
         cursor.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
-def test_the_documented_role_is_enough_for_sweeps_and_for_nothing_else(world, role):
+def test_documented_role_can_sweep_and_nothing_else(world, role):
     of = connection.settings_dict
     world.environment["DATABASE_URL"] = database_url().replace(f"//{of['USER']}", f"//{role}", 1)
-    world.heal()
+    world.recover()
     other = connection.copy()
     other.settings_dict = {**of, "USER": role, "PASSWORD": ""}
     try:

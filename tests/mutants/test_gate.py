@@ -14,16 +14,16 @@ from tests.processes import ROOT
 MARKS = {mark.name: mark for mark in iter_marks()}
 
 
-def test_marks_and_rows_are_the_same_names():
+def test_each_guard_mark_has_a_table_row():
     assert {guard.name for guard in GUARDS} == set(MARKS)
 
 
-def test_no_name_of_a_guard_is_used_twice():
+def test_guard_names_are_unique():
     names = Counter([mark.name for mark in iter_marks()]) + Counter([guard.name for guard in GUARDS])
     assert {name: count for name, count in names.items() if count > 2} == {}
 
 
-def test_gate_has_no_fewer_guards_than_it_had():
+def test_gate_keeps_its_number_of_guards():
     assert len(GUARDS) >= 72
     assert sum(guard.model for guard in GUARDS) >= 5
 
@@ -42,7 +42,7 @@ def test_guard_names_test_files_that_exist(guard):
     assert [test for test in (*guard.tests, *MODEL_TESTS) if not (ROOT / test).is_file()] == []
 
 
-def test_page_of_the_guards_is_current():
+def test_page_of_guards_is_current():
     assert PAGE.read_text() == page(), "write it anew: python -m tests.mutants --table"
 
 
@@ -103,11 +103,11 @@ def test_transformer_that_finds_nothing_raises(name):
         mutated(code, transformer)
 
 
-def test_mark_inside_of_a_statement_means_the_smallest_one_around():
+def test_mark_inside_a_statement_means_the_smallest_enclosing_one():
     marked = locate("def f():\n    x = [\n        # guard: it\n        1,\n    ]\n", 4)
     assert isinstance(marked.statement, ast.Assign)
 
 
-def test_place_of_a_mark_is_named_with_its_class():
+def test_place_of_a_mark_includes_its_class():
     places = {enclosing_function(Mark(mark.name, mark.path, mark.line)) for mark in MARKS.values()}
     assert all(places)

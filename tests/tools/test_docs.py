@@ -29,6 +29,6 @@ def test_table_of_rules_names_only_known_phases_and_actions():
     assert actions == {Action.LEAVE, Action.CLOSE, Action.REPUBLISH, Action.REQUEUE, "on_timeout", "on_orphan"}
 
 
-def test_condition_over_several_lines_is_joined():
+def test_condition_over_several_lines_is_joined_into_one():
     (overtaken,) = (each for each in rules() if each.reason == Reason.OVERTAKEN)
     assert overtaken.condition.endswith("and a run dispatched that much later has started")

@@ -12,7 +12,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 pytestmark = pytest.mark.live
 
 
-def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(tmp_path):
+def test_process_with_reused_pid_is_left_alone(tmp_path):
     stranger = subprocess.Popen(SLEEP, start_new_session=True)
     try:
         stack = ProcessGroup(tmp_path, {})
@@ -24,7 +24,7 @@ def test_a_process_that_got_the_number_of_an_ended_one_is_left_alone(tmp_path):
         stranger.wait()
 
 
-def test_what_a_killed_process_has_left_behind_is_ended(tmp_path):
+def test_children_of_a_killed_process_are_ended(tmp_path):
     """Its child is in its session still, though its leader is gone."""
     stack = ProcessGroup(tmp_path, {})
     leader = subprocess.Popen(

@@ -79,16 +79,16 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_run_taken_from_a_living_task_is_a_wrong_reap(name):
+def test_run_taken_from_a_live_task_is_a_wrong_reap(name):
     assert [(found.run, found.task_id) for found in WRONG[name].wrongly_reaped()] == [("run", TASK)]
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_everything_else_is_none(name):
+def test_rightful_change_is_no_wrong_reap(name):
     assert RIGHT[name].wrongly_reaped() == []
 
 
-def test_the_sign_of_life_is_told():
+def test_wrong_reap_names_the_sign_of_life():
     assert WRONG["failed while its process worked"].wrongly_reaped() == [
         WrongReap("run", TASK, "process 7 was working on it")
     ]
@@ -103,7 +103,7 @@ def test_the_sign_of_life_is_told():
     ],
     ids=["late progress", "late end", "late start"],
 )
-def test_a_task_that_was_refused_its_run_tells_of_a_wrong_reap(journal):
+def test_task_refused_its_own_run_reveals_a_wrong_reap(journal):
     assert [(found.run, found.task_id) for found in refused(journal)] == [("run", TASK)]
 
 
@@ -118,5 +118,5 @@ def test_a_task_that_was_refused_its_run_tells_of_a_wrong_reap(journal):
     ],
     ids=["nothing happened", "all well", "second copy", "second copy, written first"],
 )
-def test_the_second_copy_of_one_message_is_no_reap(journal):
+def test_refused_second_copy_of_a_message_is_no_wrong_reap(journal):
     assert list(refused(journal)) == []

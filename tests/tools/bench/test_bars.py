@@ -1,4 +1,4 @@
-"""The figures of `make bench`: when a bar is missed, and how it is told."""
+"""The figures of `make bench`: when a bar is missed, and how it is reported."""
 
 import pytest
 
@@ -18,11 +18,11 @@ FACTS = {
     ("value", "bar", "more", "missed"),
     [(5, 5, False, False), (5.01, 5, False, True), (5, 5, True, False), (4.99, 5, True, True), (9, None, False, False)],
 )
-def test_a_bar_is_missed_on_its_wrong_side_only(value, bar, more, missed):
+def test_figure_on_the_wrong_side_of_its_bar_is_missed(value, bar, more, missed):
     assert Figure("sweep", value, "ms", bar, more).missed is missed
 
 
-def test_a_line_tells_the_figure_and_its_bar():
+def test_line_states_the_figure_and_its_bar():
     assert Figure("sweep", 7.25, "ms").line == "sweep: 7.25 ms"
     assert Figure("sweep", 7.25, "ms", 5).line == "sweep: 7.25 ms (at most 5: missed)"
     assert Figure("loop", 16, "times", 15, more=True).line == "loop: 16 times (at least 15: ok)"
@@ -31,12 +31,12 @@ def test_a_line_tells_the_figure_and_its_bar():
     )
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.01234, "0.0123"), (2.5, "2.5"), (99.5, "99.5"), (2345.6, "2,346")])
-def test_a_number_has_three_digits_that_count(value, said):
-    assert number(value) == said
+@pytest.mark.parametrize(("value", "shown"), [(0.01234, "0.0123"), (2.5, "2.5"), (99.5, "99.5"), (2345.6, "2,346")])
+def test_number_has_three_significant_digits(value, shown):
+    assert number(value) == shown
 
 
-def test_the_page_has_every_figure_each_missed_bar_and_the_plot():
+def test_page_lists_figures_missed_bars_and_plots():
     figures = [
         Figure("all queries of a sweep of 1,000 jobs, none stuck", 1.5, "ms"),
         Figure("all queries of a sweep of 1,000,000 jobs, none stuck", 2.0, "ms", 5),

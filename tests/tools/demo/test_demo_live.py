@@ -1,4 +1,4 @@
-"""The demo as a person starts it, on throwaway servers: it notices a wrong reap, and leaves nothing behind."""
+"""The demo on throwaway servers: it notices a wrong reap and leaves no process behind."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def demo(tmp_path):
 
 
 def processes_of(mark):
-    """What runs with the mark in its environment."""
+    """Return the processes with the mark in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -61,14 +61,14 @@ def processes_of(mark):
     return found
 
 
-def test_a_planted_wrong_reap_is_noticed_and_ends_the_demo_with_status_1(demo):
+def test_demo_with_planted_wrong_reap_exits_1(demo):
     process, output = demo("--quick", "--plant-wrong-reap")
     assert process.wait(timeout=500) == 1, output.read_text()
     last_line = output.read_text().splitlines()[-1]
     assert last_line.startswith("demo: 1 stuck, 1 healed, 1 wrongly reaped, slowest recovery "), output.read_text()
 
 
-def test_ctrl_c_stops_everything(demo):
+def test_demo_interrupted_leaves_no_process(demo):
     process, output = demo()
 
     def is_under_way():
@@ -82,11 +82,11 @@ def test_ctrl_c_stops_everything(demo):
 
 
 @pytest.mark.parametrize("missing", ["DATABASE_URL", "CELERY_BROKER_URL"])
-def test_it_refuses_to_run_on_servers_that_it_was_not_given(missing):
+def test_demo_without_server_address_exits_2(missing):
     environment = {name: value for name, value in os.environ.items() if name != missing}
     environment |= {name: "unused://" for name in ("DATABASE_URL", "CELERY_BROKER_URL") if name != missing}
-    told = subprocess.run(
+    result = subprocess.run(
         RUN[-3:], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
-    assert told.returncode == 2
-    assert f"{missing} is not set" in told.stderr
+    assert result.returncode == 2
+    assert f"{missing} is not set" in result.stderr
