@@ -1,4 +1,4 @@
-"""What the tools share: their exit statuses, environment and interrupts, and the check that the servers are empty.
+"""Shared by the tools: exit statuses, environment, interrupts, and the check that the servers are empty.
 
 A tool fills the PostgreSQL and the Redis that DATABASE_URL and CELERY_BROKER_URL name, so both have to be empty: the
 Makefile's targets start throwaway ones.

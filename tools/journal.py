@@ -1,13 +1,13 @@
 """The journal of the tasks: each task appends what it does to one file, a JSON object a line (`CRAWL_JOURNAL`).
 
-It is evidence that does not depend on the reaper: what the tools judge the reaper by.
+The tools judge the reaper by it, because it does not depend on the reaper.
 """
 
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-# The statuses of the host's rows that nothing follows.
+# The final statuses of the host's rows.
 ENDED = ("completed", "failed", "cancelled", "skipped")
 UNFINISHED = ("pending", "running")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-# A worker finishes its tasks first; at the end there are none, and after a Ctrl-C nobody waits for them.
+# A stopping worker finishes its tasks first. At the end there are none, and after a Ctrl-C they are not waited for.
 STOP_SECONDS = 4
 KILL_ROUNDS = 5
 
@@ -24,7 +24,7 @@ class ProcessGroup:
         self.folder = folder
         self.environment = dict(environment)
         self.processes: dict[str, subprocess.Popen] = {}
-        # Session -> when its leader was started: a number is used again once nobody has it any more.
+        # Session -> when its leader was started: pids are reused.
         self._sessions: dict[int, float] = {}
         self._log_starts: dict[str, int] = {}
 
@@ -48,12 +48,12 @@ class ProcessGroup:
         """Return a process' log file."""
         return self.folder / f"{name}.log"
 
-    def ready(self, name: str) -> bool:
-        """Whether a worker has said so in its log since it was last started."""
+    def is_ready(self, name: str) -> bool:
+        """Return whether the worker has logged that it is ready since it was last started."""
         return b" ready." in self.log(name).read_bytes()[self._log_starts[name] :]
 
-    def died(self) -> list[str]:
-        """Return the names of those that have ended."""
+    def ended(self) -> list[str]:
+        """Return the names of the processes that have ended."""
         return [name for name, process in self.processes.items() if process.poll() is not None]
 
     def kill(self, name: str) -> int:
@@ -74,9 +74,9 @@ class ProcessGroup:
             process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
         while self.descendants() and time.monotonic() < deadline:
-            self.died()
+            self.ended()
             time.sleep(0.05)
-        # In rounds: what is killed may have started something in the meantime.
+        # In rounds: a process may have started another before it was killed.
         for _ in range(KILL_ROUNDS):
             left = self.descendants()
             for process in left:
@@ -87,20 +87,24 @@ class ProcessGroup:
             process.wait()
 
     def descendants(self) -> list[psutil.Process]:
-        """Return what runs in the processes' sessions: also the children of one that was killed."""
+        """Return all processes in the started sessions, the children of killed ones included."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
             session = os.getsid(process.pid)
-            return session in self._sessions and self._began(session) and process.status() != psutil.STATUS_ZOMBIE
+            return (
+                session in self._sessions
+                and self._is_same_session(session)
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
         except (ProcessLookupError, PermissionError, psutil.Error):
             return False
 
-    def _began(self, session: int) -> bool:
-        """Whether a session is the one that was begun here, and none that has its number now."""
+    def _is_same_session(self, session: int) -> bool:
+        """Return whether the session is still the one started here, and not a later one with the same number."""
         try:
             return psutil.Process(session).create_time() == self._sessions[session]
         except psutil.NoSuchProcess:
-            # Its leader has ended; whoever is left has kept the number from being used again.
+            # Its leader has ended; the members that are left keep the number from being reused.
             return True

@@ -18,7 +18,7 @@ class Site(NamedTuple):
     pages: int = 5
     seconds_per_page: float = 0.05
     endless_page: int | None = None
-    # What the source is configured with.
+    # The source's crawler configuration.
     config: Mapping[str, float] = {}
 
     @property
@@ -63,7 +63,7 @@ class _Http(ThreadingHTTPServer):
     owner: Server
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A crawler that is killed hangs up in the middle of a page; that is what the demo is about."""
+        """Ignore broken connections: crawlers are killed on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _drip(self, owner: Server) -> None:
-        """A page that goes on for ever, a byte at a time."""
+        """Send a page that never ends, a byte at a time."""
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Connection", "close")
@@ -104,4 +104,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # the base class's name for it
-        """Say nothing: the terminal tells the story."""
+        """Log nothing: requests would drown the demo's own output."""

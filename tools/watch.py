@@ -1,6 +1,6 @@
-"""Watches what the reaper does: the host's rows, the tasks' journal, their processes, and the messages in Redis.
+"""Observe the reaper's effects: the host's rows, the tasks' journal, their processes, and the messages in Redis.
 
-The reaper's ledger is read as well, but only to be shown: it is no evidence.
+The reaper's ledger is read only for display; it is not used as evidence.
 """
 
 import json
@@ -17,26 +17,26 @@ from reaper.models import LedgerEntry
 from tools import wrong_reaps
 from tools.journal import Event, Journal
 
-LOOK_SECONDS = 0.15
-# How long a thing that should happen soon may take on a busy machine.
-WITHIN_SECONDS = 30
+POLL_SECONDS = 0.15
+# How long something that should happen soon may take on a busy machine.
+TIMEOUT_SECONDS = 30
 QUEUES = ("crawl", "default")
 
 
 class TimedOut(Exception):
-    """Something did not happen in time; the sentence says what."""
+    """Something did not happen in time; the message names it."""
 
 
 class Watch:
-    """Looks again and again, judges every change that it sees, and waits for things to happen."""
+    """Polls the service's state, judges every change, and waits for conditions."""
 
     def __init__(self, journal: Path, *, end: float, check: Callable[[], None]) -> None:
         self.end = end
         self.journal: list[Event] = []
-        # Tasks whose messages were delivered to a worker that has died since: they wait for nobody.
+        # Tasks whose messages were delivered to a worker that has died since: no worker will start them.
         self.undeliverable: set[str] = set()
         self.wrong: dict[tuple[str, str], wrong_reaps.WrongReap] = {}
-        self.on_look: Callable[[], None] = lambda: None
+        self.on_observation: Callable[[], None] = lambda: None
         self.on_reaping: Callable[[LedgerEntry], None] = lambda reaping: None
         self.on_wrong: Callable[[wrong_reaps.WrongReap], None] = lambda wrong: None
         self._check = check
@@ -44,45 +44,47 @@ class Watch:
         self._births: dict[int, float] = {}
         self._last_reaping = 0
         self._broker = Broker()
-        self.seen = wrong_reaps.Look(at=time.time())
+        self.latest = wrong_reaps.Observation(at=time.time())
 
-    def until(self, happened: Callable[[], object], *, missing: str, within: float = WITHIN_SECONDS) -> None:
-        """Look until it has happened. Raises `TimedOut` with what is missing when that takes too long."""
-        end = min(time.time() + within, self.end)
+    def until(self, happened: Callable[[], object], *, missing: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        """Poll until the condition holds. Raise `TimedOut` with `missing` as its message after `timeout` seconds."""
+        end = min(time.time() + timeout, self.end)
         while not happened():
             if time.time() > end:
                 raise TimedOut(missing)
             self._check()
-            time.sleep(LOOK_SECONDS)
-            self.look()
+            time.sleep(POLL_SECONDS)
+            self.observe()
 
-    def look(self) -> None:
-        """Look once, judge what has changed since the last look, and pass on what the reaper says that it did."""
-        before, rows = self.seen, read_rows()
+    def observe(self) -> None:
+        """Take one observation, judge the changes since the last one, and report new ledger entries to `on_reaping`."""
+        before, rows = self.latest, read_rows()
         self.read_journal()
-        self.seen = wrong_reaps.Look(time.time(), rows, self._alive(), self._broker.waiting() - self.undeliverable)
-        for wrong in wrong_reaps.taken_alive(before, self.seen, self.journal):
+        self.latest = wrong_reaps.Observation(
+            time.time(), rows, self._alive(), self._broker.waiting() - self.undeliverable
+        )
+        for wrong in wrong_reaps.taken_alive(before, self.latest, self.journal):
             self._note(wrong)
         for reaping in LedgerEntry.objects.applied().filter(pk__gt=self._last_reaping).order_by("pk"):
             self._last_reaping = reaping.pk
             self.on_reaping(reaping)
-        self.on_look()
+        self.on_observation()
 
     def final_judgement(self) -> int:
-        """Return how many runs were wrongly reaped, once no task can say anything more."""
+        """Return how many runs were wrongly reaped. Call it when no task can write to the journal any more."""
         self.read_journal()
         for wrong in wrong_reaps.refused(self.journal):
             self._note(wrong)
         return len(self.wrong)
 
     def run(self, pk: str) -> wrong_reaps.Run:
-        """Return a run's row as it was last seen."""
-        return self.seen.runs.get(pk, wrong_reaps.Run("not seen yet"))
+        """Return a run's row at the latest observation."""
+        return self.latest.runs.get(pk, wrong_reaps.Run("not observed yet"))
 
     def is_alive(self, pk: str) -> bool:
-        """Whether the process that claimed the run last was alive at the last look."""
+        """Return whether the process that last claimed the run was alive at the latest observation."""
         claims = [event.pid for event in self.journal if event.event == "claimed" and event.run == pk]
-        return bool(claims) and claims[-1] in self.seen.alive
+        return bool(claims) and claims[-1] in self.latest.alive
 
     def delete_message(self, task_id: str) -> None:
         """Delete a task's message from Redis. Raises `TimedOut` when it is not there."""
@@ -103,7 +105,7 @@ class Watch:
             self.on_wrong(wrong)
 
     def _alive(self) -> frozenset[int]:
-        """The processes that have claimed runs and still live; a number that is used again is another process."""
+        """Return the live processes that have claimed runs; a reused pid counts as another process."""
         alive = set()
         for pid in {event.pid for event in self.journal if event.event == "claimed"}:
             try:
@@ -125,7 +127,7 @@ class Broker:
 
     def waiting(self) -> frozenset[str]:
         """Return the ids of the tasks that have not been started."""
-        # In the order in which a message travels, so that none slips by.
+        # In the order in which a message travels, so that none is missed.
         ids = [task_id for _, _, task_id in self._messages()]
         ids += [task_of(json.loads(raw)[0]) for raw in self._redis.hvals("unacked")]
         return frozenset(ids)
@@ -135,7 +137,7 @@ class Broker:
         return sum(self._redis.lrem(queue, 1, raw) for queue, raw, mine in self._messages() if mine == task_id)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         self._connection.release()
 
     def _messages(self) -> Iterator[tuple[str, bytes, str]]:
@@ -150,7 +152,7 @@ def task_of(message: dict) -> str:
 
 
 def read_rows() -> dict[str, wrong_reaps.Run]:
-    """Read the host's rows: children before jobs, so that a parent is never seen without what it was made of."""
+    """Read the host's rows: children before jobs, so that a finalized parent never appears with older children."""
     common = ("id", "status", "task_id", "worker", "pages_crawled")
     rows = {str(pk): wrong_reaps.Run(*row) for pk, *row in CrawlJobSourceResult.objects.values_list(*common)}
     for pk, *row, finalized_at in CrawlJob.objects.values_list(*common, "finalized_at"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tools.journal import Event
-from tools.wrong_reaps import Look, Run, WrongReap, refused, taken_alive
+from tools.wrong_reaps import Observation, Run, WrongReap, refused, taken_alive
 
 TASK, NEXT = "task-1", "task-2"
 RUNNING, PENDING = Run("running", TASK), Run("pending", TASK)
@@ -33,8 +33,8 @@ class World:
 
     def wrongly_reaped(self):
         rows = {} if self.after is None else {"run": self.after}
-        before = Look(100.0, {"run": self.before}, self.alive, self.waiting)
-        return list(taken_alive(before, Look(101.0, rows), self.journal))
+        before = Observation(100.0, {"run": self.before}, self.alive, self.waiting)
+        return list(taken_alive(before, Observation(101.0, rows), self.journal))
 
 
 WRONG = {

@@ -1,1 +1,1 @@
-"""`make bench`: what a sweep costs, as ratios within one run, against the bars and against others."""
+"""`make bench`: what a sweep costs, as ratios within one run, against the bars and other queues."""

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
             return ExitStatus.USAGE
         figures = measure(folder, options.profile)
     except KeyboardInterrupt:
-        print("bench: interrupted; everything it had started is stopped")
+        print("bench: interrupted; all its processes are stopped")
         return ExitStatus.INTERRUPTED
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +58,7 @@ def measure(folder: Path, profile: str) -> list[Figure]:
     from tools.bench import tables
     from tools.bench.figures import PROFILES, iter_figures
 
-    # With it Django would keep every query.
+    # In debug mode Django keeps every query.
     settings.DEBUG = False
     call_command("migrate", verbosity=0)
     tables.release()
@@ -97,13 +97,13 @@ def conclude(figures: list[Figure]) -> int:
 
 
 def await_witness(processes: ProcessGroup) -> None:
-    """Wait until the idle worker has been reporting for long enough to tell that another one is dead."""
+    """Wait until the idle worker has been reporting for long enough to find that another one is dead."""
     from reaper.models import WorkerHeartbeat
     from reaper.workers.timing import DEAD_AFTER
 
     end = time.monotonic() + 120
     while not any(report.seen_at - report.since > DEAD_AFTER for report in WorkerHeartbeat.objects.all()):
-        if processes.died() or time.monotonic() > end:
+        if processes.ended() or time.monotonic() > end:
             raise SystemExit("\n".join(processes.tails()["idle"]))
         time.sleep(0.2)
 

@@ -35,7 +35,7 @@ class Figure(NamedTuple):
 
 
 def number(value: float) -> str:
-    """Return a value with three digits that count."""
+    """Return a value with three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Every figure, in the order in which it is measured: from the smallest table to the largest, in which is reaped."""
+"""Every figure, in order of measurement: idle sweeps from the smallest table to the largest, then reaping there."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from tools.processes import ProcessGroup
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is measured: tables of these sizes, so many stuck jobs, so many where there are to be many."""
+    """The sizes of the tables, and the numbers of stuck jobs in the usual and in the large measurements."""
 
     sizes: tuple[int, ...]
     stuck: int
     many: int
-    # A bar that is a matter of microseconds per run says nothing of a small table on a busy machine.
+    # Bars of microseconds per run mean nothing for a small table on a busy machine.
     is_full: bool = False
 
     def bar(self, value: float) -> float | None:
-        """Return the bar of a figure that only the full profile can tell."""
+        """Return the bar in the full profile; None in others."""
         return value if self.is_full else None
 
 
@@ -40,12 +40,12 @@ def iter_figures(profile: Profile, processes: ProcessGroup) -> Iterator[Figure]:
 
 
 def undisturbed(profile: Profile, processes: ProcessGroup) -> Iterator[Figure]:
-    """Yield what is measured without checkpoints in between: they would fall upon one side of a ratio only."""
+    """Yield what is measured without checkpoints: one would distort only one side of a ratio."""
     few, many = profile.stuck, profile.many
     yield from idle(profile)
     fail, requeue = yield from reaping(profile)
     yield Figure(f"look at {few:,} runs and leave each alone, per run", measures.leave(few) / few * 1e6, "µs")
-    # Small tables are best read as a whole.
+    # Reading a small table as a whole is the best plan.
     if profile.is_full:
         yield Figure(f"queries of sweeps with {many:,} stuck that read a whole table", plans.whole_tables(many), "", 0)
     yield from rivals(profile, fail, requeue)
@@ -96,7 +96,7 @@ def reaping(profile: Profile) -> Iterator[Figure]:
 
 
 def rivals(profile: Profile, fail: float, requeue: float) -> Iterator[Figure]:
-    """Yield how many times longer others take; nothing of one that cannot be installed."""
+    """Yield how many times longer other queues take; nothing for one that cannot be installed."""
     jobs, ours = profile.stuck, {"fail": fail, "retry": requeue}
     bars = {("procrastinate", "fail"): 7, ("procrastinate", "retry"): 5}
     for peer, version in peers.VERSIONS.items():

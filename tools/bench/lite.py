@@ -1,4 +1,4 @@
-"""The same on SQLite, in a process of its own: a process has one database."""
+"""The measurement on SQLite, in a process of its own, because a process has one database."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def main(rows: int) -> float:
     from django.conf import settings
     from django.core.management import call_command
 
-    # With it Django would keep every query.
+    # In debug mode Django keeps every query.
     settings.DEBUG = False
     call_command("migrate", verbosity=0)
     return compare(rows)

@@ -1,4 +1,4 @@
-"""The measurements. Each is done three times, each time from the same state, and the best one counts."""
+"""The measurements. Each is repeated three times from the same state, and the best one counts."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,7 @@ def best(work: Callable[[], object], before: Callable[[], object] = lambda: None
 
 
 def best_of_each(works: Sequence[Callable[[], object]], before: Callable[[], object]) -> list[float]:
-    """Return the same of several, which take turns: the speed of a machine that is shared changes by the minute."""
+    """Return the best seconds of each work. They alternate, because a shared machine's speed changes by the minute."""
     rounds = []
     for _ in range(TIMES):
         took = []
@@ -56,7 +56,7 @@ def sweep_all() -> list[Sweep]:
 
 
 def sweep_running() -> Sweep:
-    """Sweep the running jobs. Raises AssertionError when something of it went wrong: then nothing was measured."""
+    """Sweep the running jobs. Raise AssertionError if it had errors: then the measurement is void."""
     row = sweep(conf.adapters()["crawl_job"], Phase.RUNNING)
     assert not row.errors, row.errors
     return row
@@ -71,7 +71,7 @@ def sweep_until_done() -> int:
 
 
 def empty_sweep() -> tuple[float, float]:
-    """Return the milliseconds of a sweep when nothing is stuck: those of its queries, and of sweeping everything."""
+    """Return, with nothing stuck, the milliseconds of one sweep's queries and those of sweeping everything."""
     tables.stick(0)
     sweep_all()
     took = []
@@ -83,13 +83,13 @@ def empty_sweep() -> tuple[float, float]:
 
 
 class Stopwatch:
-    """The seconds that the queries take. The row in which a sweep tells of itself is written, and counts for none."""
+    """The seconds that the SELECT queries take; writing the sweep's own row does not count."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def __call__(self, execute: Callable, sql: str, *rest: object) -> object:
-        """Count one query, as Django has it done."""
+        """Time one query (an `execute_wrapper`)."""
         begin = time.perf_counter()
         try:
             return execute(sql, *rest)
@@ -133,12 +133,12 @@ def naive_loop(rows: int) -> float:
 
 
 def requeue(rows: int) -> tuple[float, float]:
-    """Return the seconds of requeuing so many orphans: without their messages, and all in all."""
+    """Return the seconds of requeuing so many orphans: without publishing, and in total."""
     took, ours, publishing = [], Broker.publish, 0.0
 
     def publish(broker: Broker, task: str, message: Message, task_id: str) -> None:
         nonlocal publishing
-        # To a queue that nobody consumes: thousands of refused tasks would keep a worker busy during what comes next.
+        # To a queue without a consumer: thousands of refused tasks would keep a worker busy in the next measurement.
         elsewhere = message._replace(options={**message.options, "queue": "bench"})
         publishing += timed(lambda: ours(broker, task, elsewhere, task_id))
 
@@ -181,7 +181,7 @@ def revoking(tasks: int) -> float:
 
 
 def leave(rows: int) -> float:
-    """Return the seconds of looking at so many runs of which nothing is known, so that each is left alone."""
+    """Return the seconds of a sweep that leaves this many runs alone because nothing is known about them."""
 
     def work() -> None:
         row = sweep_running()
@@ -191,13 +191,13 @@ def leave(rows: int) -> float:
 
 
 def locked_row(rows: int) -> float:
-    """Return by how many seconds a row that somebody else has locked delays all the others."""
+    """Return by how many seconds a row locked by another session delays all the others."""
     free = reap(rows)
     return min(reap_beside_a_lock(rows) for _ in range(TIMES)) - free
 
 
 def reap_beside_a_lock(rows: int) -> float:
-    """Return the seconds of failing so many orphans but one, which somebody else has locked."""
+    """Return the seconds of failing so many orphans but one, which another session has locked."""
     tables.stick(rows)
     with beside() as other, other.cursor() as cursor:
         cursor.execute("BEGIN")
@@ -222,6 +222,6 @@ def beside() -> Iterator:
 
 @contextmanager
 def setting(**values: object) -> Iterator[None]:
-    """Have these of the reaper's settings be so."""
+    """Override these of the reaper's settings."""
     with override_settings(REAPER={**settings.REAPER, **values}):
         yield

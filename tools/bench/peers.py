@@ -1,4 +1,4 @@
-"""What others take for the same: their own ways to rescue stalled jobs, on the same server."""
+"""How long other queues take to rescue stalled jobs in their own way, on the same server."""
 
 import json
 import os

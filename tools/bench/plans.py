@@ -18,27 +18,27 @@ def whole_tables(rows: int) -> int:
     """Return how many of these statements read one of the host's tables as a whole, and print each of them."""
     tables.stick(rows)
     pk = CrawlJob.objects.filter(status="running").values_list("pk", flat=True)[0]
-    with connection.execute_wrapper(asked := Asked()):
+    with connection.execute_wrapper(recorder := StatementRecorder()):
         hold = claims.Claim(model=CrawlJob, pk=pk, task_id=CrawlJob.objects.get(pk=pk).task_id, worker="")
         hold.progress({"pages": 1})
         hold.complete({"pages": 1})
         sweep_all()
     tables.stick(rows)
-    assert len(asked.statements) > len(LARGE)
-    whole = [shape for shape, statement in asked.statements.items() if reads_all(*statement)]
+    assert len(recorder.statements) > len(LARGE)
+    whole = [shape for shape, statement in recorder.statements.items() if reads_all(*statement)]
     for shape in whole:
         print(f"reads a whole table: {shape[:500]}")
     return len(whole)
 
 
-class Asked:
-    """The statements of each shape, the first of each with its values."""
+class StatementRecorder:
+    """Records the first statement of each shape with its values."""
 
     def __init__(self) -> None:
         self.statements: dict[str, tuple[str, Any]] = {}
 
     def __call__(self, execute: Any, sql: str, params: Any, *rest: Any) -> Any:
-        """Note one statement, as Django has it done."""
+        """Record one statement (an `execute_wrapper`)."""
         if sql.startswith(("SELECT", "UPDATE", "DELETE")):
             self.statements.setdefault(re.sub(r"(%s[, ]*|WHEN|THEN)+", "%s ", sql), (sql, params))
         return execute(sql, params, *rest)

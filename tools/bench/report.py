@@ -46,8 +46,8 @@ def text(figures: Sequence[Figure], facts: dict[str, Any]) -> str:
     )
     rows = "".join(f"| {each.name} | {number(each.value)} {each.unit} | {bar(each)} |\n" for each in figures)
     missed = [each for each in figures if each.missed]
-    said = "".join(f"* {each.name}: {number(each.value)} {each.unit}, {bar(each)}\n" for each in missed)
-    return top + rows + f"\n## Missed\n\n{said or 'None.'}\n" + PEER + "".join(plot(figures, *each) for each in PLOTS)
+    lines = "".join(f"* {each.name}: {number(each.value)} {each.unit}, {bar(each)}\n" for each in missed)
+    return top + rows + f"\n## Missed\n\n{lines or 'None.'}\n" + PEER + "".join(plot(figures, *each) for each in PLOTS)
 
 
 def bar(figure: Figure) -> str:

@@ -10,7 +10,7 @@ from django.db import connection
 from apps.sources.models import CrawlJob, Source
 from reaper.conf import clock
 from reaper.conf import settings as conf
-from reaper.controls import modes as switches
+from reaper.controls.modes import set_controls
 from reaper.models import LedgerEntry, MessageSighting, RefusedWrite, Sweep, WorkerHeartbeat
 
 DEAD = "celery@dead/abc"
@@ -50,7 +50,7 @@ UPDATE crawl_jobs SET status = 'failed', completed_at = now(), error_code = 'orp
 WHERE status = 'running'
 """
 
-# After so much WAL, and so much time, PostgreSQL makes a checkpoint by itself.
+# PostgreSQL makes a checkpoint by itself after this much WAL or time.
 ROOM = {"max_wal_size": "16GB", "checkpoint_timeout": "1h"}
 
 
@@ -63,7 +63,7 @@ def run(sql: str, *values: object) -> int:
 
 @contextmanager
 def without_checkpoints() -> Iterator[None]:
-    """Have the server make none by itself: they come between the measurements, in `settle()`. Needs a superuser."""
+    """Keep the server from making checkpoints except in `settle()`, between measurements. Needs a superuser."""
     for name, value in ROOM.items():
         run(f"ALTER SYSTEM SET {name} = '{value}'")
     run("SELECT pg_reload_conf()")
@@ -87,27 +87,27 @@ def fill(rows: int) -> None:
 
 
 def stick(rows: int, worker: str = DEAD) -> None:
-    """Have so many jobs be running at a worker, a dead one, and nothing else; forget what was done before."""
+    """Set this many jobs running at a worker, by default a dead one, and none else; delete the reaper's records."""
     run("UPDATE crawl_jobs SET status = 'completed', completed_at = now() WHERE status = 'running'")
     for model in (LedgerEntry, Sweep, MessageSighting, RefusedWrite):
         run(f"TRUNCATE {model._meta.db_table} CASCADE")
     run(STICK, worker, str(uuid.UUID(int=0)), rows)
     hostname, _, incarnation = DEAD.partition("/")
     long_ago = CrawlJob._meta.get_field("created_at").get_default() - timedelta(minutes=5)
-    said = {"seen_at": long_ago, "listed_at": long_ago, "since": long_ago, "queues": ["crawl"], "complete": True}
-    WorkerHeartbeat.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=said)
+    fields = {"seen_at": long_ago, "listed_at": long_ago, "since": long_ago, "queues": ["crawl"], "complete": True}
+    WorkerHeartbeat.objects.update_or_create(hostname=hostname, incarnation=incarnation, defaults=fields)
     settle()
 
 
 def release() -> None:
-    """Have the brake hold nothing: that most of the runs are stuck is on purpose."""
+    """Lift the brake: here most of the runs are stuck on purpose."""
     adapter = conf.adapters()["crawl_job"]
     now = clock.now(adapter.using)
-    switches.set_controls(adapter, "bench", now, released_until=now + timedelta(days=1))
+    set_controls(adapter, "bench", now, released_until=now + timedelta(days=1))
 
 
 def settle() -> None:
-    """Do now what the server would do in the middle of a measurement."""
+    """Do the maintenance now that the server would do during a measurement."""
     run("VACUUM (ANALYZE) crawl_jobs")
     run("VACUUM (ANALYZE) crawl_job_source_results")
     run("CHECKPOINT")

@@ -19,7 +19,7 @@ from tools.bench import tables
 from tools.bench.bars import Figure
 from tools.bench.measures import beside, sweep_until_done, timed
 
-# Runs that are worked on at once, and how often each tells of its progress.
+# Runs that are worked on at once, and how often each reports its progress.
 AT_WORK, PROGRESS = 40, 5
 # How long an idle worker is watched, in seconds.
 WATCHED = 15
@@ -87,14 +87,14 @@ def alone(pks: list[uuid.UUID]) -> None:
 def updates() -> tuple[int, int]:
     """Return how many rows of the jobs' table were ever updated, and how many of them without touching an index."""
     with connection.cursor() as cursor:
-        # What this session has counted so far is told at the end of this very statement.
+        # Flushes this session's counts at the end of this statement.
         cursor.execute("SELECT pg_stat_force_next_flush()")
         cursor.execute(HOT)
         return cursor.fetchone()
 
 
 def idle_share(pid: int) -> float:
-    """Return which share of a processor an idle worker uses, with its children; what it does is to report."""
+    """Return the share of a processor that an idle worker with its children uses for its reports."""
     group = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
     def used() -> float:

@@ -1,7 +1,7 @@
-"""Runs as its own process: a worker that goes on writing to the runs that are recovered concurrently, and to others.
+"""Runs as its own process: a worker that writes to runs while they are reaped, and to others.
 
-In a thread of the reaper's own process it would wait for Python's lock, and not for the database's. What a write to a
-run that nobody reaps takes is what the server and its disk take beside the sweep, without any lock.
+In a thread of the reaper's process it would wait for Python's lock instead of the database's. The writes to the other
+runs show what server and disk take during a sweep without any lock.
 """
 
 import json
@@ -14,7 +14,7 @@ import psycopg2
 
 # How long it waits between two writes, in seconds.
 BETWEEN = 0.005
-# Whether the run is still running or just not any more: the write is the same.
+# The write is the same whether or not the run is still running.
 WRITE = "UPDATE crawl_jobs SET heartbeat_at = now() WHERE id = %s AND status = 'running'"
 OTHER = "UPDATE crawl_jobs SET heartbeat_at = now() WHERE id = %s AND status = 'completed'"
 REAPED = "SELECT id FROM crawl_jobs WHERE status = 'running'"

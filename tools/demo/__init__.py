@@ -1,1 +1,1 @@
-"""`python -m tools.demo`: real trouble for real workers, and what the reaper makes of it."""
+"""`python -m tools.demo`: break real workers and show how the reaper recovers their runs."""

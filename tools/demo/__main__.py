@@ -1,4 +1,4 @@
-"""`make demo`: breaks real workers and shows how the reaper cleans up. Ends by itself, with status 0 if all went well.
+"""`make demo`: break real workers and show how the reaper recovers. Exits with 0 when everything was recovered.
 
 It needs an empty PostgreSQL and an empty Redis, named by DATABASE_URL and CELERY_BROKER_URL: `make demo` makes both and
 throws them away.
@@ -26,24 +26,23 @@ from tools.processes import ProcessGroup
 
 # The whole demo must be over within two minutes, its servers' start and end included.
 GIVE_UP_SECONDS = 100
-# Celery's hard time limit is 10 min otherwise, and lost messages are looked for every 30 s. The reaper's thresholds are
-# production's: what it does here it does on evidence, not on age.
+# Instead of 10 min and 30 s. The reaper's thresholds are production's: here it acts on evidence, not on age.
 TIME_LIMIT, SWEEP_SECONDS = 12, 5
 INTRODUCTION = f"""
   The reaper sweeps every {SWEEP_SECONDS} s. Its timeouts are production's: one hour for a crawl, 15 min for a message.
-  What it does sooner, it does on evidence. Celery kills a crawl after {TIME_LIMIT} s.
-  It takes about a minute. Ctrl-C stops everything.
+  Whatever it does sooner, it does on evidence. Celery kills a crawl after {TIME_LIMIT} s.
+  The demo takes about a minute. Ctrl-C stops everything.
 """
 
 
 def main(arguments: list[str]) -> int:
     """Perform the demo and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only the trouble that is healed soonest: about 30 s")
+    parser.add_argument("--quick", action="store_true", help="only the fault that is recovered soonest: about 30 s")
     parser.add_argument(
         "--plant-wrong-reap",
         action="store_true",
-        help="let a healthy run be reaped, to see that the demo notices and ends with status 1",
+        help="reap a healthy run, to check that the demo detects it and exits with 1",
     )
     options = parser.parse_args(arguments)
     if not has_server_addresses("demo"):
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> int:
     try:
         status = demo.perform(quick=options.quick, plant=options.plant_wrong_reap)
     except KeyboardInterrupt:
-        demo.terminal.say("demo: interrupted; everything it had started is stopped")
+        demo.terminal.line("demo: interrupted; all its processes are stopped")
         status = ExitStatus.INTERRUPTED
     finally:
         if status != ExitStatus.FAILED:
@@ -68,13 +67,13 @@ def demo_environment(folder: Path) -> dict[str, str]:
         folder,
         LOG_LEVEL="INFO",
         CRAWL_TIME_LIMIT=str(TIME_LIMIT),
-        # None: a task that hears its soft limit ends its run itself. The one that hangs here must not hear it.
+        # None: a task that reaches its soft limit ends its run itself; the one that hangs here must not.
         CRAWL_SOFT_TIME_LIMIT="0",
     )
 
 
 class Demo:
-    """One performance: what it starts, and its orderly end."""
+    """One demo from start to orderly stop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,7 +86,7 @@ class Demo:
         self._interrupts = Interrupts()
 
     def perform(self, *, quick: bool, plant: bool) -> int:
-        """Play the story, stop everything, tell the end. After a signal it stops, and raises KeyboardInterrupt."""
+        """Play the story, stop everything, print the result. Stop and raise KeyboardInterrupt after a signal."""
         django.setup()
         from tools.demo.story import SITES, Story
         from tools.site import Server
@@ -96,8 +95,8 @@ class Demo:
         if not has_empty_servers("demo"):
             return ExitStatus.USAGE
         logging.getLogger().setLevel(logging.ERROR)
-        self.terminal.say("django-celery-reaper: runs get stuck for real, and the reaper heals them", "bold")
-        self.terminal.say(INTRODUCTION)
+        self.terminal.line("django-celery-reaper: real runs get stuck, and the reaper recovers them", "bold")
+        self.terminal.line(INTRODUCTION)
         login = prepare_database(SWEEP_SECONDS)
         watch = Watch(self.folder / "journal.jsonl", end=self.started + GIVE_UP_SECONDS, check=self._interrupts.check)
         server = Server(SITES)
@@ -117,62 +116,62 @@ class Demo:
         return self._conclude(wrong, len(watch.journal))
 
     def _open(self, login: str) -> str:
-        """Start what the workers need, say where it is, and return the admin's address."""
+        """Start the web server, the reaper and Beat, print where they are, and return the admin's address."""
         port = free_port()
         admin = f"http://127.0.0.1:{port}/admin/"
         self.processes.start("web", commands.web(port))
         self.processes.start("reaper", commands.reaper())
         self.processes.start("beat", commands.beat())
-        self.terminal.say(f"  Admin: {admin} ({login})\n  Logs:  {self.folder} (deleted when all went well)\n")
-        self.terminal.tell("demo", "PostgreSQL and Redis are up; web server, reaper worker and Beat are starting")
+        self.terminal.line(f"  Admin: {admin} ({login})\n  Logs:  {self.folder} (deleted on success)\n")
+        self.terminal.event("demo", "PostgreSQL and Redis are up; web server, reaper worker and Beat are starting")
         return admin
 
     def _conclude(self, wrong: int, events: int) -> int:
         """Print the table and the last line; return the exit status."""
-        troubles = [each for each in self.story.troubles if each.happened_at] if self.story else []
-        healed = [each for each in troubles if each.healed_at]
+        faults = [each for each in self.story.faults if each.happened_at] if self.story else []
+        recovered = [each for each in faults if each.recovered_at]
         unfinished = self.story.not_completed() if self.story else []
-        self._show_table(troubles)
+        self._show_table(faults)
         if self.story:
             count = len(self.story.healthy) - len(unfinished)
             untouched = "" if wrong or unfinished else "; the reaper touched none of them"
-            self.terminal.say(
-                f"Meanwhile {count} healthy runs were completed, slow and waiting ones among them{untouched}."
+            self.terminal.line(
+                f"{count} healthy runs were completed concurrently, slow and waiting ones included{untouched}."
             )
-        self.terminal.say(f"Wrongly reaped is judged from what the tasks themselves wrote: {events} journal entries.")
+        self.terminal.line(f"Wrong reaps are judged by the tasks' own journal: {events} entries.")
         left = self.processes.descendants()
         problems = [self.missing] if self.missing else []
         problems += [f"not completed, though healthy: {', '.join(unfinished)}"] if unfinished else []
         problems += [f"{len(left)} processes could not be stopped"] if left else []
-        well = not problems and not wrong and len(healed) == len(troubles)
+        is_ok = not problems and not wrong and len(recovered) == len(faults)
         if problems:
             self._show_failure(problems)
-        slowest = max((each.recovery for each in healed), default=0.0)
-        counts = f"{len(troubles)} stuck, {len(healed)} healed, {wrong} wrongly reaped"
-        self.terminal.close(f"demo: {counts}, slowest recovery {slowest:.1f} s", well)
-        return 0 if well else 1
+        slowest = max((each.recovery for each in recovered), default=0.0)
+        counts = f"{len(faults)} stuck, {len(recovered)} recovered, {wrong} wrongly reaped"
+        self.terminal.result(f"demo: {counts}, slowest recovery {slowest:.1f} s", is_ok)
+        return ExitStatus.OK if is_ok else ExitStatus.FAILED
 
-    def _show_table(self, troubles: list[Any]) -> None:
+    def _show_table(self, faults: list[Any]) -> None:
         rows = [
             (
                 each.what,
                 f"{each.name}: {each.left_behind}",
                 self.story.reasons.get(each.run, ""),
-                each.healing or "still stuck",
-                f"{each.recovery:.1f} s" if each.healed_at else "",
+                each.outcome or "still stuck",
+                f"{each.recovery:.1f} s" if each.recovered_at else "",
             )
-            for each in troubles
+            for each in faults
         ]
-        columns = ("trouble", "left behind", "the reaper's action", "now", "after")
-        self.terminal.table("What was stuck, and how it was healed", columns, rows)
+        columns = ("fault", "left behind", "the reaper's action", "now", "after")
+        self.terminal.table("Stuck runs and their recovery", columns, rows)
 
     def _show_failure(self, problems: list[str]) -> None:
         for problem in problems:
-            self.terminal.tell("wrong", problem)
+            self.terminal.event("wrong", problem)
         for name, lines in self.processes.tails().items():
-            self.terminal.say(f"--- the end of {self.processes.log(name)}")
+            self.terminal.line(f"--- the end of {self.processes.log(name)}")
             for line in lines:
-                self.terminal.say(f"    {line}")
+                self.terminal.line(f"    {line}")
 
 
 def free_port() -> int:
@@ -183,7 +182,7 @@ def free_port() -> int:
 
 
 def answers(url: str) -> bool:
-    """Whether the web server answers there."""
+    """Return whether the web server answers at this address."""
     try:
         with urllib.request.urlopen(url, timeout=2):  # noqa: S310 # our own address
             return True

@@ -1,9 +1,9 @@
 """A crawl worker that is killed between a child's commit and the finalization of its parent.
 
-    celery -A tools.demo.crash_before_finalize worker --pool solo -Q doomed
+    celery -A tools.demo.crash_before_finalize worker --pool solo -Q crashing
 
-Everything up to there is real: a real worker, a real crawl, the real commit. Only the moment of the kill is chosen: it
-is too short to be hit from outside.
+Worker, crawl and commit are real. Only the moment of the kill is chosen, because the window is too short to be hit
+from outside.
 """
 
 import os
@@ -18,14 +18,14 @@ __all__ = ["app"]
 
 
 @worker_ready.connect
-def doom(**_: Any) -> None:
-    """Put a SIGKILL of this process in the place of the finalization."""
+def crash_on_finalize(**_: Any) -> None:
+    """Replace the finalization by a SIGKILL of this process."""
     from apps.sources import parents
 
     parents.finalize = die
 
 
 def die(parent: Any) -> bool:
-    """End this process as the kernel would, without any clean-up."""
+    """End this process without any clean-up, as the kernel's out-of-memory killer does."""
     os.kill(os.getpid(), signal.SIGKILL)
     return False

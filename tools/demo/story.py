@@ -1,4 +1,4 @@
-"""The story: healthy runs all the time, and between them one kind of trouble after the other."""
+"""The story: healthy runs all the time, and one kind of fault after the other among them."""
 
 import itertools
 import time
@@ -14,7 +14,7 @@ from reaper.models import LedgerEntry
 from reaper.sweeps import manual
 from tools import commands
 from tools.demo import faults
-from tools.demo.faults import Trouble
+from tools.demo.faults import Fault
 from tools.demo.terminal import Terminal
 from tools.processes import ProcessGroup
 from tools.site import Server, Site
@@ -27,14 +27,14 @@ LIBRARY = Site("town-library", 18, 0.5)
 ENDLESS = Site("endless-feed", 5, 0.05, endless_page=3, config={"page_timeout": 600})
 SITES = [*QUICK, *SLOW, LIBRARY, ENDLESS]
 CRAWLERS = ("crawl1", "crawl2")
-DOOMED = "doomed"
+CRASHING = "crashing"
 # A healthy run is started this often while the reaper has something to do.
 PULSE_SECONDS = 3
-START_SECONDS, HEAL_SECONDS = 45, 70
+START_SECONDS, RECOVERY_SECONDS = 45, 70
 
 
 class Story:
-    """What happens, in order, and what became of it."""
+    """The demo's scenes, in order, and what became of their runs."""
 
     def __init__(self, terminal: Terminal, watch: Watch, processes: ProcessGroup, server: Server) -> None:
         self.terminal, self.watch, self.processes, self.server = terminal, watch, processes, server
@@ -42,18 +42,22 @@ class Story:
         self.names: dict[str, str] = {}
         self.healthy: list[str] = []
         self.rounds: list[str] = []
-        self.troubles: list[Trouble] = []
+        self.faults: list[Fault] = []
         self.planted = ""
         self.reasons: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._announced: set[str] = set()
         self._next_pulse = 0.0
         self._pulses: Iterator[Site] = itertools.cycle([QUICK[0], SLOW[0], QUICK[1], SLOW[1], QUICK[2]])
-        watch.on_look, watch.on_reaping, watch.on_wrong = self.look, self._tell_reaping, self._tell_wrong
+        watch.on_observation, watch.on_reaping, watch.on_wrong = (
+            self.show_progress,
+            self._show_reaping,
+            self._show_wrong,
+        )
 
     # --- the scenes ---------------------------------------------------------------------------------------------
 
     def play(self, *, quick: bool, plant: bool) -> None:
-        """Play all scenes, or with `quick` only the trouble that is healed soonest. Raises `TimedOut`."""
+        """Play all scenes, or with `quick` only the fault that is recovered soonest. Raises `TimedOut`."""
         if not quick:
             self.lose_message()
         self.start_workers()
@@ -65,7 +69,9 @@ class Story:
         self.cut_off_finalization()
         if not quick:
             self.rush()
-        self.watch.until(self._all_healed, missing="not every stuck run was healed in time", within=HEAL_SECONDS)
+        self.watch.until(
+            self._is_all_recovered, missing="not every stuck run was recovered in time", timeout=RECOVERY_SECONDS
+        )
         self.watch.until(lambda: not self.not_completed(), missing="not every healthy run was completed")
 
     def lose_message(self) -> None:
@@ -74,7 +80,7 @@ class Story:
         self.names[str(job.pk)] = "bookshop"
         task_id = dispatch.dispatch_run(CrawlJob, job.pk)
         self.watch.delete_message(task_id)
-        lost = Trouble(
+        lost = Fault(
             "message deleted from Redis", "bookshop", str(job.pk), "pending, with no message", faults.completed
         )
         self._happened(lost, "bookshop is dispatched while no worker is up, and its message is deleted from Redis")
@@ -84,7 +90,7 @@ class Story:
         for name in CRAWLERS:
             self.processes.start(name, commands.crawler(name))
         self._wait_for(*CRAWLERS, "reaper")
-        self.terminal.tell("demo", f"two crawl workers are up, with {commands.CRAWL_SLOTS} slots each")
+        self.terminal.event("demo", f"two crawl workers are up, with {commands.CRAWL_SLOTS} slots each")
 
     def kill_worker(self) -> None:
         """Kill the worker that crawls one source of a multi-source job, in the middle of the crawl."""
@@ -100,22 +106,24 @@ class Story:
         row = self.watch.run(victim)
         worker = row.worker.partition("@")[0]
         pid = self.processes.kill(worker)
-        killed = Trouble(
-            "worker killed mid-crawl", LIBRARY.name, victim, "running, in nobody's hands", faults.ended, parent=parent
+        killed = Fault(
+            "worker killed mid-crawl", LIBRARY.name, victim, "running, with no worker", faults.ended, parent=parent
         )
         self._happened(killed, f"worker {worker} (pid {pid}) killed with SIGKILL on page {row.pages} of {LIBRARY.name}")
         self.processes.start(worker, commands.crawler(worker))
-        self.terminal.tell("demo", f"{worker} is started again, as a supervisor would; it knows nothing of that crawl")
+        self.terminal.event(
+            "demo", f"{worker} is started again, as a supervisor would; it does not have that crawl any more"
+        )
 
     def hang(self) -> None:
         """Crawl a site with a page that never ends, past the task's hard time limit."""
         run = self._job(ENDLESS)
         self.watch.until(lambda: self.watch.run(run).pages >= 1, missing="the endless crawl did not begin")
-        self.troubles.append(
-            Trouble("task hung past its hard limit", ENDLESS.name, run, "running, its process killed", faults.ended)
+        self.faults.append(
+            Fault("task hung past its hard limit", ENDLESS.name, run, "running, its process killed", faults.ended)
         )
-        self.terminal.tell(
-            "trouble", f"{ENDLESS.name} hangs on a page that never ends; Celery lets it until its hard time limit"
+        self.terminal.event(
+            "fault", f"{ENDLESS.name} hangs on a page that never ends; Celery kills it at its hard time limit"
         )
 
     def rush(self) -> None:
@@ -125,27 +133,27 @@ class Story:
         self.rounds.append(parent)
         self.healthy += [*self._children(parent).values(), *(self._job(site) for site in SLOW)]
         count = len(sites) + len(SLOW)
-        self.terminal.tell(
-            "demo", f"beside what is stuck, {count} healthy runs are dispatched: some slow, some must wait"
+        self.terminal.event(
+            "demo", f"{count} healthy runs are dispatched beside the stuck ones; some are slow, some must wait"
         )
 
     def cut_off_finalization(self) -> None:
         """Have the worker of a parent's last child die between the child's commit and the parent's finalization."""
-        # First the worker: a child without a task that waits for long is dispatched by the reaper.
-        self.processes.start(DOOMED, commands.crashing_crawler(DOOMED))
-        self._wait_for(DOOMED)
+        # Start the worker first: the reaper dispatches a child that has waited too long without a task.
+        self.processes.start(CRASHING, commands.crashing_crawler(CRASHING))
+        self._wait_for(CRASHING)
         parent = CrawlJob.objects.create(is_multi_source=True)
         self.names[str(parent.pk)] = "evening round"
         pks = [self._child(parent, QUICK[3]), self._child(parent, QUICK[1])]
         self.healthy += pks
         dispatch.dispatch_run(CrawlJobSourceResult, pks[0])
         self.watch.until(lambda: self.watch.run(pks[0]).finished, missing="the first child did not end")
-        dispatch.dispatch_run(CrawlJobSourceResult, pks[1], queue=DOOMED)
+        dispatch.dispatch_run(CrawlJobSourceResult, pks[1], queue=CRASHING)
         self.watch.until(
-            lambda: DOOMED in self.processes.died() and self.watch.run(pks[1]).finished,
+            lambda: CRASHING in self.processes.ended() and self.watch.run(pks[1]).finished,
             missing="the worker of the last child did not die at its end",
         )
-        orphan = Trouble(
+        orphan = Fault(
             "last child's finalization never ran", "evening round", str(parent.pk),
             "parent running, all children completed", faults.finalized,
         )  # fmt: skip
@@ -154,7 +162,7 @@ class Story:
         )
 
     def plant_wrong_reap(self) -> None:
-        """Let the reaper fail a healthy run by force while its task is alive. The judge must notice."""
+        """Fail a healthy run by the reaper's manual action while its task is alive. The demo must detect it."""
         self.planted = self._job(SLOW[1])
         adapter = conf.adapters()["crawl_job"]
 
@@ -164,10 +172,10 @@ class Story:
             return bool(under_way and run and manual.act_on_run(adapter, run, Action.FAIL, "the demo")[0])
 
         self.watch.until(reap, missing="the run that was to be reaped wrongly did not get under way")
-        self.terminal.tell("trouble", f"planted: {SLOW[1].name}, a healthy run, was failed in the middle of its work")
+        self.terminal.event("fault", f"planted: {SLOW[1].name}, a healthy run, was failed in the middle of its work")
         self.watch.until(lambda: self.watch.wrong, missing="the planted wrong reap was not noticed")
 
-    # --- what goes on meanwhile ---------------------------------------------------------------------------------
+    # --- concurrently -------------------------------------------------------------------------------------------
 
     def pulse(self) -> None:
         """Start the next healthy run when it is time."""
@@ -175,59 +183,64 @@ class Story:
             self._next_pulse = time.time() + PULSE_SECONDS
             self.healthy.append(self._job(next(self._pulses)))
 
-    def look(self) -> None:
-        """Tell what the rows show: endings of slow runs, a task killed by its time limit, healed runs."""
+    def show_progress(self) -> None:
+        """Print completed slow runs, tasks killed by their time limit, and recovered runs."""
         slow = tuple(site.name for site in SLOW)
         for pk in self.healthy:
-            if self.names[pk].startswith(slow) and pk not in self._told and self.watch.run(pk).status == "completed":
-                self._told.add(pk)
-                self.terminal.tell("healthy", f"{self.names[pk]} completed: slow, but alive, so it was left alone")
-        for each in self.troubles:
+            if (
+                self.names[pk].startswith(slow)
+                and pk not in self._announced
+                and self.watch.run(pk).status == "completed"
+            ):
+                self._announced.add(pk)
+                self.terminal.event("healthy", f"{self.names[pk]} completed: slow, but alive, so it was left alone")
+        for each in self.faults:
             if each.happened_at is None and not self.watch.is_alive(each.run):
                 self._happened(
                     each, f"{each.name} was killed by Celery at its hard time limit; its row still says running"
                 )
-            if each.look(self.watch.run(each.run), self.watch.run(each.parent)):
-                self.terminal.tell(
-                    "healed", f"{each.name} is {each.healing}: true again, {each.recovery:.1f} s after the trouble"
+            if each.update(self.watch.run(each.run), self.watch.run(each.parent)):
+                self.terminal.event(
+                    "recovered", f"{each.name} is {each.outcome}, {each.recovery:.1f} s after the fault"
                 )
 
-    def _all_healed(self) -> bool:
-        healed = all(each.healed_at for each in self.troubles)
-        if not healed:
+    def _is_all_recovered(self) -> bool:
+        recovered = all(each.recovered_at for each in self.faults)
+        if not recovered:
             self.pulse()
-        return healed
+        return recovered
 
     def not_completed(self) -> list[str]:
         """Return the names of the healthy runs that are not completed."""
-        unended = [pk for pk in self.healthy if not faults.completed(self.watch.run(pk))]
+        uncompleted = [pk for pk in self.healthy if not faults.completed(self.watch.run(pk))]
         return [
-            self.names[pk] for pk in unended + [pk for pk in self.rounds if not faults.finalized(self.watch.run(pk))]
+            self.names[pk]
+            for pk in uncompleted + [pk for pk in self.rounds if not faults.finalized(self.watch.run(pk))]
         ]
 
-    # --- small things -------------------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------------------
 
-    def _happened(self, what: Trouble, told: str) -> None:
+    def _happened(self, what: Fault, sentence: str) -> None:
         what.happen()
-        if what not in self.troubles:
-            self.troubles.append(what)
-        self.terminal.tell("trouble", told)
+        if what not in self.faults:
+            self.faults.append(what)
+        self.terminal.event("fault", sentence)
 
-    def _tell_reaping(self, row: LedgerEntry) -> None:
+    def _show_reaping(self, row: LedgerEntry) -> None:
         name = self.names.get(row.run_id, row.run_id)
         if row.action != LedgerEntry.DISPATCH:
             self.reasons[row.run_id] = f"{row.action} ({row.reason})"
             because = f"Finalized by the reaper: {Reason(row.reason).sentence} (rule {row.reason})."
-            self.terminal.tell("reaper", f"{name}: {row.message or because}")
+            self.terminal.event("reaper", f"{name}: {row.message or because}")
 
-    def _tell_wrong(self, wrong: WrongReap) -> None:
-        self.terminal.tell("wrong", f"{self.names.get(wrong.run, wrong.run)} was wrongly reaped: {wrong.why}")
+    def _show_wrong(self, wrong: WrongReap) -> None:
+        self.terminal.event("wrong", f"{self.names.get(wrong.run, wrong.run)} was wrongly reaped: {wrong.why}")
 
     def _wait_for(self, *names: str) -> None:
         self.watch.until(
-            lambda: all(self.processes.ready(name) for name in names),
+            lambda: all(self.processes.is_ready(name) for name in names),
             missing=f"not all of these came up: {', '.join(names)}",
-            within=START_SECONDS,
+            timeout=START_SECONDS,
         )
 
     def _source(self, site: Site) -> Source:

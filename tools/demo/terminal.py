@@ -1,4 +1,4 @@
-"""What the demo says: one line per event as it happens, and a table at the end. Plain text when piped."""
+"""The demo's output: one line per event as it happens, and a table at the end. Plain text when piped."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-COLOURS = {"demo": "dim", "trouble": "bold red", "reaper": "bold magenta", "healed": "bold green", "wrong": "bold red"}
+COLOURS = {
+    "demo": "dim",
+    "fault": "bold red",
+    "reaper": "bold magenta",
+    "recovered": "bold green",
+    "wrong": "bold red",
+}
 PIPED_WIDTH = 140
 
 
 class Terminal:
-    """Tells the story with the time since its start."""
+    """Prints events with the seconds since the demo's start."""
 
     def __init__(self, started: float) -> None:
         self.started = started
@@ -20,14 +26,14 @@ class Terminal:
         if not self._console.is_terminal:
             self._console = Console(highlight=False, soft_wrap=True, width=PIPED_WIDTH)
 
-    def tell(self, who: str, text: str) -> None:
+    def event(self, source: str, text: str) -> None:
         """Print one event."""
         since = time.time() - self.started
-        colour = COLOURS.get(who, "cyan")
-        self._console.print(f"[dim]{since:6.1f} s[/]  [{colour}]{who:<8}[/]  {escape(text)}")
+        colour = COLOURS.get(source, "cyan")
+        self._console.print(f"[dim]{since:6.1f} s[/]  [{colour}]{source:<9}[/]  {escape(text)}")
 
-    def say(self, text: str = "", style: str = "") -> None:
-        """Print a line as it is."""
+    def line(self, text: str = "", style: str = "") -> None:
+        """Print text without the time."""
         self._console.print(escape(text), style=style or None)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -38,6 +44,6 @@ class Terminal:
         self._console.print()
         self._console.print(table, soft_wrap=False)
 
-    def close(self, line: str, well: bool) -> None:
-        """Print the last line, unbroken and uncoloured wherever it is read by a program."""
-        self._console.print(line, style="bold green" if well else "bold red", markup=False)
+    def result(self, line: str, is_ok: bool) -> None:
+        """Print the last line, without wrapping, and without colour unless on a terminal."""
+        self._console.print(line, style="bold green" if is_ok else "bold red", markup=False)

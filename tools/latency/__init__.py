@@ -1,1 +1,1 @@
-"""`python -m tools.latency`: how long after the kill of its worker a run is recovered, against the bars."""
+"""`python -m tools.latency`: how long recovery takes after a worker was killed, against the bars."""

@@ -1,7 +1,7 @@
-"""`make latency`: kills real workers again and again, with default thresholds and schedule, and times the recovery.
+"""`make latency`: kill real workers repeatedly, with default thresholds and schedule, and time the recovery.
 
 It needs an empty PostgreSQL and an empty Redis, named by DATABASE_URL and CELERY_BROKER_URL: `make latency` makes both
-and throws them away. Time runs from the SIGKILL to the look that finds the host's row failed or requeued.
+and throws them away. Times run from the SIGKILL to the observation that finds the host's row failed or requeued.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     try:
         status = measure(folder, options.kills)
     except KeyboardInterrupt:
-        print("latency: interrupted; everything it had started is stopped")
+        print("latency: interrupted; all its processes are stopped")
         status = ExitStatus.INTERRUPTED
     finally:
         if status != ExitStatus.FAILED:

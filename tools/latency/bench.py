@@ -1,4 +1,4 @@
-"""What is done to the workers, and when each run that this left behind was recovered, by the host's own rows."""
+"""The faults caused to the workers, and when each run that they left behind was recovered by the host's own rows."""
 
 import random
 import time
@@ -13,32 +13,32 @@ from tools.site import Server, Site
 from tools.watch import Watch
 from tools.wrong_reaps import taken
 
-STEADY, VICTIM, HOARDER, DOOMED = "crawl1", "crawl2", "hoarder", "doomed"
+STEADY, VICTIM, HOARDER, CRASHING = "crawl1", "crawl2", "hoarder", "crashing"
 SLOTS = 2
-# A crawl that outlasts every kill, one that ends meanwhile, and one that ends at once.
+# A crawl that outlasts every kill, one that ends during a kill, and one that ends at once.
 LONG, SLOW, QUICK = Site("long", 400, 0.5), Site("slow", 12, 0.5), Site("quick", 2)
-# A silence limit: so long must somebody have been watching before anything can be known.
+# Seconds. A worker must have been reporting for the silence limit before another can be found dead.
 WATCHED_SECONDS = 15
-SWEEP_SECONDS, HEAL_SECONDS = 5.0, 90
+SWEEP_SECONDS, RECOVERY_SECONDS = 5.0, 90
 
 
 @dataclass
-class Harm:
-    """One thing that was done: the rows that it made untrue, as they were, and when each was true again."""
+class Fault:
+    """One fault: the rows that it made stale, as they were, and when each was recovered."""
 
     name: str
     at: float
     before: dict
-    healed: dict[str, float] = field(default_factory=dict)
+    recovered: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float | None:
-        """Return how long it took until the last of them was recovered."""
-        return max(self.healed.values()) - self.at if len(self.healed) == len(self.before) else None
+        """Return the seconds until the last of its rows was recovered; None before."""
+        return max(self.recovered.values()) - self.at if len(self.recovered) == len(self.before) else None
 
 
 class Bench:
-    """One measurement."""
+    """One measurement from the start of the workers to the last recovery."""
 
     def __init__(self, processes: ProcessGroup, watch: Watch) -> None:
         self.processes, self.watch = processes, watch
@@ -49,10 +49,10 @@ class Bench:
             )
             for site in (LONG, SLOW, QUICK)
         }
-        self.kills: list[Harm] = []
-        self.harms: list[Harm] = []
+        self.kills: list[Fault] = []
+        self.faults: list[Fault] = []
         self.healthy: list[str] = []
-        watch.on_look = self.look
+        watch.on_observation = self.record_recoveries
 
     def close(self) -> None:
         """Stop serving."""
@@ -60,117 +60,117 @@ class Bench:
 
     def recoveries(self) -> list[float]:
         """Return the seconds from each kill to the recovery of its last run."""
-        return [harm.seconds for harm in self.kills if harm.seconds is not None]
+        return [fault.seconds for fault in self.kills if fault.seconds is not None]
 
     def others(self) -> dict[str, float | None]:
-        """Return the seconds of everything else that was done; None for what was not recovered."""
-        return {harm.name: harm.seconds for harm in self.harms}
+        """Return the recovery seconds of the other faults by name; None for those not recovered."""
+        return {fault.name: fault.seconds for fault in self.faults}
 
     def play(self, kills: int) -> None:
         """Lose messages, kill workers, and wait for the last recovery. Raises `TimedOut`."""
         self.processes.start("reaper", commands.reaper())
         self.processes.start("beat", commands.beat())
-        self.watch.until(Sweep.objects.exists, missing="nothing sweeps", within=60)
-        # With nobody to take them, the messages can be deleted.
+        self.watch.until(Sweep.objects.exists, missing="nothing sweeps", timeout=60)
+        # Without a worker to take them, the messages can be deleted.
         for number in range(1, 4):
             self.lose(f"message deleted {number}")
         self.processes.start(STEADY, worker(STEADY, "default,crawl"))
-        # These two are given nothing but their own: another's message, delivered to one of them, would die with it.
+        # These two get no other queue: another run's message, delivered to one of them, would die with it.
         for name in (VICTIM, HOARDER):
             self.processes.start(name, worker(name))
-        self.processes.start(DOOMED, commands.crashing_crawler(DOOMED))
-        self.await_ready("reaper", STEADY, VICTIM, HOARDER, DOOMED)
+        self.processes.start(CRASHING, commands.crashing_crawler(CRASHING))
+        self.await_ready("reaper", STEADY, VICTIM, HOARDER, CRASHING)
         watched = time.time() + WATCHED_SECONDS
         self.watch.until(lambda: time.time() > watched, missing="time")
         self.strand()
         self.cut_off_finalization()
         for number in range(1, kills + 1):
             self.kill(number)
-        self.watch.until(self.all_healed, missing="not everything was recovered", within=HEAL_SECONDS)
-        self.watch.until(self.all_well, missing="not every healthy run was completed")
+        self.watch.until(self.is_all_recovered, missing="not everything was recovered", timeout=RECOVERY_SECONDS)
+        self.watch.until(self.are_healthy_runs_completed, missing="not every healthy run was completed")
 
-    # --- what is done ---------------------------------------------------------------------------------------------
+    # --- faults ---------------------------------------------------------------------------------------------------
 
     def lose(self, name: str) -> None:
         """Dispatch a run and delete its message."""
         run = self.dispatch(QUICK, "crawl")
         self.watch.until(lambda: self.watch.run(run).task_id, missing="the run was not dispatched")
         self.watch.delete_message(self.watch.run(run).task_id)
-        self.harms.append(self.harm(name, run))
+        self.faults.append(self.record_fault(name, run))
 
     def kill(self, number: int) -> None:
         """Kill the worker that has been working on its runs for more than a second, and start it again.
 
-        One at a time: while the next one is dying the workers' own answers are waited for in vain.
+        One at a time: during the next kill the workers' inspect answers would be waited for in vain.
         """
         self.healthy.append(self.dispatch(SLOW, STEADY))
-        doomed = [self.dispatch(LONG, VICTIM) for _ in range(SLOTS)]
-        self.await_claimed(*doomed)
+        victims = [self.dispatch(LONG, VICTIM) for _ in range(SLOTS)]
+        self.await_claimed(*victims)
         # Anywhere within the interval of the sweeps.
         moment = time.time() + 1 + random.uniform(0, SWEEP_SECONDS)
         self.watch.until(lambda: time.time() > moment, missing="time")
         self.processes.kill(VICTIM)
-        harm = self.harm(f"kill {number}", *doomed)
-        self.kills.append(harm)
+        fault = self.record_fault(f"kill {number}", *victims)
+        self.kills.append(fault)
         self.processes.start(VICTIM, worker(VICTIM))
         self.await_ready(VICTIM)
         self.watch.until(
-            lambda: harm.seconds is not None, missing=f"{harm.name} was not recovered", within=HEAL_SECONDS
+            lambda: fault.seconds is not None, missing=f"{fault.name} was not recovered", timeout=RECOVERY_SECONDS
         )
 
     def strand(self) -> None:
-        """Kill a worker that has been given a message and has not begun with it."""
+        """Kill a worker that has prefetched a message and not started it."""
         busy = [self.dispatch(LONG, HOARDER) for _ in range(SLOTS)]
         self.await_claimed(*busy)
         run = self.dispatch(QUICK, HOARDER)
         self.watch.until(
-            lambda: self.watch.run(run).task_id in self.watch.seen.waiting, missing="the message was not delivered"
+            lambda: self.watch.run(run).task_id in self.watch.latest.waiting, missing="the message was not delivered"
         )
         self.processes.kill(HOARDER)
-        # Celery may not have acknowledged those either that had only just begun.
+        # Celery may not have acknowledged the ones that had only just started either.
         self.watch.undeliverable |= {self.watch.run(each).task_id for each in (run, *busy)}
-        self.harms += [self.harm("stranded", run), self.harm("killed with it", *busy)]
+        self.faults += [self.record_fault("stranded", run), self.record_fault("killed with it", *busy)]
 
     def cut_off_finalization(self) -> None:
         """Have the worker of a parent's last child die between the child's commit and the parent's finalization."""
         parent = CrawlJob.objects.create(is_multi_source=True)
         child = CrawlJobSourceResult.objects.create(crawl_job=parent, source=self.sources[QUICK.name])
-        dispatch.dispatch_run(CrawlJobSourceResult, child.pk, queue=DOOMED)
+        dispatch.dispatch_run(CrawlJobSourceResult, child.pk, queue=CRASHING)
         self.watch.until(
-            lambda: DOOMED in self.processes.died() and self.watch.run(str(child.pk)).finished,
+            lambda: CRASHING in self.processes.ended() and self.watch.run(str(child.pk)).finished,
             missing="the worker of the last child did not die at its end",
         )
         # Its worker may have died before it had acknowledged the message of a crawl that takes no time.
         self.watch.undeliverable.add(self.watch.run(str(child.pk)).task_id)
-        self.harms.append(self.harm("parent not finalized", str(parent.pk)))
+        self.faults.append(self.record_fault("parent not finalized", str(parent.pk)))
 
-    # --- what becomes of it ---------------------------------------------------------------------------------------
+    # --- recovery -------------------------------------------------------------------------------------------------
 
-    def harm(self, name: str, *pks: str) -> Harm:
-        """Note that these rows have just become untrue."""
-        return Harm(name, time.time(), {pk: self.watch.run(pk) for pk in pks})
+    def record_fault(self, name: str, *pks: str) -> Fault:
+        """Return a fault that has just made these rows stale."""
+        return Fault(name, time.time(), {pk: self.watch.run(pk) for pk in pks})
 
-    def look(self) -> None:
-        """Note what has been recovered since the last look."""
-        for harm in [*self.kills, *self.harms]:
-            for pk, before in harm.before.items():
-                if pk not in harm.healed and taken(before, self.watch.run(pk)):
-                    harm.healed[pk] = time.time()
-                    if harm.seconds is not None:
-                        print(f"{harm.name}: recovered after {harm.seconds:.1f} s", flush=True)
+    def record_recoveries(self) -> None:
+        """Record what was recovered since the last observation."""
+        for fault in [*self.kills, *self.faults]:
+            for pk, before in fault.before.items():
+                if pk not in fault.recovered and taken(before, self.watch.run(pk)):
+                    fault.recovered[pk] = time.time()
+                    if fault.seconds is not None:
+                        print(f"{fault.name}: recovered after {fault.seconds:.1f} s", flush=True)
 
-    def all_healed(self) -> bool:
-        """Whether everything that was done is undone."""
-        return all(harm.seconds is not None for harm in [*self.kills, *self.harms])
+    def is_all_recovered(self) -> bool:
+        """Return whether every fault was recovered."""
+        return all(fault.seconds is not None for fault in [*self.kills, *self.faults])
 
-    def all_well(self) -> bool:
-        """Whether every run that nothing was done to has completed."""
+    def are_healthy_runs_completed(self) -> bool:
+        """Return whether every healthy run has completed."""
         return all(self.watch.run(pk).status == "completed" for pk in self.healthy)
 
-    # --- small things ---------------------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
     def dispatch(self, site: Site, queue: str) -> str:
-        """Dispatch a run to a queue, which every worker has of its own; return its key."""
+        """Dispatch a run to a worker's own queue; return its key."""
         pk = dispatch.create_job(self.sources[site.name].pk, triggered_by="manual").pk
         dispatch.dispatch_run(CrawlJob, pk, queue=queue)
         return str(pk)
@@ -180,10 +180,12 @@ class Bench:
         self.watch.until(lambda: all(self.watch.run(pk).pages for pk in pks), missing="the crawls did not begin")
 
     def await_ready(self, *names: str) -> None:
-        """Wait until the workers have said so."""
-        self.watch.until(lambda: all(map(self.processes.ready, names)), missing=f"not all came up: {names}", within=60)
+        """Wait until the workers are ready."""
+        self.watch.until(
+            lambda: all(map(self.processes.is_ready, names)), missing=f"not all came up: {names}", timeout=60
+        )
 
 
 def worker(name: str, queues: str = "") -> list[str]:
-    """Return the command of a crawl worker that has a queue of its own, besides others or alone."""
+    """Return the command of a crawl worker that consumes `queues` and a queue of its own."""
     return [word if word != "default,crawl" else f"{queues},{name}".lstrip(",") for word in commands.crawler(name)]

@@ -1,8 +1,8 @@
-"""`make soak`: short runs and faults for minutes, then peace, and the count of what should never happen.
+"""`make soak`: run short crawls under faults for minutes, let the service recover, and count violations.
 
 It needs an empty PostgreSQL and an empty Redis, named by DATABASE_URL and CELERY_BROKER_URL: `make soak` makes both and
-throws them away. Exits with 1 when anything was lost, ended twice, wrongly reaped, overwritten or over its budget, when
-a parent has a wrong outcome, and when too little happened for that to say anything.
+throws them away. Exits with 1 when a run was lost, finalized twice, wrongly reaped, overwritten or requeued beyond its
+budget, when a parent has a wrong outcome, and when too few faults happened for a meaningful result.
 """
 
 import argparse
@@ -34,14 +34,14 @@ LOAD = 40
 FAULT_SECONDS = (5, 10)
 SWEEP_SECONDS = 5
 DRAIN_SECONDS = 300
-# Per minute; with fewer, the soak has shown nothing.
+# Per minute; fewer make the result meaningless.
 LEAST = {"faults": 5, "reaped": 3, "refused": 1}
 
 
 def main(arguments: list[str]) -> int:
     """Soak and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5, help="how long things go wrong (5)")
+    parser.add_argument("--minutes", type=float, default=5, help="how long faults are injected (5)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the same faults in the same order")
     parser.add_argument("--json", type=Path, default=Path("build/soak.json"), help="where the figures go")
     options = parser.parse_args(arguments)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     try:
         found = soak(folder, options.seed, options.minutes)
     except KeyboardInterrupt:
-        print("soak: interrupted; everything it had started is stopped")
+        print("soak: interrupted; all its processes are stopped")
         return ExitStatus.INTERRUPTED
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"seed": options.seed, "minutes": options.minutes, **found}, indent=1))
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 
 def soak_environment(folder: Path) -> dict[str, str]:
-    """Return the environment of all processes: limits that fit into minutes."""
+    """Return the environment of all processes, with limits short enough for minutes."""
     return environment(
         folder,
         DJANGO_SETTINGS_MODULE="tools.soak.settings",
@@ -90,7 +90,7 @@ def soak(folder: Path, seed: int, minutes: float) -> dict[str, Any]:
 
 
 def conclude(found: dict, minutes: float, folder: Path) -> int:
-    """Print what was found, and say in one last line whether all is well."""
+    """Print the findings and a last line with all counts; return the exit status."""
     counts, wrong = found["counts"], found["wrong"]
     for name, count in sorted(found["faults"].items()):
         print(f"  {count:4} times: {name}")

@@ -1,4 +1,4 @@
-"""What is done to the service: each fault is one function, which returns whether there was anything to be done to."""
+"""The faults. Each is one function, which returns whether it found anything to act on."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from tools.soak.judge import Stop
 
 CRAWLERS, REAPERS, BEATS = ("crawl1", "crawl2", "crawl3"), ("reaper1", "reaper2"), ("beat1", "beat2")
 QUEUE = "crawl"
-# Seconds: long enough to be taken for dead, and short enough to come back while its runs are done anew.
+# Seconds: long enough to be taken for dead, short enough to resume while its runs are executed again.
 STOPPED = (14, 25)
 
 
@@ -28,34 +28,34 @@ def command(name: str) -> list[str]:
 
 
 class Faults:
-    """The service, and the ways to hurt it."""
+    """The service's processes, and the state of the faults injected into them."""
 
-    def __init__(self, processes: ProcessGroup, redis: Any, chance: random.Random) -> None:
-        self.processes, self.redis, self.chance = processes, redis, chance
+    def __init__(self, processes: ProcessGroup, redis: Any, rng: random.Random) -> None:
+        self.processes, self.redis, self.rng = processes, redis, rng
         self.stops: list[Stop] = []
-        # Who is stopped, since when and until when; who is missing, until when.
+        # Process -> when it was stopped and will resume; process -> when it will be started again.
         self.stopped: dict[str, tuple[float, float]] = {}
         self.missing: dict[str, float] = {}
         self.done: dict[str, int] = {}
         self.deck: list[Callable[[Faults], bool]] = []
 
-    def strike(self) -> str:
-        """Let one fault happen, by chance but each in its turn; return its name."""
+    def inject(self) -> str:
+        """Inject the next fault of a shuffled deck; return its name."""
         while True:
             if not self.deck:
-                self.deck = self.chance.sample(ALL, len(ALL))
+                self.deck = self.rng.sample(ALL, len(ALL))
             fault = self.deck.pop()
             if fault(self):
                 name = fault.__name__.replace("_", " ")
                 self.done[name] = self.done.get(name, 0) + 1
                 return name
 
-    def tend(self) -> None:
-        """Start again what is missing or has ended, and let those go on that were stopped for long enough."""
+    def restore_due(self) -> None:
+        """Restart what is missing or has ended, and resume what was stopped for long enough."""
         for name, (_, end) in list(self.stopped.items()):
             if time.time() >= end:
-                self.go_on(name)
-        for name in self.processes.died():
+                self.resume(name)
+        for name in self.processes.ended():
             self.processes.processes.pop(name)
             self.missing.setdefault(name, 0)
         for name, end in list(self.missing.items()):
@@ -63,14 +63,14 @@ class Faults:
                 del self.missing[name]
                 self.processes.start(name, command(name))
 
-    def heal(self) -> None:
-        """Let everything go on that was hurt."""
+    def end_all(self) -> None:
+        """Resume and restart everything now."""
         self.stopped = {name: (began, 0) for name, (began, _) in self.stopped.items()}
         self.missing = dict.fromkeys(self.missing, 0.0)
-        self.tend()
+        self.restore_due()
 
-    def go_on(self, name: str) -> None:
-        """Let a stopped process and its children go on, and note how long they did nothing."""
+    def resume(self, name: str) -> None:
+        """Resume a stopped process and its children, and record how long they were stopped."""
         began, _ = self.stopped.pop(name)
         for process in self.group(name):
             self.stops.append(Stop(process.pid, began, time.time()))
@@ -81,10 +81,10 @@ class Faults:
         main = psutil.Process(self.processes.processes[name].pid)
         yield from (main, *main.children(recursive=True))
 
-    def one_of(self, names: tuple[str, ...]) -> str:
-        """Return one of the processes that is there and goes on; '' when none is."""
-        there = [name for name in names if name in self.processes.processes and name not in self.stopped]
-        return self.chance.choice([name for name in there if name not in self.processes.died()] or [""])
+    def pick(self, names: tuple[str, ...]) -> str:
+        """Return a random one of these that is running; '' when none is."""
+        running = [name for name in names if name in self.processes.processes and name not in self.stopped]
+        return self.rng.choice([name for name in running if name not in self.processes.ended()] or [""])
 
 
 def kill_a_crawl_worker(faults: Faults) -> bool:
@@ -104,15 +104,15 @@ def kill_a_beat(faults: Faults) -> bool:
 
 def kill(faults: Faults, names: tuple[str, ...]) -> bool:
     """Kill one of these; it comes back after a while."""
-    if name := faults.one_of(names):
+    if name := faults.pick(names):
         faults.processes.kill(name)
-        faults.missing[name] = time.time() + faults.chance.uniform(0, 8)
+        faults.missing[name] = time.time() + faults.rng.uniform(0, 8)
     return bool(name)
 
 
 def deploy_a_crawl_worker(faults: Faults) -> bool:
-    """Ask a worker to end, as a deploy does; it has five seconds for what it is at."""
-    if name := faults.one_of(CRAWLERS):
+    """Ask a worker to end, as a deploy does; it has five seconds for its tasks."""
+    if name := faults.pick(CRAWLERS):
         os.kill(faults.processes.processes[name].pid, signal.SIGTERM)
         faults.missing[name] = time.time() + 5
     return bool(name)
@@ -120,20 +120,20 @@ def deploy_a_crawl_worker(faults: Faults) -> bool:
 
 def kill_a_pool_process(faults: Faults) -> bool:
     """Kill one child of a worker, as the kernel does without memory."""
-    children = [child for name in [faults.one_of(CRAWLERS)] if name for child in [*faults.group(name)][1:]]
+    children = [child for name in [faults.pick(CRAWLERS)] if name for child in [*faults.group(name)][1:]]
     if children:
-        faults.chance.choice(children).kill()
+        faults.rng.choice(children).kill()
     return bool(children)
 
 
 def stop_a_crawl_worker(faults: Faults) -> bool:
-    """Stop a worker for so long that it is taken for dead: then it comes back, and knows nothing of it."""
-    name = faults.one_of(CRAWLERS)
+    """Stop a worker for so long that it is taken for dead, then resume it."""
+    name = faults.pick(CRAWLERS)
     if not name or len(faults.stopped) > 1:
         return False
     for process in faults.group(name):
         process.suspend()
-    faults.stopped[name] = (time.time(), time.time() + faults.chance.uniform(*STOPPED))
+    faults.stopped[name] = (time.time(), time.time() + faults.rng.uniform(*STOPPED))
     return True
 
 
@@ -159,13 +159,13 @@ def cut_the_broker_off(faults: Faults) -> bool:
 
 
 def hang_the_broker(faults: Faults) -> bool:
-    """Have the broker answer nobody for three seconds."""
+    """Pause the broker for three seconds."""
     faults.redis.execute_command("CLIENT", "PAUSE", 3000)
     return True
 
 
 def cut_the_database_off(faults: Faults) -> bool:
-    """End every session of the database but one's own."""
+    """End every session of the database but this one."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -187,7 +187,7 @@ ALL: tuple[Callable[[Faults], bool], ...] = (
     cut_the_broker_off,
     hang_the_broker,
     cut_the_database_off,
-    # What makes late and doubled tasks is what has to be refused.
+    # More often: these produce the late and duplicate tasks that must be refused.
     stop_a_crawl_worker,
     copy_a_message,
     copy_a_message,

@@ -1,7 +1,7 @@
-"""What became of the runs. Pure: no I/O, no clock.
+"""Judge what became of the runs. Pure: no I/O, no clock.
 
-The witnesses are the tasks' own journal, what the database noted of every change of a status (`transitions`), and when
-which process was stopped. Of the ledger only what it says that it took from whom: it is the accused.
+The evidence is the tasks' own journal, the database's record of every change of a status (`transitions`), and when each
+process was stopped. The ledger only says which runs were taken from which tasks: the reaper is what is judged.
 """
 
 from collections import Counter
@@ -13,8 +13,8 @@ from apps.sources.outcomes import outcome
 from tools.journal import ENDED, Event
 
 BY_ABSENCE = ("orphaned", "lost", "stranded")
-# A process that was stopped within so many seconds before may rightly have been taken for dead: the silence limit, and
-# the time that a sweep takes.
+# A process that was stopped up to this many seconds before may rightly be taken for dead: the silence limit plus the
+# time of a sweep.
 SILENT_SECONDS = 40
 
 
@@ -39,7 +39,7 @@ class Reap(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A run as it is in the end. `children`: the statuses of a parent's children."""
+    """A run at the end. `children`: the statuses of a parent's children."""
 
     status: str
     task_id: str = ""
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """A process could not do anything from a moment to another."""
+    """A process was stopped (SIGSTOP) from `begin` to `end`."""
 
     pid: int
     begin: float
@@ -57,19 +57,19 @@ class Stop(NamedTuple):
 
 @dataclass
 class Story:
-    """Everything that is known."""
+    """Everything that is known about one soak."""
 
     rows: Mapping[str, Row] = field(default_factory=dict)
     transitions: Sequence[Transition] = ()
     events: Sequence[Event] = ()
     reaps: Sequence[Reap] = ()
     stops: Sequence[Stop] = ()
-    # What a run may be requeued at most: as (requeues, redispatches, interruptions).
     budgets: tuple[int, int, int] = (3, 5, 10)
+    """How often a run may be requeued: (requeues, redispatches, interruptions)."""
 
 
 def verdicts(story: Story) -> dict[str, list[str]]:
-    """Return what is wrong, by its name: each a sentence per run."""
+    """Return the violations by kind, a sentence per run."""
     return {
         "lost": list(lost(story)),
         "finalized twice": list(twice(story)),
@@ -94,11 +94,10 @@ def twice(story: Story) -> Iterator[str]:
 
 
 def wrongly_reaped(story: Story) -> Iterator[str]:
-    """Yield the runs that were taken, because nobody had their task, from one that was there all the time.
+    """Yield the runs that were taken as orphaned from a task that still existed.
 
-    A task that was there shows it afterwards: it comes to its end, or is refused its next write, or its claim. The
-    claim only where the run waited for it: of a running run it is refused to whoever got a copy of the message that
-    had been claimed already.
+    Such a task shows it afterwards: it ends, or its next write or its claim is refused. A refused claim counts only
+    while the run was queued: that of a running run comes from a second copy of the message.
     """
     for reap in story.reaps:
         if reap.reason not in BY_ABSENCE:
@@ -114,12 +113,12 @@ def wrongly_reaped(story: Story) -> Iterator[str]:
 
 
 def overlaps(stop: Stop, at: float) -> bool:
-    """Whether the process had been stopped shortly before the moment."""
+    """Return whether the process was stopped shortly before this moment."""
     return stop.begin <= at and stop.end >= at - SILENT_SECONDS
 
 
 def overwritten(story: Story) -> Iterator[str]:
-    """Yield the runs that changed after their end, and those that were completed by a task that was not theirs."""
+    """Yield the runs that changed after their end or were completed by another task than their own."""
     yield from (f"{each.run} was {each.was} and became {each.now}" for each in story.transitions if each.was in ENDED)
     completing = {(each.run, each.task_id) for each in story.events if each.write == "complete"}
     for run, row in story.rows.items():
@@ -128,10 +127,10 @@ def overwritten(story: Story) -> Iterator[str]:
 
 
 def parents_wrong(story: Story) -> Iterator[str]:
-    """Yield the parents that have not the outcome of their children."""
+    """Yield the parents whose outcome contradicts their children."""
     for run, row in story.rows.items():
-        if row.children is not None and (right := outcome(row.children)) != (row.status, row.message):
-            yield f"{run} is {row.status} ({row.message}) and should be {right}"
+        if row.children is not None and (expected := outcome(row.children)) != (row.status, row.message):
+            yield f"{run} is {row.status} ({row.message}) and should be {expected}"
 
 
 def over_budget(story: Story) -> Iterator[str]:
@@ -146,11 +145,11 @@ def over_budget(story: Story) -> Iterator[str]:
 
 
 def executed_twice(story: Story) -> int:
-    """Return how many runs were begun by more than one task: at least once is what is promised of those."""
+    """Return how many runs more than one task began; execution is promised at least once, so that is no violation."""
     begun = {(each.run, each.task_id) for each in story.events if each.event == "claimed"}
     return sum(count > 1 for count in Counter(run for run, _ in begun).values())
 
 
 def refused(story: Story) -> int:
-    """Return how many late and doubled tasks were refused."""
+    """Return how many late and duplicate tasks were refused."""
     return sum(each.event == "refused" for each in story.events)

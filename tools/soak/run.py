@@ -1,4 +1,4 @@
-"""The service under fire: it is started, loaded, hurt, healed and asked what became of every run."""
+"""One soak: start the service, load it, inject faults, let it recover, and collect what became of every run."""
 
 import random
 import time
@@ -21,7 +21,7 @@ from tools.soak import judge
 from tools.soak.faults import BEATS, CRAWLERS, REAPERS, Faults, command
 
 SITES = [Site("quick", 2, 0.05), Site("usual", 4, 0.3), Site("slow", 8, 0.8)]
-# What is noted of every change of a status, by the database itself.
+# The database itself records every change of a status.
 WITNESS = """
 CREATE TABLE soak_transitions (id bigserial, run uuid, was text, now text);
 CREATE FUNCTION soak_note() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -39,11 +39,11 @@ CREATE TRIGGER soak_note AFTER UPDATE OF status ON crawl_job_source_results
 class Soak:
     """One soak, from the empty servers to the verdicts."""
 
-    def __init__(self, processes: ProcessGroup, journal: Path, chance: random.Random) -> None:
-        self.processes, self.journal, self.chance = processes, journal, chance
+    def __init__(self, processes: ProcessGroup, journal: Path, rng: random.Random) -> None:
+        self.processes, self.journal, self.rng = processes, journal, rng
         self.server = Server(SITES)
         self.broker = current_app.connection_for_write()
-        self.faults = Faults(processes, self.broker.default_channel.client, chance)
+        self.faults = Faults(processes, self.broker.default_channel.client, rng)
         self.began = time.time()
 
     def start(self) -> None:
@@ -56,35 +56,33 @@ class Soak:
         for name in (*CRAWLERS, *REAPERS, *BEATS):
             self.processes.start(name, command(name))
         end = time.time() + 60
-        while not all(self.processes.ready(name) for name in (*CRAWLERS, *REAPERS)):
-            if self.processes.died() or time.time() > end:
+        while not all(self.processes.is_ready(name) for name in (*CRAWLERS, *REAPERS)):
+            if self.processes.ended() or time.time() > end:
                 raise SystemExit(f"the service did not come up: {self.processes.tails()}")
             time.sleep(0.2)
 
     def inject_faults(self, seconds: float, between: tuple[float, float], load: int) -> None:
-        """Dispatch runs and let faults happen for so long."""
-        end, next_fault, told = time.time() + seconds, time.time() + between[0], time.time()
+        """Dispatch runs and inject faults for `seconds`."""
+        end = time.time() + seconds
+        next_fault = time.time() + between[0]
+        last_report = time.time()
         while time.time() < end:
-            self.faults.tend()
+            self.faults.restore_due()
             if self.count_unfinished() < load:
                 self.dispatch()
             if time.time() >= next_fault:
-                print(f"{time.time() - self.began:6.1f} s  {self.strike()}", flush=True)
-                next_fault = time.time() + self.chance.uniform(*between)
-            if time.time() - told > 60:
-                told = time.time()
-                print(f"{told - self.began:6.1f} s  {CrawlJob.objects.count()} jobs so far", flush=True)
+                print(f"{time.time() - self.began:6.1f} s  {self.faults.inject()}", flush=True)
+                next_fault = time.time() + self.rng.uniform(*between)
+            if time.time() - last_report > 60:
+                last_report = time.time()
+                print(f"{last_report - self.began:6.1f} s  {CrawlJob.objects.count()} jobs so far", flush=True)
             time.sleep(0.05)
 
-    def strike(self) -> str:
-        """Let one fault happen."""
-        return self.faults.strike()
-
     def dispatch(self) -> None:
-        """Dispatch a job, or a parent with three children. What the broker does not take is sent by the reaper."""
+        """Dispatch a job, or a parent with three children. The reaper publishes what the broker refuses."""
         try:
-            if self.chance.random() < 0.8:
-                job = dispatch.create_job(self.chance.choice(self.sources).pk, triggered_by="manual")
+            if self.rng.random() < 0.8:
+                job = dispatch.create_job(self.rng.choice(self.sources).pk, triggered_by="manual")
                 dispatch.dispatch_run(CrawlJob, job.pk)
             else:
                 parents.create_parent(self.sources, triggered_by="manual")
@@ -96,20 +94,20 @@ class Soak:
         return sum(each.objects.filter(status__in=UNFINISHED).count() for each in (CrawlJob, CrawlJobSourceResult))
 
     def drain(self, seconds: float) -> None:
-        """Heal everything and wait until all runs have ended, at most for so long."""
+        """End all faults and wait until all runs have ended, for at most `seconds`."""
         print(
-            f"{time.time() - self.began:6.1f} s  healed; {self.count_unfinished()} runs are left to be drained",
+            f"{time.time() - self.began:6.1f} s  faults ended; {self.count_unfinished()} runs are left",
             flush=True,
         )
         end = time.time() + seconds
-        self.faults.heal()
+        self.faults.end_all()
         while self.count_unfinished() and time.time() < end:
-            self.faults.tend()
+            self.faults.restore_due()
             time.sleep(0.2)
 
     def stop(self) -> None:
         """Stop everything."""
-        self.faults.heal()
+        self.faults.end_all()
         self.processes.stop()
         self.server.close()
         self.broker.release()
@@ -127,7 +125,7 @@ class Soak:
         return {"counts": counts, "faults": self.faults.done, "wrong": judge.verdicts(story)}
 
     def story(self) -> judge.Story:
-        """Return everything that is known."""
+        """Return the evidence for the judge."""
         policy = conf.policy(conf.adapters()["crawl_job"])
         with connection.cursor() as cursor:
             cursor.execute("SELECT run::text, was, now FROM soak_transitions ORDER BY id")

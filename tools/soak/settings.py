@@ -10,7 +10,7 @@ REAPER = {
     "RUN_TIMEOUT": timedelta(seconds=90),
     "KINDS": {"crawl_job": {"ON_ORPHAN": "requeue", "ON_TIMEOUT": "requeue"}},
     "BACKOFF": [5],
-    # Faults are masses here: what the brake does is shown elsewhere.
+    # Far above what faults cause here.
     "MAX_REQUEUES": 3,
     "MAX_REDISPATCHES": 10,
     "MAX_INTERRUPTIONS": 10,

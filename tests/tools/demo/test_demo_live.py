@@ -65,7 +65,7 @@ def test_demo_with_planted_wrong_reap_exits_1(demo):
     process, output = demo("--quick", "--plant-wrong-reap")
     assert process.wait(timeout=500) == 1, output.read_text()
     last_line = output.read_text().splitlines()[-1]
-    assert last_line.startswith("demo: 1 stuck, 1 healed, 1 wrongly reaped, slowest recovery "), output.read_text()
+    assert last_line.startswith("demo: 1 stuck, 1 recovered, 1 wrongly reaped, slowest recovery "), output.read_text()
 
 
 def test_demo_interrupted_leaves_no_process(demo):
