@@ -112,8 +112,8 @@ def publish(model: Run, pk: Any, task_id: str, **options: Any) -> None:
 
 def clear_task_id(model: Run, pk: Any, task_id: str) -> None:
     """Take back the id of a message that did not go out, unless the run has been dispatched again."""
-    # guard: a failed publish: the status
-    # guard: a failed publish: the task
+    # guard: failed publish: the status
+    # guard: failed publish: the task
     model._default_manager.filter(pk=pk, status=PENDING, task_id=task_id).update(task_id="")
 
 

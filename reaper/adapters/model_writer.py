@@ -60,11 +60,11 @@ class ModelWriter(ModelMapping):
             return False
         stamps = [as_aware(row, column) for column in (self.queued_field, self.started_field, self.progress_field)]
         current = [str(row[self.status_field]), row[self.task_id_field], *stamps]
-        # guard: reap: the dispatch as seen
-        # guard: reap: the progress as seen
-        # guard: reap: the start as seen
-        # guard: reap: the status as seen
-        # guard: reap: the task as seen
+        # guard: reap: the dispatch is unchanged
+        # guard: reap: the progress is unchanged
+        # guard: reap: the start is unchanged
+        # guard: reap: the status is unchanged
+        # guard: reap: the task is unchanged
         return current == [run.status, run.task_id, run.queued_at, run.started_at, run.progress_at]
 
     def _write(self, action: Action, group: list[RunUpdate], now: datetime) -> None:
@@ -73,7 +73,7 @@ class ModelWriter(ModelMapping):
         They are locked and compared already. The condition is repeated for databases without row locks (SQLite).
         """
         unchanged = self._decided_on([update.run for update in group])
-        # guard: reap: changed rows undo the batch
+        # guard: reap: changed rows roll the batch back
         if unchanged.update(**self._update_values(action, group, now)) != len(group):
             raise RuntimeError(f"{self.kind}: rows changed while they were locked; nothing of this batch was written")
 
@@ -82,7 +82,7 @@ class ModelWriter(ModelMapping):
         with_status = Q(**{f"{self.status_field}__in": {run.status for run in runs}})
         task_ids = {run.task_id for run in runs}
         with_task = Q(InValues(self.task_id_field, task_ids - {None}))
-        # guard: reap: a task that is NULL
+        # guard: reap: the task is NULL
         if None in task_ids:
             with_task |= Q(**{self.task_id_field: None})
         return self._all_rows().filter(with_status, with_task, InValues("pk", [run.pk for run in runs]))

@@ -32,11 +32,11 @@ def require_reap_permission(view: View) -> View:
 
     # Commit before messages are sent, also where the host wraps every request in a transaction.
     @transaction.non_atomic_requests
-    # guard: a button: POST only
+    # guard: button: POST only
     @require_POST
     @wraps(view)
     def guarded(request: HttpRequest) -> HttpResponseBase:
-        # guard: a button: the permission
+        # guard: button: the permission
         if not request.user.has_perm("reaper.reap"):
             raise PermissionDenied
         return view(request)

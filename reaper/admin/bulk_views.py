@@ -59,7 +59,7 @@ def act_on_runs(request: HttpRequest) -> HttpResponseBase:
         raise Http404("There is no such action.")
     tokens = parse_tokens(request.POST.get("runs", ""))
     unchanged = [
-        # guard: many at once: as they were seen
+        # guard: bulk action: the runs are unchanged
         run
         for run in adapter.get_all(list(tokens)[:MAX_RUNS])
         if state_token(run) == tokens[run.pk] and run.phase in UNFINISHED

@@ -172,7 +172,7 @@ HANDLERS: dict[str, Callable[[Press], None]] = {
 
 def refuse_if_changed(press: Press) -> bool:
     """Report that the run has changed or has finished, and return True; return False if it may be acted on."""
-    # guard: a button: the run as it was seen
+    # guard: button: the run is unchanged
     if press.is_outdated:
         messages.error(press.request, changed_text(press))
         return True

@@ -25,8 +25,8 @@ def exclusive_append(model: type[Row], adapter: RunAdapter) -> Iterator[None]:
     Concurrent writers wait for the lock on the kind's first row, and then read what the other one has written.
     """
     with transaction.atomic(using=adapter.using):
-        # guard: two who switch at once
-        # guard: two who edit at once
+        # guard: concurrent changes of the mode
+        # guard: concurrent edits of an override
         list(rows_of_kind(model, adapter).order_by("id").select_for_update()[:1])
         yield
 

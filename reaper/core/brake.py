@@ -77,7 +77,7 @@ def was_reporting_at(worker: ReportingPeriod, moment: datetime) -> bool:
 
 def exceeds_limit(to_act: int, unfinished: int) -> bool:
     """Return whether a sweep would act on so many of the unfinished runs that a person should look first."""
-    # guard: the brake
+    # guard: brake: engaged by the share of runs
     return to_act > HELD_LIMIT and is_mass(to_act, unfinished)
 
 

@@ -90,21 +90,21 @@ def leave(reason: Reason) -> Decision:
 
 def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> Decision:
     """Return what to do with the run. Every run gets a decision, whatever its row holds."""
-    # guard: what is finished
+    # guard: run is finished
     if run.phase is Phase.FINISHED:
         return leave(Reason.FINISHED)
-    # guard: a status that is not known
+    # guard: run has an unknown status
     if run.phase not in (Phase.QUEUED, Phase.RUNNING):
         return leave(Reason.UNKNOWN_STATUS)
-    # guard: exempted
+    # guard: run is exempt
     if run.exempt:
         return leave(Reason.EXEMPT)
-    # guard: the parent has ended
+    # guard: parent has ended
     if run.parent_ended:
         return Decision(Action.CLOSE, Reason.PARENT_ENDED)
-    # guard: unpublished
+    # guard: run was not published
     if run.phase is Phase.QUEUED and run.task_id and run.history.unpublished_task_id == run.task_id:
-        # guard: about to be published
+        # guard: run is about to be published
         if about_to_be_published(run.history, now):
             return leave(Reason.BACKOFF)
         return Decision(Action.REPUBLISH, Reason.UNPUBLISHED)
@@ -112,7 +112,7 @@ def decide(run: RunFacts, evidence: Evidence, policy: Policy, now: datetime) -> 
     if in_backoff(run.history, policy, now):
         return leave(Reason.BACKOFF)
     age = run.age(now)
-    # guard: no clock
+    # guard: run has no start time
     if age is None:
         return leave(Reason.NO_TIMESTAMP)
     rules = decide_running if run.phase is Phase.RUNNING else decide_queued
@@ -129,17 +129,17 @@ def decide_running(run: RunFacts, evidence: Evidence, policy: Policy, now: datet
     if evidence.holder:
         if policy.stall_timeout is not None and idle > policy.stall_timeout:
             return fail_or_requeue(run, policy.on_timeout, policy, Reason.STALLED, terminate=executing)
-        # guard: held
+        # guard: a worker holds the task
         return leave(Reason.IN_PROGRESS)
     if evidence.retry_waiting:
         return leave(Reason.RETRY_SCHEDULED)
-    # guard: the grace of an orphan
+    # guard: grace period of an orphaned run
     if idle <= policy.orphan_grace:
         return leave(Reason.WITHIN_GRACE)
-    # guard: the worker let it go
+    # guard: the worker released the task
     if evidence.is_surely_absent and claimant_released(run, evidence):
         return fail_or_requeue(run, policy.on_orphan, policy, Reason.ORPHANED, interrupted=evidence.shutdown_announced)
-    # guard: a running one that is not known
+    # guard: running without evidence
     return leave(Reason.INCONCLUSIVE)
 
 
@@ -170,12 +170,12 @@ def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: dateti
         return leave(Reason.RESERVED)
     if evidence.message_location is MessageLocation.WAITING:
         return leave(Reason.BACKLOG)
-    # guard: the grace of a lost one
+    # guard: grace period of a lost run
     if age <= policy.lost_grace:
         return leave(Reason.WITHIN_GRACE)
     if not run.task_id:
         return requeue(run, policy, Reason.NEVER_SENT)
-    # guard: two looks
+    # guard: confirmed by a second observation
     if evidence.is_surely_absent and evidence.message_location is MessageLocation.ABSENT and evidence.is_confirmed:
         return requeue(run, policy, Reason.LOST)
     if (
@@ -186,7 +186,7 @@ def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: dateti
         return requeue(run, policy, Reason.STRANDED)
     if evidence.message_location is MessageLocation.UNKNOWN and age > policy.queue_timeout and evidence.overtaken:
         return requeue(run, policy, Reason.OVERTAKEN)
-    # guard: a waiting one that is not known
+    # guard: pending without evidence
     return leave(Reason.INCONCLUSIVE)
 
 
@@ -215,13 +215,13 @@ def requeue(
     """Return a requeue, or the fail that takes its place when the run's budget is spent."""
     history = run.history
     if run.phase is not Phase.RUNNING:
-        # guard: the budget of redispatches
+        # guard: budget of redispatches
         exhausted = history.redispatches >= policy.max_redispatches
     elif interrupted:
-        # guard: the budget of interruptions
+        # guard: budget of interruptions
         exhausted = history.interruptions >= policy.max_interruptions
     else:
-        # guard: the budget of requeues
+        # guard: budget of requeues
         exhausted = history.requeues >= policy.max_requeues
     return Decision(
         Action.FAIL if exhausted else Action.REQUEUE,

@@ -192,14 +192,14 @@ class Evidence:
     @property
     def is_surely_absent(self) -> bool:
         """Return whether no live worker has the task, and a witness was there to see it."""
-        # guard: gone: the absence
-        # guard: gone: the witness
+        # guard: gone: absent from every report
+        # guard: gone: a witness
         return self.absent and bool(self.witness) and not self.holder
 
     @property
     def is_confirmed(self) -> bool:
         """Return whether an earlier scan agrees with this one, and every live worker has reported in between."""
-        # guard: heard between the looks
+        # guard: reports between the observations
         return self.first_sighting_at is not None and self.all_reported_since
 
 

@@ -62,16 +62,16 @@ class Fleet:
         nothing about the others, which may be about to. Nor does one that has missed a heartbeat itself: when all fall
         silent together, the first is taken for dead some seconds before the last.
         """
-        # guard: a witness has been there for long
+        # guard: a witness has reported for long enough
         able = (worker for worker in self.live if queue in worker.queues and self.now - worker.since >= DEAD_AFTER)
-        # guard: a witness is fresh
+        # guard: a witness has reported recently
         return next((worker.name for worker in able if self.now - worker.seen_at <= MAX_HEARTBEAT_AGE), "")
 
     def mass_silence(self, queue: str) -> MassSilence | None:
         """Return how many workers of the queue fell silent together, while none has come back; None when none did."""
         if queue not in self._mass_silences:
             consumers = [worker for worker in self.workers if queue in worker.queues]
-            # guard: mass silence
+            # guard: brake: most workers are silent
             self._mass_silences[queue] = brake.detect_mass_silence(consumers, DEAD_AFTER, self.now)
         return self._mass_silences[queue]
 

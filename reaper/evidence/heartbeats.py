@@ -20,7 +20,7 @@ def evidence_in_heartbeats(run: RunFacts, fleet: Fleet, queue: str) -> Evidence:
     return Evidence(
         holder=holder.name if holder else "",
         active_since=task_started_at(holder, task_id) if holder else None,
-        # guard: a report that is not whole
+        # guard: an incomplete heartbeat
         absent=bool(task_id) and holder is None and not fleet.uncertainties and not silence,
         witness=fleet.find_witness(queue),
         fleet_watched_since=fleet.watched_since,

@@ -22,7 +22,7 @@ def merge_into(sources: EvidenceSources, finding: Finding, result: InspectionRes
     run, evidence, _ = finding
     node = result.holders.get(run.task_id or "", "")
     reasons = [*shared, *unread_deliveries(sources, result)] if run.phase is Phase.QUEUED else [*shared]
-    # guard: a doubt about the answer
+    # guard: an uncertain inspection
     if not node and not reasons:
         return finding
     return Finding(

@@ -74,7 +74,7 @@ def locate_message(task_id: str, snapshot: QueueSnapshot, fleet: Fleet) -> Locat
         return Location(MessageLocation.UNKNOWN, snapshot.error)
     for queue, consumers in snapshot.consumers.items():
         # A consumer that sends no heartbeat may have been handed the message.
-        # guard: more consumers than reports
+        # guard: more consumers than reporting workers
         if consumers is not None and consumers > len(fleet.consumers(queue)):
             return Location(MessageLocation.UNKNOWN, uncertainties.unreported_consumers(queue, consumers))
     return Location(MessageLocation.ABSENT)

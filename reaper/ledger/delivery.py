@@ -29,7 +29,7 @@ class RevokeRequest(NamedTuple):
     @property
     def node(self) -> str:
         """Return the node to kill it at; '' where it is only forbidden to start."""
-        # guard: a kill only where it executes
+        # guard: a kill only for a running task
         return str(self.holder or "").partition("/")[0] if self.terminate else ""
 
 

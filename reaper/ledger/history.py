@@ -31,7 +31,7 @@ def apply_row(history: History, row: dict[str, Any]) -> History:
     """Return the history with one more entry, given by `HISTORY_COLUMNS`. What a person did resets the budgets."""
     unpublished = row["new_task_id"] if row["published_at"] is None else ""
     unpublished_at = row["created_at"] if unpublished else None
-    # guard: budgets begin anew by hand only
+    # guard: only a manual action resets the budgets
     if row["actor"]:
         return History(unpublished_task_id=unpublished, unpublished_at=unpublished_at)
     if row["action"] != Action.REQUEUE:
@@ -56,5 +56,5 @@ def entries_of_run(adapter: RunAdapter, pk: str) -> LedgerQuerySet:
 def find_undoable_end(adapter: RunAdapter, pk: str) -> LedgerEntry | None:
     """Return the entry by which a run was ended, where nothing was done to it since; None otherwise."""
     entry = entries_of_run(adapter, pk).applied().first()
-    # guard: reopen: nothing done since
+    # guard: reopen: no later action
     return entry if entry and entry.action in (Action.FAIL, Action.CLOSE) else None

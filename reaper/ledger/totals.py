@@ -86,7 +86,7 @@ def count_closed_sweeps(using: str, now: datetime) -> None:
 def lock_uncounted(rows: QuerySet[Any]) -> list[int]:
     """Lock rows that are not counted yet, oldest first, and return their keys; skip those that another is counting."""
     can_skip = connections[rows.db].features.has_select_for_update_skip_locked
-    # guard: two that count at once
+    # guard: concurrent updates of the totals
     locked = rows.order_by("pk").select_for_update(skip_locked=can_skip)
     return list(locked.values_list("pk", flat=True)[:MAX_ROWS])
 

@@ -37,7 +37,7 @@ class Executor:
         self.log.row.deferred += len(verdicts) - len(updates)
         had_revoked_all = self.log.all_revoked
         # Owed from the commit on, whatever goes wrong before the broker has taken it.
-        # guard: a revoke is owed from the commit on
+        # guard: a revoke is pending from the commit on
         self.log.all_revoked = False
         applied = self.writer.write(updates)
         self.log.row.acted += len(applied)

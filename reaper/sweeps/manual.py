@@ -90,7 +90,7 @@ def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> ManualResult:
     with manual_sweep(adapter, actor) as request:
         log = request.log
         log.open()
-        # guard: reopen: the parent
+        # guard: reopen: the parent has not ended
         end = find_undoable_end(adapter, run.pk) if adapter.supports_reopen and not run.parent_ended else None
         if end:
             before = facts_from_json(end.facts)

@@ -66,7 +66,7 @@ class SweepLog:
         row.counts = dict(self.counts)
         row.errors = [error.as_json() for error in self.errors]
         row.finished_at = clock.now(self.adapter.using)
-        # guard: an owed revoke
+        # guard: a pending revoke
         row.revoked_at = row.finished_at if self.all_revoked else None
         if row.had_effect or self.actor:
             self._save_end()

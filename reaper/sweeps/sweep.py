@@ -33,7 +33,7 @@ def sweep(adapter: RunAdapter, phase: Phase) -> Sweep:
     """
     with Broker() as broker:
         run = SweepRun(adapter, phase, broker)
-        # guard: off
+        # guard: mode: off
         if run.watch.mode is not Mode.OFF:
             with run.log.errors_recorded():
                 run.judge_and_act()
@@ -97,7 +97,7 @@ class SweepRun:
     def act_on_tallied(self) -> None:
         """Act on what was tallied, as far as the brake allows; in a dry run, record it instead."""
         verdicts, self.tallied = self.tallied, []
-        # guard: observing
+        # guard: mode: dry run
         if self.watch.mode is Mode.DRY_RUN:
             record_verdicts(self.adapter, verdicts, self.log.now)
             return
@@ -112,9 +112,9 @@ class SweepRun:
     def act_on(self, verdicts: Sequence[Verdict]) -> None:
         """Act batch by batch while the sweep may; what could not be written uses up none of its limit."""
         start = 0
-        # guard: the switch within one batch
+        # guard: mode: checked between batches
         while start < len(verdicts) and self.remaining and not self.watch.is_stopped():
-            # guard: the most that a sweep acts on
+            # guard: limit of actions per sweep
             batch = verdicts[start : start + min(BATCH, self.remaining)]
             self.executor.execute(batch)
             start += len(batch)

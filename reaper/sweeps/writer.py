@@ -50,7 +50,7 @@ class GuardedWriter:
         them. When a batch as a whole fails, each run is tried alone, so that one bad row does not stop the others.
         """
         while updates:
-            # guard: a slow database is given up
+            # guard: a slow database ends the sweep
             if self.has_given_up:
                 sentence = "too many database errors; the remaining runs are deferred"
                 self.log.add_error(ErrorCode.DATABASE, sentence)
@@ -73,12 +73,12 @@ class GuardedWriter:
     def try_write(self, updates: Sequence[RunUpdate]) -> Sequence[RunUpdate]:
         """Write a batch; return the updates that could be applied. Unless that is all of them, nothing is written."""
         self.log.open()
-        # guard: the ledger in the same transaction
+        # guard: ledger entry in the same transaction
         with short_transaction(self.adapter.using):
             # Before the runs: it takes longer, and no worker's write waits for it while no run is locked.
             record_updates(self.adapter, updates, self.log.now, self.log.row, self.log.actor)
             applied = self.adapter.apply(updates, self.log.now)
-            # guard: no ledger of what was not written
+            # guard: no ledger entry without a write
             if len(applied) < len(updates):
                 transaction.set_rollback(True, using=self.adapter.using)
         return applied

@@ -14,7 +14,7 @@ def is_alive(ended_at: datetime | None, seen_at: datetime, session: bool | None,
     that wrote the heartbeat still exists; None where that cannot be known.
     """
     silence = now - seen_at
-    # guard: a worker is dead only after its silence
+    # guard: a worker is dead only after DEAD_AFTER
     if ended_at is not None or silence > DEAD_AFTER:
         return False
     # An administrator may have ended the session: the worker then reports again at once, over a new one.
