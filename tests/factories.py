@@ -55,7 +55,7 @@ def child(job, status, **fields):
 
 
 def fresh(row):
-    """The row as the database has it now."""
+    """Return the row as it is now in the database."""
     return type(row).objects.get(pk=row.pk)
 
 
@@ -65,7 +65,7 @@ def sent_child(job=None, **fields):
 
 
 def swept(at=NOW):
-    """Everything was swept, and nothing was to be done."""
+    """Record finished sweeps of every kind and phase that found nothing to do."""
     for adapter in conf.adapters().values():
         for phase in sweep_scopes(adapter):
             times = {"started_at": at, "finished_at": at}
@@ -94,7 +94,7 @@ def at_once(*calls):
         raise failed[0]
 
 
-# --- what is behind the rows --------------------------------------------------------------------------------------
+# --- workers and messages -----------------------------------------------------------------------------------------
 
 
 def report(name="celery@w1/abc", now=NOW, silent=timedelta(0), **fields):
@@ -111,7 +111,7 @@ def witness(queue="crawl", now=NOW):
 
 
 def keep_reporting(now):
-    """Those who live have reported until now, and nothing new."""
+    """Move the heartbeats of all live workers to now."""
     WorkerHeartbeat.objects.exclude(hostname="celery@dead").update(seen_at=now, listed_at=now)
 
 
@@ -130,7 +130,7 @@ def held_job(ago=timedelta(0), now=NOW, **fields):
 
 
 def orphan(ago=MINUTE, **fields):
-    """A job that was claimed `ago`, by a worker that has been silent since; another one is there to tell."""
+    """A job that was claimed `ago` by a worker that has been silent since; a live worker gives evidence of that."""
     job = running_job(ago, **{"worker": "celery@dead/abc", **fields})
     report(job.worker, silent=ago, active={job.task_id: (NOW - ago).timestamp()})
     witness()
@@ -138,7 +138,7 @@ def orphan(ago=MINUTE, **fields):
 
 
 def lost_job(ago=MINUTE, now=NOW, **fields):
-    """A job that was dispatched `ago`, and whose message is in no queue, for the second time."""
+    """A job that was dispatched `ago`, and whose message was in no queue at an earlier sweep."""
     job = queued_job(ago, **fields)
     first_look(job, now)
     witness(now=now)
@@ -146,7 +146,7 @@ def lost_job(ago=MINUTE, now=NOW, **fields):
 
 
 def first_look(row, now=NOW, presence="absent", ago=10 * SECOND):
-    """An earlier sweep found the run's message like this."""
+    """The sighting of the run's message by an earlier sweep."""
     adapter = next(each for each in conf.adapters().values() if each.model == row._meta.label)
     run = adapter.get(str(row.pk))
     found = {"task_id": run.task_id or "", "message_location": presence, "seen_at": now - ago}

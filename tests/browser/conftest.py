@@ -43,9 +43,9 @@ def chromium():
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
-def is_wrong(said):
+def is_problem(entry):
     """Whether the page complained. That a browser asks for an icon of its own accord is no fault of the page."""
-    return said.type in ("error", "warning") and not said.location.get("url", "").endswith("/favicon.ico")
+    return entry.type in ("error", "warning") and not entry.location.get("url", "").endswith("/favicon.ico")
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def opened(chromium, url, **options):
     context = chromium.new_context(base_url=url, **{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_default_timeout(PATIENCE_MS)
     tab, wrong = context.new_page(), []
-    tab.on("console", lambda said: wrong.append(said.text) if is_wrong(said) else None)
+    tab.on("console", lambda entry: wrong.append(entry.text) if is_problem(entry) else None)
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("response", lambda answer: wrong.append(f"{answer.status} {answer.url}") if answer.status >= 500 else None)
     try:

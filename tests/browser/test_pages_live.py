@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 
 from apps.sources.models import CrawlJob
 from reaper.conf import settings as conf
-from reaper.controls import modes as switches
-from reaper.controls import overrides as policies
+from reaper.controls.modes import set_controls, state_of
+from reaper.controls.overrides import effective_policy
 from reaper.controls.append_only import latest_row
 from reaper.core.facts import Phase
 from reaper.core.policy import Mode
@@ -122,10 +122,10 @@ def test_kind_switches_from_dry_run_to_act(tab):
     kind = tab.get_by_role("form", name="Recovery of crawl_job")
     kind.get_by_role("button", name="Dry run").click()
     expect(tab.get_by_text("crawl_job: mode dry_run.")).to_be_visible()
-    assert switches.state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.DRY_RUN
+    assert state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.DRY_RUN
     kind.get_by_role("button", name="Activate").click()
     expect(tab.get_by_text("crawl_job: mode act.")).to_be_visible()
-    assert switches.state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.ACT
+    assert state_of(conf.adapters()["crawl_job"], timezone.now()).mode is Mode.ACT
 
 
 def test_lifted_brake_lets_the_held_runs_be_done(tab):
@@ -191,7 +191,7 @@ def test_threshold_form_refuses_invalid_and_saves_valid_values(tab):
     assert latest_row(PolicyOverride, conf.adapters()["crawl_job"]) is None
     tab.get_by_role("button", name="Save").click()
     expect(tab.get_by_text("It takes effect with the next sweep.")).to_be_visible()
-    assert policies.effective_policy(conf.adapters()["crawl_job"]).run_timeout == 35 * MINUTE
+    assert effective_policy(conf.adapters()["crawl_job"]).run_timeout == 35 * MINUTE
 
 
 def test_list_action_fails_several_runs_after_confirmation(tab):
@@ -212,8 +212,8 @@ def test_pages_have_no_serious_accessibility_violation(tab, theme):
     workers()
     past()
     stuck = job()
-    swept_by_nobody = switches.set_controls(conf.adapters()["source_result"], "ada", timezone.now(), mode=Mode.OFF)
-    assert KindControl.objects.get() == swept_by_nobody
+    kind_off = set_controls(conf.adapters()["source_result"], "ada", timezone.now(), mode=Mode.OFF)
+    assert KindControl.objects.get() == kind_off
     tab.emulate_media(color_scheme=theme)
     for page in (
         "/admin/reaper/",

@@ -258,7 +258,7 @@ def test_programs_out_of_the_accounts_reach_are_copied(state, tmp_path, monkeypa
 
 
 def test_ordinary_user_can_start_both_servers(monkeypatch):
-    """Root becomes one for this; whoever is one already has run all the other tests as such."""
+    """Root becomes an ordinary user for this; an ordinary user has run all the other tests as one."""
     folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
     try:
         folder.chmod(0o755)

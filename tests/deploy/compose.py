@@ -23,7 +23,7 @@ class NotSet(Exception):
 
 
 def services(dotenv=DOTENV):
-    """The services by name, with the variables filled in."""
+    """Return the services by name, with the variables filled in."""
     document = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     return filled(document["services"], dotenv)
 
@@ -46,19 +46,19 @@ def variable(found, dotenv):
 
 
 def health_check(service):
-    """The words of a service's health check, as the engine would execute them."""
+    """Return the command of a service's health check, as the engine would execute it."""
     kind, *words = service["healthcheck"]["test"]
     return words if kind == "CMD" else ["/bin/sh", "-c", *words]
 
 
 def instructions():
-    """The Dockerfile's instructions, as (name, words)."""
+    """Return the Dockerfile's instructions as (name, words)."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
     return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines)]
 
 
 def locked(file):
-    """What a lock names: each requirement with its hashes."""
+    """Return a lock's requirements with their hashes."""
     text = re.sub(r"\\\n", " ", re.sub(r"^ *#.*\n", "", (ROOT / file).read_text(), flags=re.MULTILINE))
     pairs = (line.split(maxsplit=1) for line in text.splitlines() if line)
     return {requirement: frozenset(re.findall(r"sha256:\w+", rest)) for requirement, rest in pairs}
@@ -67,8 +67,8 @@ def locked(file):
 class Image:
     """A folder that stands for the image: /app and /venv below it, and nothing else that Python could import.
 
-    Its packages are links to those that make setup has installed from requirements/dev.lock, by hash; a test holds that
-    requirements/host.lock names the same ones.
+    Its packages are links to those that make setup has installed from requirements/dev.lock, by hash; a test checks
+    that requirements/host.lock names the same ones.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,7 +102,7 @@ class Image:
                 program.chmod(0o755)
 
     def copy(self, words: list[str]) -> None:
-        """What COPY does: a folder's content into a folder, files into one."""
+        """Do what COPY does: a folder's content into a folder, files into one."""
         *sources, target = words
         for source in sources:
             if source.endswith("/"):
@@ -113,12 +113,12 @@ class Image:
                 shutil.copy(ROOT / source, self.app / target)
 
     def run(self, command: str) -> None:
-        """What RUN does."""
+        """Do what RUN does."""
         command = command.replace("/venv/", f"{self.venv}/")
         subprocess.run(["/bin/sh", "-c", command], cwd=self.app, env=self.environment(), check=True, timeout=60)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The image's own variables; nothing of the tests' gets in."""
+        """Return the image's own variables, without any of the tests'."""
         path = f"{self.venv}/bin{os.pathsep}{os.defpath}"
         image = dict(pair.split("=", 1) for name, rest in instructions() if name == "ENV" for pair in shlex.split(rest))
         return {**image, "PATH": path, "HOME": "/nonexistent", **more}

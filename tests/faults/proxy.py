@@ -1,4 +1,4 @@
-"""A proxy before a server's unix socket: it can hang, cut everybody off, and lose the answer to what it passed on."""
+"""A proxy in front of a server's unix socket: it can hang, cut all connections, and drop the answer to a message."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ class Proxy:
         self.listener.bind(str(listen))
         self.listener.listen(64)
         self.sockets = []
-        self.is_cut, self.turned_away = False, 0
+        self.is_cut, self.refused = False, 0
         self.start(self.accept)
 
     def start(self, what, *args):
@@ -29,7 +29,7 @@ class Proxy:
             except OSError:
                 return
             if self.is_cut:
-                self.turned_away += 1
+                self.refused += 1
                 client.close()
                 continue
             server = socket.socket(socket.AF_UNIX)
@@ -40,7 +40,7 @@ class Proxy:
             self.start(self.pump, server, client, losing, False)
 
     def pump(self, source, target, losing, is_question):
-        """Pass on what one side says."""
+        """Forward the data of one side."""
         with suppress(OSError):
             while data := source.recv(65536):
                 self.flowing.wait()
@@ -48,7 +48,7 @@ class Proxy:
                     self.lose = b""
                     losing.set()
                 elif not is_question and losing.is_set():
-                    # It has been done: this is the answer.
+                    # The server has processed the message: this is its answer.
                     self.lost += 1
                     break
                 target.sendall(data)
@@ -58,7 +58,7 @@ class Proxy:
 
     @contextmanager
     def hanging(self):
-        """Nothing is passed on any more."""
+        """Forward nothing inside the block."""
         self.flowing.clear()
         try:
             yield
@@ -67,7 +67,7 @@ class Proxy:
 
     @contextmanager
     def cut(self):
-        """All connections end, and nobody gets a new one."""
+        """End all connections and refuse new ones inside the block."""
         self.is_cut = True
         for each in self.sockets:
             with suppress(OSError):

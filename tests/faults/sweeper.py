@@ -8,7 +8,7 @@ STEPS = ("judged", "recorded", "written", "committed", "revoked", "published", "
 
 
 def interrupt(step, how):
-    """Have the first arrival at a step be the last thing that this process does, or does for now."""
+    """Kill or halt this process when it first arrives at the step."""
     from reaper.adapters import ModelRunAdapter
     from reaper.sweeps import outbox, writer
     from reaper.sweeps.outbox import Outbox
@@ -23,13 +23,14 @@ def interrupt(step, how):
         "published": (outbox, "confirm_dispatches", True),
         "finalizing": (GuardedWriter, "finalize", True),
     }[step]
-    what, number = getattr(owner, name), {"kill": signal.SIGKILL, "halt": signal.SIGSTOP}[how]
+    original = getattr(owner, name)
+    number = {"kill": signal.SIGKILL, "halt": signal.SIGSTOP}[how]
 
     def interrupted(*args, **more):
-        setattr(owner, name, what)
+        setattr(owner, name, original)
         if is_before:
             os.kill(os.getpid(), number)
-        answer = what(*args, **more)
+        answer = original(*args, **more)
         if not is_before:
             os.kill(os.getpid(), number)
         return answer
@@ -38,7 +39,7 @@ def interrupt(step, how):
 
 
 def main(step="", how="kill"):
-    """Sweep everything; say on stdout what went wrong."""
+    """Sweep everything; print the sweeps' errors."""
     import django
 
     django.setup()

@@ -57,7 +57,7 @@ def test_workers_cut_off_from_the_database_keep_their_runs(scenario, proxy):
     with proxy.cut():
         scenario.until(lambda: not alive(), "all count as dead")
         scenario.run_for(3)
-        assert proxy.turned_away > 0, "they have tried"
+        assert proxy.refused > 0, "they have tried"
         held = Sweep.objects.filter(kind="crawl_job", phase="running").latest("pk")
         assert any("3 of 3 workers" in each for each in held.error_messages), held.error_messages
     assert scenario.statuses() == dict.fromkeys(NAMES, "running")

@@ -1,6 +1,6 @@
-"""`make mutants`: takes each guard away in a copy of the code, and demands that its tests turn red.
+"""`make mutants`: remove each guard in a copy of the code, and check that its tests fail.
 
-Needs the servers that `make mutants` starts. Exits with 1 and names each guard whose loss no test noticed.
+Needs the servers that `make mutants` starts. Exits with 1 and names each guard whose removal no test detected.
 With `--table` it only writes docs/internals/GUARDS.md: every guard, where it stands, and what its mutant is.
 """
 
@@ -32,7 +32,7 @@ LANES = 2
 
 
 class Trial(NamedTuple):
-    """One guard to take away, and the tests that have to turn red."""
+    """One guard to remove, and the tests that must fail without it."""
 
     name: str
     guard: Guard
@@ -40,17 +40,17 @@ class Trial(NamedTuple):
     tests: tuple[str, ...]
 
 
-class Fate(NamedTuple):
-    """What became of a mutant."""
+class Result(NamedTuple):
+    """The result of a trial."""
 
     verdict: str
     """`killed`, `SURVIVED`, or what went wrong."""
     test: str = ""
-    """The test that noticed first."""
+    """The first test that failed."""
 
 
 def iter_trials() -> Iterator[Trial]:
-    """Yield every guard with its own tests, then those that the model test has to find as well."""
+    """Yield every guard with its own tests, then those that the model test must detect as well."""
     marks = {mark.name: mark for mark in iter_marks()}
     for guard in GUARDS:
         yield Trial(guard.name, guard, marks[guard.name], guard.tests)
@@ -60,7 +60,7 @@ def iter_trials() -> Iterator[Trial]:
 
 
 def copy_code(folder: Path) -> Path:
-    """Return a copy of what git knows, with the changes that are not committed.
+    """Return a copy of the files that git does not ignore, with uncommitted changes.
 
     Files with guards are written as `ast.unparse` has them, as the mutants are: only the mutation tells the two apart.
     """
@@ -89,36 +89,36 @@ def run_baseline(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProc
     return run_pytest(folder, "--create-db", *tests, timeout=BASELINE_TIMEOUT)
 
 
-def run_mutant(trial: Trial, folder: Path) -> Fate:
-    """Take the guard away, run its tests, and put it back."""
+def run_mutant(trial: Trial, folder: Path) -> Result:
+    """Remove the guard, run its tests, and restore it."""
     path = folder / trial.mark.path
     baseline = path.read_text()
     path.write_text(mutate((ROOT / trial.mark.path).read_text(), trial.mark.line, trial.guard.transformer))
     try:
         done = run_pytest(folder, "-x", *trial.tests)
     except subprocess.TimeoutExpired:
-        return Fate("killed", "(hung)")
+        return Result("killed", "(hung)")
     finally:
         path.write_text(baseline)
     if done.returncode == FAILED:
         red = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return Fate("killed", red[0].split(" - ")[0].rpartition("::")[2] if red else "?")
+        return Result("killed", red[0].split(" - ")[0].rpartition("::")[2] if red else "?")
     if done.returncode == PASSED:
-        return Fate("SURVIVED")
-    return Fate(f"broken: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return Result("SURVIVED")
+    return Result(f"broken: {done.stdout[-500:]}{done.stderr[-500:]}")
 
 
 @contextmanager
 def lanes(trials: Sequence[Trial]) -> Iterator[Queue[Path]]:
-    """Yield the copies. Raises SystemExit when the tests are red with every guard in place."""
+    """Yield the copies. Raise SystemExit when a test fails with every guard in place."""
     tests = list(dict.fromkeys(test for trial in trials for test in trial.tests))
     with tempfile.TemporaryDirectory(prefix="reaper-mutants-") as temporary, ThreadPoolExecutor(LANES) as pool:
         copies = [copy_code(Path(temporary) / f"lane{number}") for number in range(min(LANES, len(trials)))]
-        # Between them they run all the tests, and each creates its database.
+        # Together they run all the tests, and each creates its database.
         shares = [tests[number :: len(copies)] or tests[:1] for number in range(len(copies))]
         for done in pool.map(run_baseline, copies, shares):
             if done.returncode != PASSED:
-                raise SystemExit(f"The tests are red already:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+                raise SystemExit(f"The tests fail without a mutant:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
         free: Queue[Path] = Queue()
         for copy in copies:
             free.put(copy)
@@ -126,15 +126,15 @@ def lanes(trials: Sequence[Trial]) -> Iterator[Queue[Path]]:
 
 
 def is_killed(trial: Trial, free: Queue[Path]) -> bool:
-    """Try one guard in a copy that is free, print what became of it, and return whether a test noticed."""
+    """Try one guard in a copy that is free, print the result, and return whether a test failed."""
     folder = free.get()
     try:
         begin = time.monotonic()
-        fate = run_mutant(trial, folder)
-        print(f"{trial.name:45} {fate.verdict:10} {time.monotonic() - begin:5.1f} s  {fate.test}", flush=True)
+        result = run_mutant(trial, folder)
+        print(f"{trial.name:45} {result.verdict:10} {time.monotonic() - begin:5.1f} s  {result.test}", flush=True)
     finally:
         free.put(folder)
-    return fate.verdict == "killed"
+    return result.verdict == "killed"
 
 
 def try_guards(words: Sequence[str]) -> int:
@@ -143,8 +143,8 @@ def try_guards(words: Sequence[str]) -> int:
     if not trials:
         raise SystemExit(f"No guard has {' or '.join(words)} in its name.")
     with lanes(trials) as free, ThreadPoolExecutor(LANES) as pool:
-        fates = list(pool.map(lambda trial: is_killed(trial, free), trials))
-    alive = [trial.name for trial, killed in zip(trials, fates, strict=True) if not killed]
+        results = list(pool.map(lambda trial: is_killed(trial, free), trials))
+    alive = [trial.name for trial, killed in zip(trials, results, strict=True) if not killed]
     print(f"mutants: {len(trials)}, killed {len(trials) - len(alive)}, not killed: {', '.join(alive) or 'none'}")
     return int(bool(alive))
 
