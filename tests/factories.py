@@ -72,7 +72,7 @@ def swept(at=NOW):
             Sweep.objects.update_or_create(kind=adapter.kind, phase=phase, idle=True, defaults=times)
 
 
-def at_once(*calls):
+def run_concurrently(*calls):
     """Make the calls at the same moment, each in a thread with a connection of its own; raise what one raised."""
     begin, failed = threading.Barrier(len(calls)), []
 
@@ -140,12 +140,12 @@ def orphan(ago=MINUTE, **fields):
 def lost_job(ago=MINUTE, now=NOW, **fields):
     """A job that was dispatched `ago`, and whose message was in no queue at an earlier sweep."""
     job = queued_job(ago, **fields)
-    first_look(job, now)
+    earlier_sighting(job, now)
     witness(now=now)
     return job
 
 
-def first_look(row, now=NOW, presence="absent", ago=10 * SECOND):
+def earlier_sighting(row, now=NOW, presence="absent", ago=10 * SECOND):
     """The sighting of the run's message by an earlier sweep."""
     adapter = next(each for each in conf.adapters().values() if each.model == row._meta.label)
     run = adapter.get(str(row.pk))

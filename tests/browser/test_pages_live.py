@@ -9,9 +9,9 @@ from playwright.sync_api import expect
 
 from apps.sources.models import CrawlJob
 from reaper.conf import settings as conf
+from reaper.controls.append_only import latest_row
 from reaper.controls.modes import set_controls, state_of
 from reaper.controls.overrides import effective_policy
-from reaper.controls.append_only import latest_row
 from reaper.core.facts import Phase
 from reaper.core.policy import Mode
 from reaper.models import KindControl, LedgerEntry, PolicyOverride

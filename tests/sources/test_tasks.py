@@ -16,7 +16,7 @@ from reaper.conf import settings as conf
 from reaper.core.facts import Phase
 from reaper.models import LedgerEntry, RefusedWrite
 from reaper.sweeps.sweep import sweep
-from tests.factories import COMMITTED, NOW, SECOND, first_look, fresh, parent, queued_job, sent_child, witness
+from tests.factories import COMMITTED, NOW, SECOND, earlier_sighting, fresh, parent, queued_job, sent_child, witness
 from tests.processes import Sent, free_port, site
 
 pytestmark = COMMITTED
@@ -426,7 +426,7 @@ def test_manual_delay_resets_retry_budget(broker, of_site, settings):
     def sweep_without_message(at):
         """Its message is lost, and no worker has it."""
         broker.flush()
-        first_look(job, at)
+        earlier_sighting(job, at)
         witness(now=at)
         with freeze_time(at):
             sweep(conf.adapters()["crawl_job"], Phase.QUEUED)

@@ -16,7 +16,7 @@ from tests.factories import (
     MINUTE,
     NOW,
     SECOND,
-    at_once,
+    run_concurrently,
 )
 from tests.reaper.controls.operators import ADA, adapter, state, switched
 
@@ -57,7 +57,7 @@ def test_concurrent_switches_keep_each_others_changes():
 
     modes = [{"mode": (Mode.ACT, Mode.DRY_RUN)[number % 2]} for number in range(30)]
     pauses = [{"paused_until": NOW + number * HOUR} for number in range(30)]
-    at_once(partial(many, "bob", modes), partial(many, "eve", pauses))
+    run_concurrently(partial(many, "bob", modes), partial(many, "eve", pauses))
     rows = list(KindControl.objects.order_by("id"))
     assert len(rows) == 61
     for before, after in pairwise(rows):

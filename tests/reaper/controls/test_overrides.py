@@ -13,7 +13,7 @@ from reaper.controls.overrides import OVERRIDABLE, effective_policy, effective_v
 from reaper.core.formatting import format_value
 from reaper.core.policy import Action
 from reaper.models import LedgerEntry, PolicyOverride
-from tests.factories import COMMITTED, HOUR, MINUTE, NOW, SECOND, at_once, fresh, held_job, orphan
+from tests.factories import COMMITTED, HOUR, MINUTE, NOW, SECOND, fresh, held_job, orphan, run_concurrently
 from tests.reaper.controls.operators import adapter, overridden
 from tests.reaper.sweeps.helpers import sweep
 
@@ -88,7 +88,7 @@ def test_concurrent_overrides_each_record_what_they_changed():
         for number in range(20):
             overridden(by, run_timeout=(first + number) * HOUR)
 
-    at_once(partial(many, "bob", 100), partial(many, "eve", 200))
+    run_concurrently(partial(many, "bob", 100), partial(many, "eve", 200))
     rows = list(PolicyOverride.objects.order_by("id"))
     assert len(rows) == 41
     for before, after in pairwise(rows):

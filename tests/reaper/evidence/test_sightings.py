@@ -19,7 +19,7 @@ from tests.factories import (
     MINUTE,
     NOW,
     SECOND,
-    first_look,
+    earlier_sighting,
     fresh,
     keep_reporting,
     lost_job,
@@ -64,7 +64,7 @@ def test_every_live_worker_must_report_between_two_sightings():
 def test_sighting_of_another_task_or_location_is_replaced(change):
     job = queued_job(MINUTE)
     witness()
-    first_look(job, presence="delivered" if change == "another presence" else "absent")
+    earlier_sighting(job, presence="delivered" if change == "another presence" else "absent")
     if change == "another task":
         MessageSighting.objects.update(task_id="another")
     (found,) = gather(job)
@@ -125,7 +125,7 @@ def test_overlapping_sweeps_share_one_sighting():
 @freeze_time(NOW)
 def test_old_sightings_are_pruned():
     old, kept = queued_job(HOUR), queued_job(HOUR)
-    first_look(old, ago=REPORT_RETENTION + SECOND)
-    first_look(kept, ago=REPORT_RETENTION)
+    earlier_sighting(old, ago=REPORT_RETENTION + SECOND)
+    earlier_sighting(kept, ago=REPORT_RETENTION)
     tasks.prune_history()
     assert MessageSighting.objects.get().run_id == str(kept.pk)

@@ -12,7 +12,7 @@ from reaper.core.facts import Phase
 from reaper.ledger import retention, totals
 from reaper.models import CounterTotal, LedgerEntry, RefusedWrite, Sweep
 from reaper.sweeps.sweep import sweep
-from tests.factories import COMMITTED, HOUR, NOW, SECOND, at_once, running_job
+from tests.factories import COMMITTED, HOUR, NOW, SECOND, run_concurrently, running_job
 
 DAY = timedelta(days=1)
 
@@ -159,7 +159,7 @@ def test_sweeps_that_close_at_once_count_each_row_once():
     for _ in range(50):
         record_entry(91 * DAY)
         record_refusal()
-    at_once(*[lambda: totals.count_closed_sweeps("default", NOW)] * 4)
+    run_concurrently(*[lambda: totals.count_closed_sweeps("default", NOW)] * 4)
     assert counts() == {
         ("actions", "crawl_job", "fail", "orphaned"): (50, 0),
         ("recovery", "crawl_job", "10"): (50, 375),

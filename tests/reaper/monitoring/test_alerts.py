@@ -20,12 +20,12 @@ from tests.factories import (
     MINUTE,
     NOW,
     SECOND,
-    at_once,
     child,
     fresh,
     parent,
     queued_job,
     report,
+    run_concurrently,
     running_job,
     swept,
     witness,
@@ -118,7 +118,7 @@ def test_concurrent_evaluations_open_and_resolve_an_alert_once(heard):
     found = [alerts.AlertCondition("long_running", "", "one run")]
 
     def many(at, what):
-        at_once(*[lambda: alerts.reconcile_alerts("crawl_job", what, at, "default", Alert)] * 4)
+        run_concurrently(*[lambda: alerts.reconcile_alerts("crawl_job", what, at, "default", Alert)] * 4)
 
     many(NOW, found)
     assert heard == [("opened", "long_running", "crawl_job", "")]

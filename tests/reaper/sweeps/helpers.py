@@ -19,7 +19,7 @@ from tests.factories import (
     MINUTE,
     NOW,
     SECOND,
-    first_look,
+    earlier_sighting,
     held_job,
     keep_reporting,
     lost_job,
@@ -62,7 +62,7 @@ def lose(broker, *rows, at, queue="crawl"):
     """All messages of the queue are lost, and a sweep shortly before this time noticed that of these rows."""
     broker.client.delete(queue)
     for row in rows:
-        first_look(row, at)
+        earlier_sighting(row, at)
 
 
 def unsent_job(ago=LOST, **fields):
