@@ -29,7 +29,7 @@ def hold(path: str) -> None:
 
 @contextmanager
 def workers(url: str, folder: Path, **pools: str) -> Iterator[dict[str, Popen]]:
-    """Workers `name@test`, each with its kind of pool, that consume the queue of their name and said they are ready."""
+    """Workers `name@test`, each with its kind of pool, that consume the queue of their name and are ready."""
     logs = {name: folder / f"{name}.log" for name in pools}
     started: dict[str, Popen] = {}
 

@@ -44,7 +44,7 @@ def chromium():
 
 
 def is_problem(entry):
-    """Whether the page complained. That a browser asks for an icon of its own accord is no fault of the page."""
+    """Return whether a console entry is a problem of the page; a missing favicon is not."""
     return entry.type in ("error", "warning") and not entry.location.get("url", "").endswith("/favicon.ico")
 
 
@@ -75,7 +75,7 @@ def log_in(tab, name, then="/admin/reaper/"):
 
 @pytest.fixture
 def ada(django_user_model, live_server):
-    """Somebody who may do everything."""
+    """A superuser."""
     return django_user_model.objects.create_superuser("ada", password=PASSWORD)
 
 
@@ -88,7 +88,7 @@ def tab(chromium, live_server, ada):
 
 
 def picture(tab, name):
-    """Make a picture of the upper part of a page for the docs, where they are asked for."""
+    """Take a screenshot of the upper part of a page for the docs, if requested."""
     if os.environ.get("SCREENSHOTS"):
         PICTURES.mkdir(exist_ok=True)
         height = min(1440, tab.evaluate("document.documentElement.scrollHeight"))
@@ -97,7 +97,7 @@ def picture(tab, name):
 
 
 def serious(tab):
-    """What axe finds on the reaper's part of a page that is serious or worse, as (rule, place)."""
+    """Return axe's serious and critical findings in the reaper's part of a page, as (rule, place)."""
     found = Axe().run(tab, context=".reaper").response["violations"]
     worst = [each for each in found if each["impact"] in ("serious", "critical")]
     return [(each["id"], node["html"][:120]) for each in worst for node in each["nodes"]]

@@ -1,4 +1,4 @@
-"""The person on call in a real browser: sees what is stuck, asks why, and does something about it."""
+"""The reaper's pages in a real browser, as the person on call uses them."""
 
 import re
 from datetime import timedelta
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture
 def real_clock(settings):
-    """Nothing is frozen here."""
+    """Use the real clock."""
     from reaper.schedules import create
 
     # A test that commits has emptied the tables.
@@ -50,14 +50,14 @@ def job(status="running", ago=MINUTE, **fields):
 
 
 def workers():
-    """One worker that lives, and one that does not."""
+    """Record one live worker and one dead worker."""
     now = timezone.now()
     report("celery@w1/abc", now=now, queues=["crawl"])
     report("celery@dead/abc", now=now, silent=MINUTE, queues=["crawl"])
 
 
 def swept():
-    """Every phase of every kind was swept a moment ago."""
+    """Record a recent sweep of every phase of every kind."""
     for adapter in conf.adapters().values():
         for phase in (Phase.RUNNING, Phase.QUEUED):
             sweep(adapter, phase)
@@ -65,7 +65,7 @@ def swept():
 
 
 def past(number=400):
-    """What was done within a month, for the charts."""
+    """Record a month of actions, for the charts."""
     now = timezone.now()
     reasons = ("orphaned", "orphaned", "lost", "timed_out", "stranded")
     LedgerEntry.objects.bulk_create(

@@ -1,4 +1,4 @@
-"""The whole thing at night: a real browser, web server, Beat and reaper, and a run that nobody works on."""
+"""The whole stack: a real browser, web server, Beat and reaper, and a run without a worker."""
 
 import pytest
 from django.conf import global_settings
@@ -48,7 +48,7 @@ def tab(chromium, processes, django_user_model):
 
 
 def stuck():
-    """A job that was claimed two hours ago, by a worker of which nobody has ever heard."""
+    """A job that was claimed two hours ago, by a worker that never sent a heartbeat."""
     then = timezone.now() - 2 * HOUR
     return CrawlJob.objects.create(
         source=Source.objects.create(name="source", url="http://127.0.0.1/"),

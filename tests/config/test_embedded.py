@@ -1,4 +1,4 @@
-"""The embedded servers, for real: each test has state folders of its own and leaves no process."""
+"""The embedded servers with real processes: each test has its own state folders and leaves no process."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""How `make up` keeps its processes."""
+"""How `make up` supervises its processes."""
 
 import contextlib
 import os

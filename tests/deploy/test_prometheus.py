@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: they pass Prometheus's own checks, and name only metrics that there are."""
+"""The alert rules and the dashboard: they pass Prometheus's own checks, and name only existing metrics."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def samples(db, broker, limits):
 
 
 def expressions():
-    """Everything that is asked of Prometheus."""
+    """Return every expression of the rules and the dashboard."""
     rules = yaml.safe_load((RULES / "reaper.rules.yml").read_text())
     asked = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
     panels = json.loads(DASHBOARD.read_text())["panels"]

@@ -24,7 +24,7 @@ def service(unit):
 
 
 def verify(folder, unit):
-    """What systemd says of a unit whose programs and files are those of this checkout."""
+    """Return systemd-analyze's findings for a unit whose programs and files are those of this checkout."""
     for each in UNITS:
         text = each.read_text().replace("/opt/crawler/venv/bin/", "/bin/true --").replace("/opt/crawler", "/")
         (folder / each.name).write_text(text)

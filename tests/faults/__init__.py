@@ -1,1 +1,1 @@
-"""Faults: real processes, real servers, and something that goes wrong between them. `make faults` runs them all."""
+"""Tests in which real processes and servers fail. `make faults` runs them all."""

@@ -1,4 +1,4 @@
-"""Write the table of the faults into docs/internals/FAULTS.md, from the tests that make them happen."""
+"""Write the table of the faults into docs/internals/FAULTS.md, from the tests that cause them."""
 
 import re
 

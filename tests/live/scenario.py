@@ -1,4 +1,4 @@
-"""Real workers side by side, each in trouble of its own. The journal of their tasks shows what really happened."""
+"""Real workers side by side, each with its own fault. The journal of their tasks shows what really happened."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""`make mutants`: each guard is taken away in turn, and the tests have to notice."""
+"""`make mutants`: each guard is removed in turn, and a test must fail."""

@@ -1,4 +1,4 @@
-"""The mutation gate itself: every mark has its row, every row its mark, and every mutant is one."""
+"""The mutation gate itself: every mark has a row, every row a mark, and every mutant differs from the code."""
 
 import ast
 from collections import Counter

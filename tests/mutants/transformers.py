@@ -1,4 +1,4 @@
-"""How a guard is taken away: each transformer changes the statement below a guard's mark, and nothing else.
+"""How a guard is removed: each transformer changes the statement below a guard's mark, and nothing else.
 
 A transformer is a function of a `Marked` statement that changes its syntax tree in place and raises `LookupError` when
 it does not find what it is to change. Its parameters name small parts of the statement (an operand's identifier, a

@@ -1,4 +1,4 @@
-"""Fixtures of the example host's tests: a Redis that Celery publishes to, and what may be wrong with it."""
+"""Fixtures of the example host's tests: a Redis that Celery publishes to, and its faults."""
 
 import pytest
 

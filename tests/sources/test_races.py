@@ -1,4 +1,4 @@
-"""Two at once, in connections of their own: who comes second finds the row taken, and nothing happens twice."""
+"""Two concurrent writers with their own connections: the second finds the row taken, and nothing happens twice."""
 
 import threading
 from contextlib import contextmanager

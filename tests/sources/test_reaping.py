@@ -1,4 +1,4 @@
-"""What the reaper sees of crawl runs: which rows are runs, in which phase, and which parents are stuck."""
+"""How the reaper reads crawl runs: which rows are runs, in which phase, and which parents are stuck."""
 
 import pytest
 from freezegun import freeze_time

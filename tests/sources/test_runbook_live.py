@@ -1,4 +1,4 @@
-"""The runbook that people have in their hands, word for word: every block of it runs against real processes."""
+"""The runbook word for word: every code block of it runs against real processes."""
 
 import hashlib
 import os

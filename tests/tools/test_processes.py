@@ -1,4 +1,4 @@
-"""The processes of the demo and the soak: all that they started is ended, and nothing else is."""
+"""The tools' processes: everything that they started is ended, and nothing else."""
 
 import subprocess
 import sys

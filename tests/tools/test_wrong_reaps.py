@@ -1,4 +1,4 @@
-"""The demo's judgement, as before/after worlds."""
+"""How wrong reaps are detected, as cases before and after."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from tools.wrong_reaps import Observation, Run, WrongReap, refused, taken_alive
 
 TASK, NEXT = "task-1", "task-2"
 RUNNING, PENDING = Run("running", TASK), Run("pending", TASK)
-# Any process; the looks are at 100 s and 101 s.
+# Any process; the observations are at 100 s and 101 s.
 PID = 7
 
 
@@ -23,7 +23,7 @@ ENDING = event("ending", 100.5)
 
 @dataclass(frozen=True)
 class World:
-    """One run before and after, and what the witnesses knew."""
+    """One run before and after, and the evidence."""
 
     before: Run
     after: Run | None
@@ -43,7 +43,7 @@ WRONG = {
     "requeued and claimed again while its process worked": World(RUNNING, Run("running", NEXT), [CLAIMED]),
     "completed by somebody else": World(RUNNING, Run("completed", TASK), [CLAIMED]),
     "deleted while its process worked": World(RUNNING, None, [CLAIMED]),
-    "claimed and failed between two looks": World(
+    "claimed and failed between two observations": World(
         PENDING, Run("failed", TASK), [event("claimed", 100.2)], alive=frozenset()
     ),
     "failed while its process worked, which had another run before": World(
@@ -51,7 +51,7 @@ WRONG = {
     ),
     "requeued while its message was waiting": World(PENDING, Run("pending", NEXT), waiting=frozenset({TASK})),
     "failed while its message was waiting": World(PENDING, Run("failed", TASK), waiting=frozenset({TASK})),
-    "another task let go, not its own": World(
+    "another task released its run, not its own": World(
         RUNNING, Run("failed", TASK), [CLAIMED, event("ending", 100.5, task_id="other")]
     ),
 }
@@ -60,7 +60,7 @@ RIGHT = {
     "nothing changed": World(RUNNING, RUNNING, [CLAIMED]),
     "claimed by its own task": World(PENDING, RUNNING, [CLAIMED], waiting=frozenset({TASK})),
     "completed by its own task": World(RUNNING, Run("completed", TASK), [CLAIMED, ENDING]),
-    "claimed and completed between two looks": World(
+    "claimed and completed between two observations": World(
         PENDING, Run("completed", TASK), [event("claimed", 100.2), ENDING], waiting=frozenset({TASK})
     ),
     "released by its own task for a new attempt": World(RUNNING, Run("pending", NEXT), [CLAIMED, ENDING]),
