@@ -7,14 +7,14 @@ from django.db.models.signals import post_migrate
 
 
 class ReaperConfig(AppConfig):
-    """Ends or requeues runs that are stuck."""
+    """Fails or requeues runs that are stuck."""
 
     name = "reaper"
     verbose_name = "Reaper"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Bind the system checks, also to the start of workers and Beat, the workers' reports, and the schedules."""
+        """Connect the system checks (also to the start of workers and Beat), the heartbeats, and the schedules."""
         from reaper.checks import abort_on_errors, check_reaper
         from reaper.workers import heartbeat
 

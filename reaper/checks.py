@@ -35,14 +35,14 @@ def check_reaper(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMes
 def abort_on_errors(**kwargs: Any) -> None:
     """Stop a worker or Beat with wrong settings, and print what is wrong. Receives `worker_init` and `beat_init`.
 
-    Celery runs Django's checks as well when it starts, but goes on whatever they find.
+    Celery also runs Django's checks when it starts, but continues whatever they find.
     """
     if errors := [each for each in check_reaper() if each.level >= checks.ERROR]:
         raise SystemExit("\n".join(str(each) for each in errors))
 
 
 def check_beat() -> Iterator[checks.CheckMessage]:
-    """Yield a warning without django-celery-beat: nothing would start the sweeps, and nothing would say so."""
+    """Yield a warning without django-celery-beat: nothing would start the sweeps, and nobody would notice."""
     if not apps.is_installed("django_celery_beat"):
         hint = 'Add "django_celery_beat" to INSTALLED_APPS, or run `manage.py reaper run`.'
         yield checks.Warning("No schedule starts the reaper's sweeps.", hint, id="reaper.W003")
@@ -58,7 +58,8 @@ def check_policy(adapter: RunAdapter, policy: Policy) -> list[checks.CheckMessag
 def check_alert(adapter: RunAdapter, policy: Policy) -> Iterator[checks.CheckMessage]:
     """Yield a warning when the alert cannot come before the run is failed."""
     if policy.alert_after >= policy.run_timeout:
-        alert_after, run_timeout = map(format_value, (policy.alert_after, policy.run_timeout))
+        alert_after = format_value(policy.alert_after)
+        run_timeout = format_value(policy.run_timeout)
         message = f"{adapter.kind}: ALERT_AFTER ({alert_after}) is not shorter than RUN_TIMEOUT ({run_timeout})."
         yield checks.Warning(
             message, "Make it shorter: the alert must come before the run is failed.", id="reaper.W001"

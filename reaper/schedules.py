@@ -14,18 +14,20 @@ from reaper.conf.settings import QUEUE
 from reaper.models import Sweep
 from reaper.tasks import INTERVALS
 
-DESCRIPTION = "Created by the reaper. Your changes stay. To stop it, disable it: migrate re-creates a deleted row."
+DESCRIPTION = "Created by the reaper. Your changes are kept. To stop it, disable it: migrate re-creates a deleted row."
 TABLES = (IntervalSchedule, PeriodicTask, PeriodicTasks, Sweep)
-"""What has to exist before rows are created: schedules of tasks without tables would only fail."""
+"""The tables that must exist before rows are created: until then the scheduled tasks could only fail."""
 
 
 class Schedule(NamedTuple):
-    """One row of Beat's."""
+    """One of Beat's rows for the reaper's tasks."""
 
     name: str
+    """Its name in the admin."""
     task: str
     """The task that it starts, by its full name."""
     every: timedelta
+    """The interval."""
 
     @property
     def interval(self) -> dict[str, Any]:
@@ -53,12 +55,13 @@ def create_after_migrate(using: str, **kwargs: Any) -> None:
         return
     # The reaper's own table may live in another database, which is migrated by itself.
     if all(is_complete(model, using) for model in TABLES if router.db_for_write(model) == using):
-        create(using)
+        create_missing(using)
 
 
 def is_complete(model: type[models.Model], using: str) -> bool:
-    """Return whether the model's table exists with all its columns: migrate can stop before, or go backwards."""
-    connection, table = connections[using], model._meta.db_table
+    """Return whether the model's table exists with all its columns: migrate can stop earlier, or go backwards."""
+    connection = connections[using]
+    table = model._meta.db_table
     with connection.cursor() as cursor:
         if table not in connection.introspection.table_names(cursor):
             return False
@@ -66,7 +69,7 @@ def is_complete(model: type[models.Model], using: str) -> bool:
     return {field.column for field in model._meta.concrete_fields} <= columns
 
 
-def create(using: str) -> list[str]:
+def create_missing(using: str) -> list[str]:
     """Create the rows whose tasks are not scheduled yet; return their names."""
     rows = PeriodicTask.objects.using(using)
     scheduled = set(rows.filter(task__in=TASKS).values_list("task", flat=True))
@@ -97,11 +100,11 @@ def new_row(schedule: Schedule, using: str) -> PeriodicTask:
     )
 
 
-def existing() -> models.QuerySet[PeriodicTask]:
+def existing_rows() -> models.QuerySet[PeriodicTask]:
     """Return the rows, renamed ones included."""
     return PeriodicTask.objects.filter(task__in=TASKS)
 
 
-def remove() -> int:
+def delete_rows() -> int:
     """Delete the rows before the reaper is uninstalled; return how many."""
-    return existing().delete()[0]
+    return existing_rows().delete()[0]

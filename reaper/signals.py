@@ -47,7 +47,7 @@ class AlertedReceiver(Protocol):
         runs: Sequence[RunFacts],
         **kwargs: Any,
     ) -> object:
-        """Take note of an alert.
+        """Handle an alert.
 
         `sender`: the adapter's class, or `Alert` for an alert that concerns no kind; `alert`: its row; `reason`: its
         name, as in docs/ALERTS.md; `message`: a sentence; `now`: the database's time; `runs`: when opened, the runs

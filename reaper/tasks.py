@@ -1,4 +1,4 @@
-"""The Celery tasks that Beat schedules. Each does its kinds one by one; one bad kind does not stop the others."""
+"""The Celery tasks that Beat schedules. Each handles the kinds one by one; one bad kind does not stop the others."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -32,16 +32,16 @@ INTERVALS: Mapping[str, timedelta] = {
 }
 """How often each task is started, by Beat or by `manage.py reaper run`.
 
-By name: asking a task itself for anything finalizes Celery's app too early.
+By name, because accessing an attribute of a task finalizes Celery's app too early.
 """
 
 
-def for_each_kind(do: Callable[[RunAdapter], Any]) -> dict[str, Any]:
+def for_each_kind(function: Callable[[RunAdapter], Any]) -> dict[str, Any]:
     """Call a function for every kind; return what it returned, by kind. An exception is logged, and is its result."""
     results = {}
     for kind, adapter in conf.adapters().items():
         try:
-            results[kind] = do(adapter)
+            results[kind] = function(adapter)
         except Exception as error:
             logger.exception("%s failed", kind)
             results[kind] = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Which indexes a model needs for a sweep to cost the same however large its table is. No database is queried."""
+"""The indexes that a model needs so that a sweep costs the same however large its table is. No database is queried."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Who may see and press what, and what an unknown kind or run answers."""
+"""The permissions of the reaper's pages and buttons, and the 404 for an unknown kind or run."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -14,7 +14,8 @@ from reaper.admin.mixins import ReadOnlyAdmin
 from reaper.conf import clock
 from reaper.models import Alert
 
-SILENCE = timedelta(days=1)
+SILENCE_DURATION = timedelta(days=1)
+"""How long the action "Silence for a day" holds notifications back."""
 
 
 @admin.register(Alert)
@@ -48,5 +49,5 @@ class AlertAdmin(ReadOnlyAdmin):
     @admin.action(description="Silence for a day", permissions=["reap"])
     def silence(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
         """Send no notification of the alerts for a day, nor of their end."""
-        until = clock.now(queryset.db) + SILENCE
+        until = clock.now(queryset.db) + SILENCE_DURATION
         self.message_user(request, f"{queryset.update(silenced_until=until)} silenced until {until:%Y-%m-%d %H:%M %Z}.")

@@ -9,13 +9,12 @@ from django.template.response import TemplateResponse
 
 from reaper.adapters import RunAdapter
 from reaper.admin.access import get_adapter_or_404, require_reap_permission
-from reaper.admin.dashboard_views import redirect_to_overview
+from reaper.admin.dashboard_views import redirect_to_dashboard
 from reaper.admin.links import model_of
-from reaper.admin.run_views import UNFINISHED
 from reaper.conf import clock
 from reaper.controls.exemptions import exempt_runs
 from reaper.core.explain import ACTION_DONE
-from reaper.core.facts import RunFacts
+from reaper.core.facts import UNFINISHED_PHASES, RunFacts
 from reaper.core.policy import Action
 from reaper.reports.timeline import state_token
 from reaper.sweeps import manual
@@ -33,7 +32,7 @@ MAX_NAMED = 100
 
 def confirmation(request: HttpRequest, adapter: RunAdapter, act: str, pks: Sequence[str], total: int) -> HttpResponse:
     """Show which of the `total` selected runs would be acted on, before anything is done."""
-    runs = [run for run in adapter.get_all(pks[:MAX_RUNS]) if run.phase in UNFINISHED]
+    runs = [run for run in adapter.get_all(pks[:MAX_RUNS]) if run.phase in UNFINISHED_PHASES]
     context = {
         **admin.site.each_context(request),
         "title": QUESTIONS[act],
@@ -52,7 +51,10 @@ def confirmation(request: HttpRequest, adapter: RunAdapter, act: str, pks: Seque
 
 @require_reap_permission
 def act_on_runs(request: HttpRequest) -> HttpResponseBase:
-    """Do what was confirmed with each run that is still as it was seen. `runs` has a line "KEY TOKEN" for each."""
+    """Apply the confirmed action to each run that is unchanged since the page was loaded.
+
+    The POST parameter `runs` has a line "KEY TOKEN" for each. Raises Http404 for an unknown kind or action.
+    """
     adapter = get_adapter_or_404(request.POST.get("kind", ""))
     act = request.POST.get("act", "")
     if act not in QUESTIONS:
@@ -62,7 +64,7 @@ def act_on_runs(request: HttpRequest) -> HttpResponseBase:
         # guard: bulk action: the runs are unchanged
         run
         for run in adapter.get_all(list(tokens)[:MAX_RUNS])
-        if state_token(run) == tokens[run.pk] and run.phase in UNFINISHED
+        if state_token(run) == tokens[run.pk] and run.phase in UNFINISHED_PHASES
     ]
     done = exempt_all(request, adapter, unchanged) if act == EXEMPT else act_on_all(request, adapter, unchanged, act)
     outcome = "exempt from recovery" if act == EXEMPT else ACTION_DONE[ACTIONS[act]]
@@ -73,7 +75,7 @@ def act_on_runs(request: HttpRequest) -> HttpResponseBase:
         )
     model = model_of(adapter.kind)
     if model is None:
-        return redirect_to_overview()
+        return redirect_to_dashboard()
     return redirect(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
 
 
@@ -89,8 +91,8 @@ def exempt_all(request: HttpRequest, adapter: RunAdapter, runs: Sequence[RunFact
 
 
 def act_on_all(request: HttpRequest, adapter: RunAdapter, runs: Sequence[RunFacts], act: str) -> int:
-    """Fail or requeue runs, report what the broker did not take, and return how many were acted on."""
+    """Fail or requeue runs, report which messages the broker did not take, and return how many were acted on."""
     row = manual.act_on_runs(adapter, runs, ACTIONS[act], request.user.get_username())
     for error in row.error_messages:
-        messages.warning(request, f"{error}. What is recorded, the next sweep sends.")
+        messages.warning(request, f"{error}. It is recorded, and the next sweep sends it.")
     return row.acted

@@ -42,6 +42,6 @@ def preformatted(text: str) -> str:
 
 
 def describe_reason(reason: str) -> str:
-    """Return "CODE: sentence" for a reason; a code that another version wrote stands for itself."""
+    """Return "CODE: sentence" for a reason; a code that another version wrote is returned as it is."""
     known = find_reason(reason)
     return f"{reason}: {known.sentence}" if known else reason

@@ -1,4 +1,4 @@
-"""The pages of what people set at run time: recovery modes, exemptions and policies. Adding a row sets it."""
+"""The pages of what operators set at run time: recovery modes, exemptions and policies. Adding a row sets it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,9 +30,9 @@ MAX_PREVIEWED = 50
 class ControlAdmin(ReadOnlyAdmin):
     """Rows that people with the permission `reaper.reap` add, and that take effect at once. They are never changed."""
 
-    shown: Sequence[Any] = ()
+    detail_fields: Sequence[Any] = ()
     """The fields of a row that exists."""
-    asked: Sequence[str] = ()
+    form_fields: Sequence[str] = ()
     """The fields of the form that adds a row."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -45,27 +45,27 @@ class ControlAdmin(ReadOnlyAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields to show, or those of the form."""
-        return self.shown if obj else self.asked
+        return self.detail_fields if obj else self.form_fields
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields that cannot be changed: all of a row that exists."""
-        return self.shown if obj else ()
+        return self.detail_fields if obj else ()
 
 
 @admin.register(KindControl)
 class KindControlAdmin(ControlAdmin):
-    """Who set the mode, the pause and the brake of a kind, when and to what."""
+    """Who set the mode, the pause and the brake of a kind, when, and to what."""
 
     form = KindControlForm
     list_display = (datetime_column("created_at"), "kind", "summary", "actor")
     list_filter = (KindFilter, "created_at")
-    shown = (datetime_column("created_at"), "kind", "summary", "actor")
-    asked = ("kind", "mode", "paused_until", "released_until")
+    detail_fields = (datetime_column("created_at"), "kind", "summary", "actor")
+    form_fields = ("kind", "mode", "paused_until", "released_until")
 
     def save_model(self, request: HttpRequest, obj: KindControl, form: Any, change: bool) -> None:
         """Set the kind's controls, the same way as the command does."""
         adapter = conf.adapters()[obj.kind]
-        values = {name: form.cleaned_data[name] for name in self.asked if name != "kind"}
+        values = {name: form.cleaned_data[name] for name in self.form_fields if name != "kind"}
         row = set_controls(adapter, request.user.get_username(), clock.now(adapter.using), **values)
         copy_saved(row, obj)
 
@@ -75,8 +75,8 @@ class ExemptionAdmin(ControlAdmin, RunRecordAdmin):
     """The runs that are exempt from recovery. Deleting a row removes the exemption."""
 
     form = ExemptionForm
-    asked = ("kind", "run_id", "until")
-    shown = (datetime_column("created_at"), "run", "actor", datetime_column("until"))
+    form_fields = ("kind", "run_id", "until")
+    detail_fields = (datetime_column("created_at"), "run", "actor", datetime_column("until"))
     list_display = (datetime_column("created_at"), "run", "actor", datetime_column("until"))
     list_filter = (KindFilter, "created_at")
     search_fields = ("run_id__exact",)
@@ -94,7 +94,7 @@ class ExemptionAdmin(ControlAdmin, RunRecordAdmin):
 
 
 def copy_saved(row: KindControl | Exemption, obj: KindControl | Exemption) -> None:
-    """Make `obj`, which Django logs and redirects to, the row that was saved."""
+    """Copy the saved row into `obj`, which Django logs and redirects to."""
     obj.pk = row.pk
     obj.created_at = row.created_at
     obj.actor = row.actor
@@ -106,7 +106,7 @@ class PolicyOverrideAdmin(ControlAdmin):
 
     list_display = (datetime_column("created_at"), "kind", "summary", "actor")
     list_filter = (KindFilter, "created_at")
-    shown = (datetime_column("created_at"), "kind", "summary", "actor")
+    detail_fields = (datetime_column("created_at"), "kind", "summary", "actor")
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Show a kind's policy, preview a changed one, or save it. Raises Http404 for an unknown kind."""
@@ -135,7 +135,7 @@ class PolicyOverrideAdmin(ControlAdmin):
 
 
 def form_context(form: PolicyOverrideForm) -> dict[str, Any]:
-    """Return what the page shows of the form: each field with the value that is in effect, and where that is from."""
+    """Return the template's context for the form: each field with its effective value, and where that comes from."""
     fields = [
         {"field": form[name], "value": format_value(each.value), "source": each.source}
         for name, each in form.effective.items()
@@ -145,7 +145,7 @@ def form_context(form: PolicyOverrideForm) -> dict[str, Any]:
 
 
 def preview_context(form: PolicyOverrideForm) -> dict[str, Any]:
-    """Return what the page shows of the effect that the form's policy would have now."""
+    """Return the template's context for the preview: what the form's policy would do with the runs of this moment."""
     return {
         "preview": preview_policy(form.adapter, form.policy, MAX_PREVIEWED),
         "changes": differences(effective_policy(form.adapter), form.policy),

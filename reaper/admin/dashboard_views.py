@@ -16,13 +16,13 @@ from reaper.core.policy import Mode
 HOUR = timedelta(hours=1)
 
 
-def redirect_to_overview() -> HttpResponse:
+def redirect_to_dashboard() -> HttpResponse:
     """Go to the dashboard."""
     return redirect("admin:app_list", "reaper")
 
 
 def control_changes(control: str, now: datetime) -> dict[str, Any] | None:
-    """Return what a kind's button changes, as `set_controls` takes it; None if there is no such button."""
+    """Return the arguments of `set_controls` for a kind's button; None if there is no such button."""
     buttons: dict[str, dict[str, Any]] = {
         **{str(mode): {"mode": mode} for mode in Mode},
         "settings": {"mode": ""},
@@ -36,26 +36,26 @@ def control_changes(control: str, now: datetime) -> dict[str, Any] | None:
 
 @require_reap_permission
 def control_kind(request: HttpRequest) -> HttpResponseBase:
-    """Do what one of a kind's buttons says."""
+    """Apply one of a kind's buttons. Raises Http404 for an unknown kind or button."""
     adapter = get_adapter_or_404(request.POST.get("kind", ""))
     now = clock.now(adapter.using)
     changes = control_changes(request.POST.get("control", ""), now)
     if changes is None:
         raise Http404("There is no such control.")
     row = set_controls(adapter, request.user.get_username(), now, **changes)
-    # The kind is not the first word: the admin capitalizes that.
+    # Start with a word other than the kind, because the admin capitalizes the first one.
     messages.success(request, f"Recovery of {row}.")
-    return redirect_to_overview()
+    return redirect_to_dashboard()
 
 
 @require_reap_permission
 def set_schedule(request: HttpRequest) -> HttpResponseBase:
-    """Enable or disable one of the reaper's schedules. Sent twice, it stays as it was asked for."""
+    """Enable or disable one of the reaper's schedules. Sending it twice changes nothing more."""
     if not apps.is_installed("django_celery_beat"):
         raise Http404("django_celery_beat is not installed.")
     from reaper import schedules  # needs django_celery_beat's models
 
-    row = schedules.existing().filter(pk=parse_key(request.POST.get("schedule"))).first()
+    row = schedules.existing_rows().filter(pk=parse_key(request.POST.get("schedule"))).first()
     if row is None:
         raise Http404("There is no such schedule.")
     enabled = request.POST.get("enabled") == "1"
@@ -65,7 +65,7 @@ def set_schedule(request: HttpRequest) -> HttpResponseBase:
         row.save(update_fields=["enabled", "date_changed"])
         admin.ModelAdmin(type(row), admin.site).log_change(request, row, f"{outcome} in the reaper's dashboard")
     messages.success(request, f"“{row.name}” is {outcome}; Beat follows within 10 s.")
-    return redirect_to_overview()
+    return redirect_to_dashboard()
 
 
 def parse_key(text: Any) -> int:

@@ -7,10 +7,11 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
-from reaper.admin.links import PARENT_SUFFIX, model_of
+from reaper.admin.links import model_of
 from reaper.conf import settings as conf
 from reaper.core.policy import Action, SweepScope
 from reaper.core.reasons import Reason
+from reaper.ledger.manual import PARENT_SUFFIX
 from reaper.models import LedgerEntry
 
 

@@ -147,7 +147,7 @@ class LedgerEntryAdmin(RunRecordAdmin):
 
     @admin.display(description="facts")
     def facts_shown(self, row: LedgerEntry) -> str:
-        """Return what the run's row said."""
+        """Return the run's facts as they were read from its row."""
         return json_block(row.facts)
 
     @admin.display(description="evidence")

@@ -1,4 +1,4 @@
-"""What a host adds to the admin of its own runs."""
+"""The mixin that a host adds to the admin of its own runs."""
 
 from collections.abc import Callable
 from typing import Any

@@ -7,9 +7,7 @@ from django.urls import NoReverseMatch, reverse
 
 from reaper.adapters import ModelRunAdapter
 from reaper.conf import settings as conf
-
-# What the ledger appends to a kind for the parents of its runs.
-PARENT_SUFFIX = ".parent"
+from reaper.ledger.manual import PARENT_SUFFIX
 
 
 def model_of(kind: str) -> type[Model] | None:

@@ -1,4 +1,4 @@
-"""What the admins of the reaper's tables have in common: they are large, and nothing in them is changed."""
+"""Base classes of the admins: the reaper's tables are large, and nothing in them is changed."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from reaper.admin.links import PARENT_SUFFIX, change_url
+from reaper.admin.links import change_url
 from reaper.conf import settings as conf
+from reaper.ledger.manual import PARENT_SUFFIX
 
 
 class ReadOnlyMixin:
-    """For a `ModelAdmin` or an inline: nobody adds, changes or deletes anything in it."""
+    """For a `ModelAdmin` or an inline in which nothing is added, changed or deleted."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return False: read-only."""

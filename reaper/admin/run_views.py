@@ -17,7 +17,7 @@ from reaper.conf import clock
 from reaper.controls.exemptions import exempt_run, remove_exemption
 from reaper.controls.overrides import effective_policy
 from reaper.core.explain import ACTION_DONE, describe_decision, describe_evidence, describe_facts, describe_limits
-from reaper.core.facts import Phase, RunFacts
+from reaper.core.facts import UNFINISHED_PHASES, Phase, RunFacts
 from reaper.core.formatting import one_line
 from reaper.core.policy import Action
 from reaper.ledger.history import find_undoable_end
@@ -26,11 +26,9 @@ from reaper.reports.timeline import state_token, timeline_of
 from reaper.sweeps import manual
 from reaper.sweeps.judging import judge_run
 
-UNFINISHED = (Phase.QUEUED, Phase.RUNNING)
-
 
 class Press(NamedTuple):
-    """A button that somebody pressed on the page of a run."""
+    """One press of a button on the page of a run."""
 
     request: HttpRequest
     adapter: RunAdapter
@@ -48,8 +46,8 @@ class Press(NamedTuple):
 
     @property
     def is_outdated(self) -> bool:
-        """Return whether the run has changed since the page was read."""
-        return state_token(self.run) != self.request.POST.get("seen")
+        """Return whether the run has changed since the page was loaded."""
+        return state_token(self.run) != self.request.POST.get("state_token")
 
 
 @require_safe
@@ -71,7 +69,7 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         "title": f"{kind}:{run.pk}",
         "run": run,
         "host_page": change_url(admin.site, kind, run.pk),
-        "is_unfinished": run.phase in UNFINISHED,
+        "is_unfinished": run.phase in UNFINISHED_PHASES,
         "is_reopenable": is_reopenable,
         "facts": describe_facts(run, now),
         "evidence": f"{evidence[:1].upper()}{evidence[1:]}." if evidence else "",
@@ -79,7 +77,7 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
         "will_act": judged.decision.action is not Action.LEAVE,
         "limits": describe_limits(run, policy),
         "reason": judged.decision.reason,
-        "seen": state_token(run),
+        "state_token": state_token(run),
         "timeline": timeline_of(adapter, run),
     }
     return TemplateResponse(request, "admin/reaper/run.html", context)
@@ -87,7 +85,7 @@ def run_page(request: HttpRequest, kind: str, pk: str) -> HttpResponseBase:
 
 @require_reap_permission
 def act_on_run(request: HttpRequest) -> HttpResponseBase:
-    """Do what one of a run's buttons says. Raises Http404 for an unknown kind, run or button."""
+    """Apply one of a run's buttons. Raises Http404 for an unknown kind, run or button."""
     adapter = get_adapter_or_404(request.POST.get("kind", ""))
     run = get_run_or_404(adapter, request.POST.get("pk", ""))
     handler = HANDLERS.get(request.POST.get("act", ""))
@@ -108,7 +106,7 @@ def requeue(press: Press) -> None:
 
 
 def end_run(press: Press, action: Action) -> None:
-    """Fail or requeue the run, if it is unfinished and as the user saw it."""
+    """Fail or requeue the run, if it is unfinished and unchanged since the page was loaded."""
     if refuse_if_changed(press):
         return
     applied, row = manual.act_on_run(press.adapter, press.run, action, press.actor)
@@ -176,7 +174,7 @@ def refuse_if_changed(press: Press) -> bool:
     if press.is_outdated:
         messages.error(press.request, changed_text(press))
         return True
-    if press.run.phase not in UNFINISHED:
+    if press.run.phase not in UNFINISHED_PHASES:
         messages.error(
             press.request, f"{press.name} has finished, or is not managed by the reaper. Nothing was changed."
         )
@@ -190,7 +188,7 @@ def changed_text(press: Press) -> str:
 
 
 def report_outcome(request: HttpRequest, row: Sweep, done: str, not_done: str = "") -> None:
-    """Report what became of an action: `done` if it was applied ("" if not), and what the broker still has to take."""
+    """Report an action's outcome: `done` if it was applied ("" if not), and what the broker has not taken yet."""
     if done:
         messages.success(request, done)
     elif not row.errors:

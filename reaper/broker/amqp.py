@@ -1,4 +1,4 @@
-"""Read a RabbitMQ broker's queues. It shows messages to consumers only, so it is asked how many wait."""
+"""Scan a RabbitMQ broker's queues. It shows messages to consumers only, so they are counted, not read."""
 
 from kombu import Connection
 

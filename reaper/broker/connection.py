@@ -51,7 +51,7 @@ def format_error(error: Exception) -> str:
 
 
 class NonRetryingProducer(Producer):
-    """A producer that publishes at once or not at all, and that is its own pool.
+    """A producer that publishes at once or not at all, and that serves as its own pool.
 
     kombu's mailbox retries without end: a revoke would block until a broker that is gone comes back.
     """

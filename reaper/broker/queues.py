@@ -1,4 +1,4 @@
-"""Is a task's message still in the broker? Scan its queues without changing anything, and say what was not read."""
+"""Is a task's message still in the broker? Scan its queues without changing anything, and report what was not read."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -32,16 +32,16 @@ def scan_queues(broker: Broker, queues: Collection[str], seconds: float = 2.0) -
 
 
 def run_scan(scan: QueueScan, connection: Connection) -> None:
-    """Run the scan with the reader of the connection's transport; record why where it does not come to its end."""
+    """Run the scan with the reader of the connection's transport; record why if it does not finish."""
     transport = connection.transport.driver_type
     reader = READERS.get(transport)
     if reader is None:
         return scan.record_problem(f"the {transport} transport cannot be inspected")
     try:
         reader(scan, connection)
-    except ScanIncomplete as why:
-        scan.record_problem(str(why))
-    # Permissions, or a key of another type: not what a broker raises that has gone.
+    except ScanIncomplete as error:
+        scan.record_problem(str(error))
+    # Missing permissions, or a key of another type: a broker that is gone raises something else.
     except connection.channel_errors as error:
         scan.record_problem(f"the broker refused the scan: {format_error(error)}")
 

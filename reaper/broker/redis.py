@@ -12,7 +12,7 @@ from kombu import Connection
 from reaper.broker.snapshot import QueueScan
 from reaper.exceptions import ScanIncomplete
 
-# Messages per read: few at first, then as many as fit into PAGE_BYTES. Redis serves nobody else during a read.
+# Messages per read: few at first, then as many as fit into PAGE_BYTES. Redis serves no other client during a read.
 FIRST_PAGE = 10
 PAGE = 1_000
 PAGE_BYTES = 2_000_000
@@ -46,10 +46,10 @@ def scan_redis(scan: QueueScan, connection: Connection) -> None:
             counts = count_messages(client, lists, channel.unacked_key)
             totals = {queue: sum(counts.by_queue[queue]) for queue in scan.queues}
             scan.depth.update(totals)
-            left = MAX_MESSAGES - counts.delivered
+            remaining = MAX_MESSAGES - counts.delivered
             for queue in sorted(scan.queues, key=totals.__getitem__):
-                left -= totals[queue]
-                if left < 0:
+                remaining -= totals[queue]
+                if remaining < 0:
                     scan.record_problem(f"{queue} holds {totals[queue]:,} messages, too many to read in one scan")
                     continue
                 complete = [read_list(scan, client, channel.global_keyprefix, name) for name in lists[queue]]

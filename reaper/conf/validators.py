@@ -33,7 +33,7 @@ MAX_DURATION = timedelta(days=36_525)
 MAX_COUNT = 2**31 - 1
 """The largest value of a database's integer column."""
 MIN_RETENTION = timedelta(days=1)
-"""Budgets and backoffs are counted from the ledger, and its trigger lets nobody delete rows younger than this."""
+"""Budgets and backoffs are counted from the ledger, and its trigger prevents the deletion of rows younger than this."""
 MIN_TOKEN_LENGTH = 20
 """Characters. 128 random bits in base 64 are 22."""
 

@@ -20,9 +20,9 @@ def latest_row(model: type[Row], adapter: RunAdapter) -> Row | None:
 
 @contextmanager
 def exclusive_append(model: type[Row], adapter: RunAdapter) -> Iterator[None]:
-    """Open a transaction in which nobody else appends to the kind's rows, for a row that builds on the newest one.
+    """Open a transaction that alone may append to the kind's rows, for a row that builds on the newest one.
 
-    Concurrent writers wait for the lock on the kind's first row, and then read what the other one has written.
+    Concurrent writers wait for the lock on the kind's first row, and then read what the other has written.
     """
     with transaction.atomic(using=adapter.using):
         # guard: concurrent changes of the mode

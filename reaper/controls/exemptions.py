@@ -28,12 +28,12 @@ def exempt_run(adapter: RunAdapter, pk: str, actor: str, now: datetime, until: d
 def exempt_runs(adapter: RunAdapter, pks: Sequence[str], actor: str, now: datetime) -> None:
     """Exempt runs with no expiry."""
     rows = [Exemption(kind=adapter.kind, run_id=pk, actor=actor, created_at=now) for pk in pks]
-    # MySQL finds the conflicting constraint by itself, and refuses to be given one.
-    takes_target = connections[adapter.using].features.supports_update_conflicts_with_target
+    # MySQL determines the conflicting constraint by itself, and accepts no target.
+    accepts_target = connections[adapter.using].features.supports_update_conflicts_with_target
     Exemption.objects.using(adapter.using).bulk_create(
         rows,
         update_conflicts=True,
-        unique_fields=["kind", "run_id"] if takes_target else None,
+        unique_fields=["kind", "run_id"] if accepts_target else None,
         update_fields=["actor", "created_at", "until"],
         batch_size=BATCH,
     )

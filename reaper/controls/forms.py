@@ -1,4 +1,4 @@
-"""The forms by which operators switch a kind, override its policy or exempt a run."""
+"""The forms with which operators switch a kind, override its policy or exempt a run."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +27,7 @@ class KindForm(forms.ModelForm):
     kind = forms.ChoiceField(choices=lambda: [(kind, kind) for kind in conf.adapters()])
 
     def clean_deadline(self, name: str) -> datetime | None:
-        """Return a field's moment. Raise ValidationError when it has passed, or is more than a year away."""
+        """Return a field's timestamp. Raise ValidationError when it has passed, or is more than a year away."""
         until = self.cleaned_data[name]
         now = clock.now(conf.adapters()[self.cleaned_data["kind"]].using) if "kind" in self.cleaned_data else None
         if until and now and not now < until <= now + MAX_CONTROL_DURATION:
@@ -36,7 +36,7 @@ class KindForm(forms.ModelForm):
 
 
 class KindControlForm(KindForm):
-    """How a kind is swept from now on. A field left empty ends what it was set to."""
+    """How a kind is swept from now on. A field left empty ends what was set before."""
 
     mode = forms.ChoiceField(
         required=False,
@@ -92,7 +92,7 @@ class PolicyOverrideForm(forms.Form):
         return self.latest.pk if self.latest else 0
 
     def clean(self) -> dict[str, Any]:
-        """Parse each field, and check that they fit together and to the task. Adds the sentences as errors."""
+        """Parse each field, and check that they fit each other and the task; add a form error for each mistake."""
         self.values = {}
         if self.latest and self.cleaned_data.get("base_version") not in (None, self.latest_version):
             self.add_error(None, f"{self.latest.actor} has changed the policy in the meantime. Check it and try again.")

@@ -16,7 +16,7 @@ from reaper.models import KindControl
 logger = logging.getLogger(__name__)
 
 MAX_CONTROL_DURATION = timedelta(days=366)
-"""The longest pause, release or exemption with an end: after a year nobody remembers what was switched, and why."""
+"""The longest pause, release or exemption with an end: after a year nobody remembers what was set, and why."""
 
 
 class ControlState(NamedTuple):
@@ -25,7 +25,7 @@ class ControlState(NamedTuple):
     mode: Mode
     """How its sweeps behave now; OFF while it is paused."""
     paused_until: datetime | None = None
-    """The end of the pause under way, whatever the mode is; None without one."""
+    """The end of the current pause, whatever the mode is; None without one."""
     released: bool = False
     """An operator has released the brake: it limits nothing."""
     actor: str = ""
@@ -66,7 +66,7 @@ def state_of(adapter: RunAdapter, now: datetime) -> ControlState:
 
 
 def set_controls(adapter: RunAdapter, actor: str, now: datetime, **changes: Any) -> KindControl:
-    """Change some of `mode` ('' is the settings' one), `paused_until` and `released_until`; return the new row."""
+    """Change some of `mode` ('' is that of the settings), `paused_until` and `released_until`; return the new row."""
     with exclusive_append(KindControl, adapter):
         row = latest_row(KindControl, adapter) or KindControl(kind=adapter.kind)
         for name, value in {"pk": None, "created_at": now, "actor": actor, **changes}.items():

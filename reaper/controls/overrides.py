@@ -89,7 +89,8 @@ def set_overrides(adapter: RunAdapter, actor: str, now: datetime, values: Mappin
 
 def differences(before: Policy, after: Policy) -> list[str]:
     """Return a sentence for each field that differs: "run_timeout: 1 h -> 2 h"."""
-    old, new = asdict(before), asdict(after)
+    old = asdict(before)
+    new = asdict(after)
     changed = [name for name in OVERRIDABLE if old[name] != new[name]]
     return [f"{name}: {format_value(old[name])} -> {format_value(new[name])}" for name in changed]
 

@@ -1,18 +1,18 @@
-"""The brake: what fails in masses is more likely the reaper's view than the runs, so it stops at masses. Pure."""
+"""The brake: when very many runs look stuck at once, the reaper's view is more likely wrong than the runs. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 MASS_PERCENT = 55
-"""From this share on it is no longer single workers or runs that are in trouble.
+"""From this share on, the cause is no longer with single workers or runs.
 
 Taken from Kubernetes' node controller, which slows evictions down when 55 % of a zone's nodes are not ready.
 """
 MIN_WORKERS = 3
-"""Fewer silent workers are no mass, unless they are all; the node controller's number as well."""
+"""Fewer silent workers never count as a mass, unless they are all; this too is the node controller's number."""
 HELD_LIMIT = 20
-"""How many runs a sweep may always act on, and at most while the brake is engaged."""
+"""How many runs a sweep may always act on; while the brake is engaged, it acts on no more than these."""
 
 
 class ReportingPeriod(Protocol):
@@ -20,19 +20,19 @@ class ReportingPeriod(Protocol):
 
     @property
     def since(self) -> datetime:
-        """Since when it reports without a gap."""
+        """Return since when it has reported without a gap."""
 
     @property
     def seen_at(self) -> datetime:
-        """Its last heartbeat."""
+        """Return when it sent its last heartbeat."""
 
     @property
     def ended_at(self) -> datetime | None:
-        """When it shut down cleanly; None if it has not."""
+        """Return when it shut down cleanly; None if it has not."""
 
     @property
     def alive(self) -> bool:
-        """Whether it reports now."""
+        """Return whether it still reports."""
 
 
 class MassSilence(NamedTuple):
@@ -47,10 +47,10 @@ class MassSilence(NamedTuple):
 def detect_mass_silence(workers: Sequence[ReportingPeriod], silence: timedelta, now: datetime) -> MassSilence | None:
     """Return how many of a queue's workers stopped reporting together, if that is not over; else None.
 
-    Together means within `silence`, after which a worker counts as dead. When it is all of them, or MASS_PERCENT and at
-    least MIN_WORKERS, the network or the database has more likely failed than each of them, and they may go on working
-    unseen. A worker that shut down cleanly is not silent. It is over when a worker has come since and has reported for
-    a whole silence limit: then the others could report as well.
+    Together means within `silence`, after which a worker counts as dead. If it is all of them, or MASS_PERCENT and at
+    least MIN_WORKERS, then the network or the database has more likely failed than each of the workers, which may still
+    be working. A worker that shut down cleanly is not silent. The silence is over when a worker that began to report
+    later has done so for a whole silence limit: by then the others could report as well.
     """
     newest = max((each.since for each in workers if each.alive and now - each.since >= silence), default=None)
     for last in sorted((each for each in workers if is_silent(each)), key=lambda each: each.seen_at):
@@ -76,7 +76,7 @@ def was_reporting_at(worker: ReportingPeriod, moment: datetime) -> bool:
 
 
 def exceeds_limit(to_act: int, unfinished: int) -> bool:
-    """Return whether a sweep would act on so many of the unfinished runs that a person should look first."""
+    """Return whether a sweep would act on so many of the unfinished runs that a person should check first."""
     # guard: brake: engaged by the share of runs
     return to_act > HELD_LIMIT and is_mass(to_act, unfinished)
 

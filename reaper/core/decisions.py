@@ -37,15 +37,15 @@ Rules are tried in order, and the first one that matches decides:
              started
     queued   none of these: not enough evidence                         leave                inconclusive
 
-The reaper acts early only on positive evidence; otherwise it waits for the timeout, and what it cannot tell, it leaves
-alone. So orphaned, lost and stranded need two more things. The task's absence from every live worker is certain: all
-their reports are complete, and none that answered an inspect contradicts. And there is a witness: a worker that
-consumes the run's queue has reported without a gap for a whole silence limit, and recently. Without a witness it may be
-the database or the network that failed.
+The reaper acts early only on positive evidence; otherwise it waits for the timeout, and where it cannot tell, it does
+nothing. So orphaned, lost and stranded need two more things. First, the task is certainly absent from every live
+worker: all their heartbeats are complete, and no answer to an inspect contradicts them. Second, there is a witness: a
+worker that consumes the run's queue has reported without a gap for a whole silence limit, and recently. Without a
+witness, the database or the network may be what failed.
 
 A task is killed only where a worker reports it as executing. A run exactly at a limit is not yet over it. A requeue
-over its budget becomes a fail: a run that was started and lost again and again is poison, and one that never starts has
-no worker to run it.
+over its budget becomes a fail: a run that was started and lost repeatedly is poison, and one that never starts has no
+worker to run it.
 """
 
 from dataclasses import dataclass
@@ -73,13 +73,13 @@ class Decision:
     terminate: bool = False
     """Kill the task where it runs, instead of only preventing its start."""
     exhausted: bool = False
-    """The run would have been requeued, but its budget of requeues is spent."""
+    """The run would have been requeued, but its requeue budget is used up."""
     interrupted: bool = False
     """The run was cut off by its worker's announced shutdown: it counts against a budget of its own."""
 
     @property
     def code(self) -> str:
-        """Return the run's error code: "poison" when its budget is spent, else the reason."""
+        """Return the run's error code: "poison" when its budget is used up, else the reason."""
         return "poison" if self.exhausted else str(self.reason)
 
 
@@ -152,12 +152,12 @@ def claimant_released(run: RunFacts, evidence: Evidence) -> bool:
         listed_at = evidence.claimant_listed_at
         active_at = run.last_activity_at
         return listed_at is not None and active_at is not None and listed_at > active_at
-    # A dead worker that had a copy of the message proves nothing about another worker that the row names.
+    # That a dead worker had a copy of the message proves nothing about another worker that the row names.
     if evidence.last_holder and run.worker in ("", hostname(evidence.last_holder)):
         return True
     if run.worker:
         return False
-    # It is not known which worker started it, but all live ones have reported since before, and do not have it.
+    # Which worker started it is not known, but all live ones have reported since before then, and none has it.
     watched_since = evidence.fleet_watched_since
     return watched_since is not None and run.started_at is not None and watched_since < run.started_at
 
@@ -191,7 +191,7 @@ def decide_queued(run: RunFacts, evidence: Evidence, policy: Policy, now: dateti
 
 
 def alert_for(run: RunFacts, policy: Policy, now: datetime) -> str:
-    """Return the alert that a run is worth, "long_running" or "backlog"; '' when it is worth none."""
+    """Return the alert that a run is due for, "long_running" or "backlog"; '' for none."""
     age = run.age(now)
     if age is not None and run.phase is Phase.RUNNING and age > policy.alert_after:
         return "long_running"
@@ -203,7 +203,7 @@ def alert_for(run: RunFacts, policy: Policy, now: datetime) -> str:
 def fail_or_requeue(
     run: RunFacts, action: Action, policy: Policy, reason: Reason, *, terminate: bool = False, interrupted: bool = False
 ) -> Decision:
-    """Return the action that the policy names: a fail, or a requeue where the work may be done twice."""
+    """Return the decision for the action that the policy names: fail, or requeue where the work may be done twice."""
     if action is Action.REQUEUE:
         return requeue(run, policy, reason, terminate=terminate, interrupted=interrupted)
     return Decision(Action.FAIL, reason, terminate=terminate)
@@ -212,7 +212,7 @@ def fail_or_requeue(
 def requeue(
     run: RunFacts, policy: Policy, reason: Reason, *, terminate: bool = False, interrupted: bool = False
 ) -> Decision:
-    """Return a requeue, or the fail that takes its place when the run's budget is spent."""
+    """Return a requeue, or the fail that replaces it when the run's budget is used up."""
     history = run.history
     if run.phase is not Phase.RUNNING:
         # guard: budget of redispatches
@@ -233,12 +233,12 @@ def requeue(
 
 
 def in_backoff(history: History, policy: Policy, now: datetime) -> bool:
-    """Return whether the waiting time after the last action on the run is not over yet."""
+    """Return whether the run is still within the backoff after the last action on it."""
     count = history.total_requeues
     if not count or not policy.backoff or history.last_action_at is None:
         return False
     wait = policy.backoff[min(count, len(policy.backoff)) - 1]
-    # An action in the future means that a clock was set back: it must not stop recovery for ever.
+    # An action in the future means that a clock was set back: it must not stop recovery forever.
     return timedelta(0) <= now - history.last_action_at <= wait
 
 

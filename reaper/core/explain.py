@@ -27,11 +27,11 @@ LIMITS = {
 def describe_action(run: RunFacts, decision: Decision, now: datetime, *, actor: str = "") -> str:
     """Return the message that is written into the run: what was done, by whom, why, and how long it had been stuck."""
     done = ACTION_DONE[decision.action].capitalize()
-    by = f"by {actor}" if actor else f"by the reaper: {decision.reason.sentence}"
+    cause = f"by {actor}" if actor else f"by the reaper: {decision.reason.sentence}"
     age = run.age(now)
     stuck = f" It had been {run.status or run.phase} for {format_duration(age)}." if age is not None else ""
     exhausted = describe_exhausted(run.history.total_requeues) if decision.exhausted else ""
-    return f"{done} {by} (rule {decision.reason}).{stuck}{exhausted}"
+    return f"{done} {cause} (rule {decision.reason}).{stuck}{exhausted}"
 
 
 def describe_exhausted(requeues: int) -> str:
@@ -71,7 +71,7 @@ def describe_limits(run: RunFacts, policy: Policy) -> str:
 
 
 def describe_facts(run: RunFacts, now: datetime) -> str:
-    """Return what a run's row says, in a sentence or two."""
+    """Return the facts of a run's row, in a sentence or two."""
     if run.phase is Phase.FINISHED:
         parts = [f"It has ended with status {run.status}"]
     else:
@@ -134,12 +134,12 @@ def describe_holder(run: RunFacts, evidence: Evidence, now: datetime) -> Iterato
 
 
 def describe_death(evidence: Evidence) -> str:
-    """Return that the worker is dead, and whether it had announced that, after "which"."""
+    """Return that the worker is dead, and whether it had announced that: the rest of a clause after "which"."""
     return "announced its shutdown and is gone" if evidence.shutdown_announced else "is dead"
 
 
 def describe_retry(evidence: Evidence) -> Iterator[str]:
-    """Yield that a running run's Celery retry waits."""
+    """Yield that a running run's Celery retry is waiting, if it is."""
     if evidence.retry_waiting:
         yield f"its Celery retry is waiting in {queue_name(evidence)}"
 

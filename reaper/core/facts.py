@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 MAX_CLOCK_AHEAD = timedelta(hours=1)
-"""How far ahead of `now` a timestamp may be and still be believed, as being now.
+"""How far ahead of `now` a timestamp may be and still be trusted; it then counts as `now`.
 
-A run may be sent or claimed while a sweep is under way, and clocks differ. Falling back to an earlier timestamp would
-take a run that has just begun for an old one.
+A run may be sent or claimed during a sweep, and clocks differ. Falling back to an earlier timestamp would mistake a run
+that has just begun for an old one.
 """
 
 
@@ -26,9 +26,13 @@ class Phase(StrEnum):
     RUNNING = "running"
     """A worker has claimed it."""
     FINISHED = "finished"
-    """It has ended, in whatever way."""
+    """It has ended, with whatever outcome."""
     UNKNOWN = "unknown"
-    """Its status is none that the adapter maps."""
+    """The adapter does not map its status."""
+
+
+UNFINISHED_PHASES = (Phase.RUNNING, Phase.QUEUED)
+"""The phases that are swept and judged, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +54,7 @@ class History:
 
     @property
     def total_requeues(self) -> int:
-        """Return how often the run was requeued, for whatever reason."""
+        """Return how often the run was requeued, for any reason."""
         return self.requeues + self.redispatches + self.interruptions
 
 
@@ -111,7 +115,7 @@ class RunFacts:
         return None if since is None else now - since
 
     def idle_for(self, now: datetime) -> timedelta | None:
-        """Return how long ago a running run started or made progress last; its age where neither is known."""
+        """Return how long ago a running run last started or made progress; its age where neither is known."""
         active_at = self._corrected(self.last_activity_at)
         if active_at is None or active_at > now + MAX_CLOCK_AHEAD:
             return self.age(now)
@@ -187,11 +191,11 @@ class Evidence:
     overtaken: bool = False
     """A run of the same kind that was dispatched at least queue_timeout later has started."""
     uncertainties: Sequence[str] = ()
-    """Why something is not known, in sentences for a person."""
+    """Why something is not known, in sentences for people."""
 
     @property
     def is_surely_absent(self) -> bool:
-        """Return whether no live worker has the task, and a witness was there to see it."""
+        """Return whether no live worker has the task, and a witness would have noticed otherwise."""
         # guard: gone: absent from every report
         # guard: gone: a witness
         return self.absent and bool(self.witness) and not self.holder

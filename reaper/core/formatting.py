@@ -1,11 +1,11 @@
-"""How durations, moments and foreign text are written for people, and how durations are read from them. Pure."""
+"""How durations, timestamps and foreign text are formatted for people, and how a written duration is parsed. Pure."""
 
 import re
 from datetime import datetime, timedelta
 from typing import Any
 
 MAX_LENGTH = 500
-"""Characters of a text from elsewhere (a name, an id, an error) that are shown."""
+"""How many characters of a foreign text (a name, an id, an error) are shown."""
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 """Each unit of a duration with its seconds, the largest first."""
 OFF = "off"
@@ -18,15 +18,16 @@ NEGATIVE = re.compile(r"-\d{1,9}(\.\d{1,6})?", re.ASCII)
 
 
 def one_line(text: object, limit: int = MAX_LENGTH) -> str:
-    """Return a text from elsewhere as one printable line: no terminal command, no second line of a log."""
+    """Return a foreign text as one printable line: it can neither control a terminal nor forge a second log line."""
     line = "".join(char if char.isprintable() else " " for char in str(text)[: limit + 1])
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def parse_duration_text(text: str) -> timedelta | None:
-    """Return a duration as a person writes it: "90" (seconds), "1h 30m", "1.5h", "15min", "2 h"; None if it is none.
+    """Return the duration that a person wrote: "90" (seconds), "1h 30m", "1.5h", "15min", "2 h"; None if it is none.
 
-    A negative number is a negative duration, so that the validator of the value can say what is wrong with it.
+    A negative number is a negative duration, and one too long for Python is `timedelta.max`, so that the validator of
+    the value can say what is wrong with it.
     """
     text = text.strip().lower()
     if NEGATIVE.fullmatch(text):
@@ -38,17 +39,17 @@ def parse_duration_text(text: str) -> timedelta | None:
     in_order = initials in ([each for each in sizes if each in initials], [""])
     if not amounts or not in_order or AMOUNT.sub("", text).strip():
         return None
-    return timedelta(
-        seconds=sum(
-            float(amount) * sizes.get(initial, 1) for (amount, _), initial in zip(amounts, initials, strict=True)
-        )
-    )
+    seconds = sum(float(amount) * sizes.get(initial, 1) for (amount, _), initial in zip(amounts, initials, strict=True))
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError:
+        return timedelta.max
 
 
 def format_duration(value: timedelta, *, exact: bool = False) -> str:
-    """Return a duration as people write it, in its largest unit and the next: "1 h 30 min", "45 s", "0 s".
+    """Return a duration in its largest unit and the next: "1 h 30 min", "45 s", "0 s".
 
-    With `exact`, in as many units as it takes, which `parse_duration_text` reads back the same: "1 d 5 s", "0.5 s".
+    With `exact`, use as many units as it takes, so that `parse_duration_text` returns the same: "1 d 5 s", "0.5 s".
     """
     if exact and value < timedelta(0):
         return f"-{format_duration(-value, exact=True)}"
@@ -73,7 +74,7 @@ def format_ago(moment: datetime, now: datetime) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return the value of a setting as a person writes it: "1 h", "30 s, 2 min", "requeue", "off"."""
+    """Return the value of a setting as it is written in a form: "1 h", "30 s, 2 min", "requeue", "off"."""
     if value is None:
         return OFF
     if isinstance(value, timedelta):

@@ -42,7 +42,7 @@ class SweepScope(StrEnum):
     PARENTS = "parents"
     """The parents whose children have all ended."""
     MANUAL = "manual"
-    """The runs that a person named."""
+    """The runs that a person selected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

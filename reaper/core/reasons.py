@@ -1,10 +1,10 @@
-"""Why the reaper decides as it does: a stable code, with the words for people. Pure data."""
+"""The reasons of decisions: each a stable code, with a label and a sentence for people. Pure data."""
 
 from enum import StrEnum
 
 
 class ReasonFamily(StrEnum):
-    """What went wrong with a run, in the few groups that charts and reports tell apart."""
+    """What went wrong with a run, in the few groups that charts and reports distinguish."""
 
     label: str
     """The name for people."""

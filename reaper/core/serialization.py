@@ -68,7 +68,7 @@ def from_json(cls: type[Data], stored: Any, **defaults: Any) -> Data:
 
 
 def parser_for(hint: Any) -> Callable[[Any], Any]:
-    """Return what reads a value of the annotated type from JSON, or raises TypeError, ValueError or OverflowError."""
+    """Return the parser of the annotated type's JSON values. It raises TypeError, ValueError or OverflowError."""
     if isinstance(hint, UnionType):
         (inner,) = (each for each in get_args(hint) if each is not NoneType)
         parse = parser_for(inner)
@@ -95,5 +95,5 @@ DEFAULTS = {cls: [(each.name, each.default) for each in fields(cls)] for cls in 
 PARSERS: dict[type, dict[str, Callable[[Any], Any]]] = {
     cls: {name: parser_for(hint) for name, hint in get_type_hints(cls).items()} for cls in (RunFacts, Evidence, History)
 }
-# One for all: json.dumps() would make one for every row.
+# Shared, because json.dumps() would create one for every row.
 ENCODER = json.JSONEncoder()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class ErrorCode(StrEnum):
-    """What kind of trouble it was. Stored in `Sweep.errors`."""
+    """What kind of problem it was. Stored in `Sweep.errors`."""
 
     BRAKE_ENGAGED = "brake_engaged"
     """Most of the unfinished runs would have been acted on at once, so only a few were."""
@@ -25,16 +25,16 @@ class ErrorCode(StrEnum):
 
 
 HOLDS = frozenset({ErrorCode.BRAKE_ENGAGED, ErrorCode.MASS_SILENCE})
-"""The codes that say that a safeguard held the sweep back, and not that something failed."""
+"""The codes of sweeps that a safeguard held back, as opposed to something that failed."""
 
 
 class SweepError(NamedTuple):
     """One thing that went wrong in a sweep, or held it back."""
 
     code: str
-    """An `ErrorCode`; another word where another version wrote it."""
+    """An `ErrorCode`; may be any text if another version wrote it."""
     message: str
-    """One sentence for a person, without a full stop."""
+    """One sentence for people, without a full stop."""
 
     @property
     def is_hold(self) -> bool:
@@ -47,7 +47,7 @@ class SweepError(NamedTuple):
 
     @classmethod
     def from_json(cls, value: Any) -> "SweepError":
-        """Return the error that `as_json` made this of. Whatever else it is becomes the message."""
+        """Return the error that `as_json` stored. Any other value becomes the message."""
         if isinstance(value, Mapping):
             return cls(str(value.get("code", "")), str(value.get("message", "")))
         return cls("", str(value))

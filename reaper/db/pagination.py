@@ -1,4 +1,4 @@
-"""Reading rows as dicts, page by page; also rows that Python cannot hold, so that one of them never ends a sweep."""
+"""Read rows as dicts, page by page, and survive values that Python cannot hold: one bad row must not end a sweep."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from django.db import DataError
 from django.db.models import BooleanField, F, Func, Q, QuerySet, Value
 from django.db.models.lookups import GreaterThan
 
-# Rows read at a time: memory stays flat however many there are.
+# Rows read at a time: memory use stays flat however many there are.
 PAGE = 1000
 # Timestamps outside of these (the year 20000) are no Python datetime in every time zone.
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def fetch(rows: QuerySet, columns: Sequence[str]) -> list[Row]:
-    """Return the rows as dicts. A value that cannot be read is None, and spoils neither its row nor the others."""
+    """Return the rows as dicts. A value that cannot be read is None; all others are intact."""
     try:
         return list(rows.values(*columns))
     except UNREADABLE:

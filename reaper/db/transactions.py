@@ -1,4 +1,4 @@
-"""Transactions that give up rather than hold others up."""
+"""Transactions that give up instead of blocking others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

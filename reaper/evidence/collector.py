@@ -1,7 +1,7 @@
-"""The evidence on a page of runs: what the broker, the heartbeats and the workers themselves say about their tasks.
+"""The evidence on a page of runs: what the broker, the heartbeats and the workers themselves know about their tasks.
 
-They are read in the order in which a message travels: first the queues, then the heartbeats, and before a verdict that
-rests on a task's absence the workers themselves. No transaction is open in the meantime, and nothing is written.
+They are read in the order in which a message travels: first the queues, then the heartbeats and, before a verdict that
+rests on a task's absence, the workers themselves. No transaction is open in the meantime, and nothing is written.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ class EvidenceCollector:
     ) -> None:
         """Judge by this policy at this time.
 
-        `may_inspect` is whether to ask the workers themselves, which takes seconds where some are silent: a page that
-        only shows does not. `fleet` are workers that were read already; without it, they are read when needed.
+        `may_inspect` is whether to ask the workers themselves, which takes seconds where some are silent; a page that
+        only displays does not ask. `fleet` are workers that were loaded already; without it, they are when needed.
         """
         self.adapter = adapter
         self.policy = policy
@@ -58,9 +58,9 @@ class EvidenceCollector:
 
     @property
     def mass_silence(self) -> str:
-        """Return why nothing is decided by a task's absence: many workers fell silent together; '' otherwise.
+        """Return the sentence that many workers fell silent together, so that absence decides nothing; '' otherwise.
 
-        It is '' as well as long as nothing has been collected.
+        It is also '' until something has been collected.
         """
         fleet = self.sources.loaded_fleet
         silence = fleet.mass_silence(self.sources.queue) if fleet else None

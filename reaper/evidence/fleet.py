@@ -58,9 +58,9 @@ class Fleet:
     def find_witness(self, queue: str) -> str:
         """Return a worker of the queue that has reported without a gap for at least `DEAD_AFTER`; '' without one.
 
-        When all were silent it may have been the database or the network, and a worker that has just come back proves
+        When all were silent, the database or the network may have failed, and a worker that has just come back proves
         nothing about the others, which may be about to. Nor does one that has missed a heartbeat itself: when all fall
-        silent together, the first is taken for dead some seconds before the last.
+        silent together, the first counts as dead some seconds before the last.
         """
         # guard: a witness has reported for long enough
         able = (worker for worker in self.live if queue in worker.queues and self.now - worker.since >= DEAD_AFTER)

@@ -1,4 +1,4 @@
-"""What the heartbeats say about one run's task, whether it is queued or running."""
+"""The evidence that the heartbeats give on one run's task, whether the run is queued or running."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""The workers' own answers, added to evidence that says that a task is absent: they may contradict it."""
+"""Merge the workers' own answers into evidence of a task's absence, which they may contradict."""
 
 from collections.abc import Sequence
 from dataclasses import replace

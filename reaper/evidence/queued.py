@@ -26,7 +26,7 @@ class Location(NamedTuple):
     place: MessageLocation
     """UNKNOWN where a queue could not be read, or where a worker may have it that sends no heartbeat."""
     reason: str = ""
-    """Why the place is not known, as a sentence; '' where it is, and where there is nothing to say."""
+    """Why the place is not known, as a sentence; '' where it is known, or no reason is."""
 
 
 def is_past_publish(run: RunFacts, now: datetime) -> bool:

@@ -1,6 +1,6 @@
-"""What a sweep of one kind reads from the outside: the queues, the heartbeats and the workers themselves.
+"""The sources of evidence for one kind: the queues, the heartbeats and the workers themselves.
 
-Each is read when it is first needed, and no more often than that; each is limited in time.
+Each is read when it is first needed, and no more often than necessary; each read is limited in time.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class EvidenceSources:
     def __init__(
         self, adapter: RunAdapter, broker: Broker, policy: Policy, now: datetime, fleet: Fleet | None = None
     ) -> None:
-        """Read the fleet anew unless one is given, and the rest over this broker."""
+        """Use this broker; load the fleet when it is first needed, unless one is given."""
         self.adapter = adapter
         self.broker = broker
         self.policy = policy
@@ -55,7 +55,7 @@ class EvidenceSources:
         return self.loaded_fleet
 
     def refresh_fleet(self) -> None:
-        """Have the heartbeats read again when they are needed next."""
+        """Read the heartbeats again the next time they are needed."""
         self.loaded_fleet = None
 
     @cached_property
@@ -74,8 +74,8 @@ class EvidenceSources:
         return self.adapter.latest_started_dispatch()
 
     def inspect(self, task_ids: Sequence[str]) -> InspectionResult:
-        """Return what the workers themselves say about these tasks."""
-        # A worker that drains does not answer.
+        """Return the workers' own answers about these tasks."""
+        # A draining worker does not answer.
         nodes = [worker.hostname for worker in self.fleet.live if not worker.draining]
         expected = [node for node in nodes if node not in self._unresponsive]
         seconds = SILENT_FLEET_TIMEOUT_S if self._unresponsive and not expected else INSPECT_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""Why something about a run cannot be known: every such sentence, for a person. Pure."""
+"""The sentences that tell people why something about a run cannot be known. Pure."""
 
 from reaper.core.brake import MassSilence
 
@@ -9,7 +9,7 @@ def incomplete_heartbeat(worker: str) -> str:
 
 
 def mass_silence(silence: MassSilence, queue: str) -> str:
-    """Many workers of a queue fell silent at the same time: rather the network or the database than each of them."""
+    """Many workers of a queue fell silent at once: more likely the network or the database failed than each of them."""
     return f"{silence.silent} of {silence.reporting} workers of queue {queue} lost heartbeat together, and none is back"
 
 
@@ -29,12 +29,12 @@ def failed_inspection(error: str) -> str:
 
 
 def duplicate_node(node: str) -> str:
-    """A task that one of the workers does not name may be with the other."""
+    """A task that one of the workers does not name may be held by the other."""
     return f"several workers share the node name {node}"
 
 
 def unknown_worker(node: str) -> str:
-    """A worker answers of which there is no heartbeat."""
+    """A worker answers that has no heartbeat."""
     return f"{node} answers but sends no heartbeat"
 
 

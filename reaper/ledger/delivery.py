@@ -1,4 +1,4 @@
-"""What the ledger says about messages: the revokes that are owed, and the dispatches that the broker has taken."""
+"""The ledger as an outbox: the revokes that are owed, and the dispatches that the broker has taken."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -12,15 +12,16 @@ from reaper.db.expressions import InValues
 from reaper.models import LedgerEntry, Sweep
 
 REVOKE_WITHIN = timedelta(hours=1)
-"""Age beyond which an owed revoke is dropped: its task has started, ended or been refused by its fence since."""
+"""Age beyond which an owed revoke is dropped: by then its task has started, ended, or been refused by the fence."""
 
 
 class RevokeRequest(NamedTuple):
     """A task to revoke."""
 
     task_id: str
+    """The task's id."""
     terminate: bool = False
-    """Whether it is also to be killed by the worker that executes it."""
+    """Whether the worker that executes it should also kill it."""
     holder: Any = ""
     """The name of that worker, NODE/INCARNATION; '' or None when none reports the task."""
     requested_by_person: bool = False
@@ -28,7 +29,7 @@ class RevokeRequest(NamedTuple):
 
     @property
     def node(self) -> str:
-        """Return the node to kill it at; '' where it is only forbidden to start."""
+        """Return the node on which to kill it; '' if it must only be prevented from starting."""
         # guard: a kill only for a running task
         return str(self.holder or "").partition("/")[0] if self.terminate else ""
 
@@ -45,8 +46,8 @@ def revoke_request(update: RunUpdate) -> RevokeRequest:
 
 def sweeps_owing_revokes(adapter: RunAdapter, now: datetime) -> QuerySet[Sweep]:
     """Return the sweeps that were cut off, or whose revokes the broker did not all take; oldest first."""
-    mine = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, revoked_at=None, idle=False)
-    return mine.filter(started_at__gt=now - REVOKE_WITHIN).order_by("id")
+    owing = Sweep.objects.using(adapter.using).filter(kind=adapter.kind, revoked_at=None, idle=False)
+    return owing.filter(started_at__gt=now - REVOKE_WITHIN).order_by("id")
 
 
 def owed_revokes(adapter: RunAdapter, sweep: Sweep) -> list[RevokeRequest]:
@@ -61,7 +62,7 @@ def owed_revokes(adapter: RunAdapter, sweep: Sweep) -> list[RevokeRequest]:
 
 
 def entries_of_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: datetime) -> list[LedgerEntry]:
-    """Return the entries since then by which these tasks lost their runs, oldest first."""
+    """Return the entries after `since` by which these tasks lost their runs, oldest first."""
     entries = LedgerEntry.objects.using(adapter.using).applied().filter(kind=adapter.kind, created_at__gt=since)
     # Repeat `<> ''` so that PostgreSQL can use the partial index.
     return list(entries.filter(task_id__in=list(task_ids)).exclude(task_id="").order_by("id"))
@@ -70,5 +71,5 @@ def entries_of_tasks(adapter: RunAdapter, task_ids: Iterable[str], since: dateti
 def confirm_dispatches(adapter: RunAdapter, task_ids: Mapping[str, str], now: datetime) -> None:
     """Confirm that the broker has taken these dispatches, perhaps of an earlier sweep. `task_ids`: run -> task id."""
     unconfirmed = LedgerEntry.objects.using(adapter.using).applied().filter(kind=adapter.kind, published_at=None)
-    these = unconfirmed.filter(InValues("run_id", task_ids), InValues("new_task_id", task_ids.values()))
-    these.update(published_at=now)
+    taken = unconfirmed.filter(InValues("run_id", task_ids), InValues("new_task_id", task_ids.values()))
+    taken.update(published_at=now)

@@ -1,4 +1,4 @@
-"""What the ledger says about one run's past: its budgets, its entries, and whether its end can be undone."""
+"""One run's past in the ledger: its budgets, its entries, and whether its end can be undone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +49,7 @@ def apply_row(history: History, row: dict[str, Any]) -> History:
 
 
 def entries_of_run(adapter: RunAdapter, pk: str) -> LedgerQuerySet:
-    """Return a run's entries, newest first, also those of dry runs."""
+    """Return a run's entries, newest first, those of dry runs included."""
     return LedgerEntry.objects.using(adapter.using).filter(kind=adapter.kind, run_id=pk).order_by("-id")
 
 

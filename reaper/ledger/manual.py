@@ -10,12 +10,16 @@ from reaper.core.serialization import to_compact
 from reaper.models import LedgerEntry, RefusedWrite, Sweep
 
 MANUAL_DISPATCH = "manual dispatch"
-"""The actor of a dispatch that the host made, where it does not say for whom."""
+"""The actor of a dispatch by the host, which does not name a user."""
+
+
+PARENT_SUFFIX = ".parent"
+"""What is appended to a kind for the entries about its runs' parents, which are not runs themselves."""
 
 
 def parent_kind(adapter: RunAdapter) -> str:
-    """Return the `kind` of entries about parents, KIND.parent: parents are no runs."""
-    return f"{adapter.kind}.parent"
+    """Return the `kind` of entries about parents: KIND.parent."""
+    return adapter.kind + PARENT_SUFFIX
 
 
 def record_finalization(adapter: RunAdapter, parent: str, now: datetime, sweep: Sweep, actor: str) -> None:
@@ -35,7 +39,7 @@ def record_finalization(adapter: RunAdapter, parent: str, now: datetime, sweep: 
 def record_manual_action(
     adapter: RunAdapter, update: RunUpdate, action: str, now: datetime, sweep: Sweep, actor: str, task_id: str = ""
 ) -> None:
-    """Record what a person did that is no action of the reaper's own: `LedgerEntry.REOPEN` or `LedgerEntry.REVOKE`.
+    """Record a person's action that the reaper never takes by itself: `LedgerEntry.REOPEN` or `LedgerEntry.REVOKE`.
 
     `task_id`: the task to revoke, where there is one.
     """

@@ -11,7 +11,7 @@ from reaper.models import Alert, Exemption, LedgerEntry, MessageSighting, Refuse
 PRUNE_BATCH = 5000
 """Rows deleted in one statement, so that none holds its locks for long."""
 SIGHTING_RETENTION = timedelta(days=1)
-"""Age beyond which a sighting that no later one confirmed is of a run that has gone its way."""
+"""Age beyond which a sighting that no later scan confirmed belongs to a run that has moved on."""
 
 
 def prune_history(using: str, now: datetime, retention: timedelta) -> None:

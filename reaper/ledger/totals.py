@@ -25,16 +25,18 @@ BUCKETS = (5, 10, 15, 20, 30, 60, 120, 300, 900, 1800, 3600, 7200, 86_400)
 INF = "+Inf"
 """The label of what is beyond the last bound."""
 CUT_OFF_AFTER = timedelta(hours=1)
-"""A sweep that has not ended by then was cut off: no sweep takes minutes."""
+"""Age beyond which a sweep that has not ended was cut off: no sweep takes that long."""
 MAX_ROWS = 5000
-"""Sweeps, and refused writes, that are counted at one close; the rest waits for the next."""
+"""Sweeps, and refused writes, that are counted when a sweep closes; the rest waits for the next one."""
 
 
 class Key(NamedTuple):
-    """What is counted."""
+    """What is counted: the labels of one counter."""
 
     metric: str
+    """`ACTIONS`, `RECOVERY` or `REFUSED`."""
     kind: str
+    """The adapter's kind; KIND.parent for parents."""
     label: str
     """An action, a bound of `BUCKETS` as text or `INF`, or a refused write: by the metric."""
     reason: str = ""
@@ -42,11 +44,12 @@ class Key(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """How often."""
+    """How often something happened, and how long that took in all."""
 
     number: int = 0
+    """How often it happened."""
     seconds: float = 0.0
-    """The sum of the times, where it is times that are counted."""
+    """The sum of the recovery times; 0 for the other metrics."""
 
 
 def all_time_counts(using: str) -> dict[Key, Counted]:
@@ -78,13 +81,13 @@ def count_closed_sweeps(using: str, now: datetime) -> None:
             rows = RefusedWrite.objects.using(using).filter(pk__in=refused_pks)
             counted.update(count_refused(rows))
             rows.update(counted=True)
-        # In one order everywhere, so that two that count at once do not wait for each other.
+        # Always in the same order, so that concurrent counts never deadlock.
         for key, number in sorted(counted.items()):
             add(key, number, using)
 
 
 def lock_uncounted(rows: QuerySet[Any]) -> list[int]:
-    """Lock rows that are not counted yet, oldest first, and return their keys; skip those that another is counting."""
+    """Lock rows that are not counted yet, oldest first, and return their keys; skip rows that are being counted."""
     can_skip = connections[rows.db].features.has_select_for_update_skip_locked
     # guard: concurrent updates of the totals
     locked = rows.order_by("pk").select_for_update(skip_locked=can_skip)
@@ -92,7 +95,7 @@ def lock_uncounted(rows: QuerySet[Any]) -> list[int]:
 
 
 def count_actions(entries: QuerySet[LedgerEntry]) -> Iterator[tuple[Key, Counted]]:
-    """Yield how many runs and parents were acted on; a dispatch by a person is no act of the reaper."""
+    """Yield how many runs and parents were acted on; a dispatch by a person does not count."""
     groups = entries.exclude(action=LedgerEntry.DISPATCH).order_by().values_list("kind", "action", "reason")
     for kind, action, reason, count in groups.annotate(Count("pk")):
         yield Key(ACTIONS, kind, action, reason), Counted(count)
@@ -119,7 +122,7 @@ def count_refused(rows: QuerySet[RefusedWrite]) -> Iterator[tuple[Key, Counted]]
 
 
 def add(key: Key, counted: Counted, using: str) -> None:
-    """Add to one total."""
+    """Add a count to one total."""
     totals = CounterTotal.objects.using(using)
     total, _ = totals.get_or_create(**key._asdict())
     totals.filter(pk=total.pk).update(count=F("count") + counted.number, seconds=F("seconds") + counted.seconds)

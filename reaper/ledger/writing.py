@@ -1,4 +1,4 @@
-"""Writing the entries of a batch: one INSERT for hundreds of rows, which costs less than their runs' UPDATE."""
+"""Write the entries of a batch: one INSERT for hundreds of rows, which costs less than the UPDATE of their runs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -50,14 +50,15 @@ def insert_statement(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> 
 
     Values that all rows share are bound once: binding dominates the cost.
     """
-    quote, table = connection.ops.quote_name, LedgerEntry._meta
+    quote = connection.ops.quote_name
+    table = LedgerEntry._meta
     fields = [cast("Field", table.get_field(name)) for name in INSERT_COLUMNS]
     differing = [
         index
         for index, values in enumerate(zip(*rows, strict=True))
         if INSERT_COLUMNS[index] == "run_id" or len(set(values)) > 1
     ]
-    # PostgreSQL takes text for JSON only where the text is a literal of its own.
+    # PostgreSQL converts text to JSON implicitly only where the text is a literal.
     json_cast = "CAST({} AS jsonb)" if connection.vendor == "postgresql" else "{}"
     casts = [json_cast if isinstance(field, JSONField) else "{}" for field in fields]
     values = [casts[index].format(f"v{index}") if index in differing else "%s" for index in range(len(INSERT_COLUMNS))]
@@ -74,7 +75,8 @@ def insert_statement(connection: BaseDatabaseWrapper, rows: Sequence[tuple]) -> 
 
 def own_values(update: RunUpdate, now: datetime) -> tuple[Any, ...]:
     """Return the values of `OWN_COLUMNS` of one update, without the evidence."""
-    run, decision = update.run, update.decision
+    run = update.run
+    decision = update.decision
     unattended = unattended_for(run, update.evidence, now)
     return (
         run.pk,

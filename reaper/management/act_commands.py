@@ -1,10 +1,10 @@
-"""`manage.py reaper sweep | fail | requeue | reopen | finalize | run`: what changes runs."""
+"""`manage.py reaper sweep | fail | requeue | reopen | finalize | run`: the subcommands that change runs."""
 
 from django.core.management.base import CommandError
 
 from reaper.conf import settings as conf
 from reaper.core.explain import ACTION_DONE
-from reaper.core.facts import Phase
+from reaper.core.facts import UNFINISHED_PHASES, Phase
 from reaper.core.policy import Action, SweepScope
 from reaper.management import scheduler_loop
 from reaper.management.arguments import AS_JSON, DRY_RUN, KIND_FILTER, PARENT, RUN, USER
@@ -18,11 +18,8 @@ from reaper.models import Sweep
 from reaper.reports.health import sweep_scopes
 from reaper.reports.json_output import sweeps_document
 from reaper.reports.run_lines import RunLine
-from reaper.reports.sweep_listing import dry_run as list_dry_run
-from reaper.reports.sweep_listing import sweep_and_list
+from reaper.reports.sweep_listing import judge_and_list, sweep_and_list
 from reaper.sweeps import manual
-
-UNFINISHED = (Phase.QUEUED, Phase.RUNNING)
 
 
 def sweep(context: Context, kind: str | None, dry_run: bool) -> ExitCode:
@@ -32,7 +29,7 @@ def sweep(context: Context, kind: str | None, dry_run: bool) -> ExitCode:
     table = RunTable(context.console)
     if dry_run and not context.as_json:
         context.console.title("Dry run: nothing is changed.")
-    perform = list_dry_run if dry_run else sweep_and_list
+    perform = judge_and_list if dry_run else sweep_and_list
     adapters = select_adapters(kind)
     with show_progress(context, "Judging" if dry_run else "Sweeping", adapters) as on_progress:
         for adapter in adapters:
@@ -66,9 +63,9 @@ def requeue(context: Context, run: str, user: str | None) -> ExitCode:
 
 
 def end_run(context: Context, run: str, action: Action, user: str | None) -> ExitCode:
-    """Fail or requeue one run. Raise CommandError if there is none, or if it is not unfinished."""
+    """Fail or requeue one run. Raise CommandError if there is none, or if it has ended."""
     target = find_run(run)
-    if target.run.phase not in UNFINISHED:
+    if target.run.phase not in UNFINISHED_PHASES:
         why = "has finished" if target.run.phase is Phase.FINISHED else "is neither waiting nor running"
         sentence = f"{run} {why}: its status is {target.run.status}. Nothing was changed."
         raise CommandError(sentence, returncode=ExitCode.NOT_OK)
@@ -100,7 +97,7 @@ def reopen(context: Context, run: str, user: str | None) -> ExitCode:
 
 
 def finalize(context: Context, parent: str, user: str | None) -> ExitCode:
-    """Complete one parent. Raise CommandError if none of this id waits for it."""
+    """Complete one parent. Raise CommandError if no parent with this id is waiting to be completed."""
     if parent.partition(":")[0] in conf.adapters():
         sentence = f"{parent!r} names a run: give the parent's id alone, without a kind."
         raise CommandError(sentence, returncode=ExitCode.USAGE)

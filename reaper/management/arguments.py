@@ -1,4 +1,4 @@
-"""The arguments of the subcommands, and the parser that says in one line what is wrong with them."""
+"""The arguments of the subcommands, and the parser that reports a mistake in one line."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from reaper.exceptions import InvalidValue
 from reaper.management.context import ExitCode
 
 CONFIGURED_MODE = "settings"
-"""The word that stands for the mode of the settings."""
+"""The word on the command line for the mode of the settings."""
 
 
 class OneLineParser(CommandParser):
@@ -62,7 +62,7 @@ def normalize_mode(text: str) -> str:
 
 AS_JSON = argument("--json", action="store_true", dest="as_json", help="print JSON instead of tables")
 DRY_RUN = argument("--dry-run", action="store_true", help="change nothing, print what would be done")
-USER = argument("--user", metavar="NAME", help="who asks for it, for the ledger (default: who is logged in)")
+USER = argument("--user", metavar="NAME", help="who asks for it, as recorded in the ledger (default: the login name)")
 RUN = argument("run", metavar="KIND:ID", help="the run, as the tables print it")
 KIND = argument("kind", metavar="KIND", help="the kind of runs")
 KIND_FILTER = argument("--kind", metavar="KIND", help="only this kind of runs")
@@ -100,4 +100,4 @@ DJANGO = (
         for name in ("--traceback", "--no-color", "--force-color", "--skip-checks")
     ),
 )
-"""Django's own options once more: people write them behind the subcommand as well."""
+"""Django's own options, repeated so that they may also follow the subcommand."""

@@ -13,7 +13,7 @@ from rich.table import Table
 from reaper.core.formatting import one_line
 
 MAX_WIDTH = 10_000
-"""Columns where there is no screen: nothing is wrapped, so that one run is one line, for grep and for the eye."""
+"""Columns of output that is not a terminal: nothing is wrapped, so that each run is one line, also for grep."""
 
 
 class Console:
@@ -31,7 +31,7 @@ class Console:
         )
 
     def say(self, text: str = "", style: str | None = None) -> None:
-        """Print a line; `style` is one of rich, such as "bold red"."""
+        """Print a line; `style` is a style of rich, such as "bold red"."""
         self.rich.print(one_line(text, MAX_WIDTH), style=style)
 
     def title(self, text: str) -> None:
@@ -47,7 +47,7 @@ class Console:
         self.rich.print(table)
 
     def write_lines(self, lines: Sequence[str]) -> None:
-        """Print lines as they are: some 100 times faster than a table, which matters for tens of thousands."""
+        """Print lines as they are: about 100 times faster than a table, which matters for tens of thousands."""
         self.rich.file.write("".join(f"{line}\n" for line in lines))
 
     @contextmanager
@@ -68,7 +68,7 @@ class Console:
 
 
 class BufferedConsole(Console):
-    """Keeps lines instead of printing them, for the JSON of subcommands that only say a sentence or two."""
+    """Keeps lines instead of printing them, for the JSON of subcommands that print only a sentence or two."""
 
     def __init__(self) -> None:
         super().__init__(StringIO())
@@ -80,7 +80,7 @@ class BufferedConsole(Console):
 
 
 def new_table(columns: Sequence[str], *, show_header: bool = True) -> Table:
-    """Return a table without lines, whose first column, the ids, is never broken."""
+    """Return a table without borders, whose first column, the ids, is never wrapped."""
     table = Table(box=None, show_header=show_header, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
         table.add_column(name, no_wrap=index == 0, overflow="fold")

@@ -1,4 +1,4 @@
-"""What every subcommand gets, and how it ends."""
+"""What every subcommand is given, and the exit codes."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -25,7 +25,7 @@ class Context:
     """Where a subcommand prints."""
 
     console: Console
-    """For people; with `--json`, subcommands that only say a sentence have a `BufferedConsole` here."""
+    """For people; with `--json`, subcommands that print only sentences have a `BufferedConsole` here."""
     stdout: Any
     """Django's wrapper of the standard output, for JSON."""
     stderr: Any

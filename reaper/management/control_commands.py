@@ -1,4 +1,4 @@
-"""`manage.py reaper mode | pause | release | exempt | schedules`: what decides whether and where the reaper acts."""
+"""`manage.py reaper mode | pause | release | exempt | schedules`: the subcommands that limit what the reaper does."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,7 +31,7 @@ EFFECTS = {
     Mode.DRY_RUN: "Dry run: stuck runs are recorded and left unchanged.",
     Mode.OFF: "Recovery is off.",
 }
-"""What each mode means for the kind's runs."""
+"""The sentence to print for the mode in effect."""
 
 
 def mode(context: Context, kind: str, mode: str, user: str | None) -> ExitCode:
@@ -61,7 +61,7 @@ def change_controls(context: Context, kind: str, user: str | None, **changes: An
 
 
 def from_now(value: Any, now: datetime) -> Any:
-    """Return a duration as the moment at which it is over, zero as None, and any other value as it is."""
+    """Return the time at which a duration from now is over, None for zero, and any other value as it is."""
     if not isinstance(value, timedelta):
         return value
     return now + value if value else None
@@ -86,19 +86,19 @@ def schedules(context: Context, remove: bool) -> ExitCode:
     """List the schedules, or delete them. Raise CommandError without django-celery-beat."""
     if not apps.is_installed("django_celery_beat"):
         raise CommandError("django_celery_beat is not installed: there are no schedules.", returncode=ExitCode.NOT_OK)
-    from reaper import schedules as beat  # needs django_celery_beat's models
+    from reaper.schedules import TASKS, delete_rows, existing_rows  # needs django_celery_beat's models
 
     if remove:
-        context.console.say(f"{beat.remove()} schedules were deleted. `manage.py migrate` creates them again.")
+        context.console.say(f"{delete_rows()} schedules were deleted. `manage.py migrate` creates them again.")
         return ExitCode.OK
-    rows = {row.task: row for row in beat.existing()}
-    for task in beat.TASKS:
+    rows = {row.task: row for row in existing_rows()}
+    for task in TASKS:
         row = rows.get(task)
         if row is None:
             context.console.say(f"{task}: missing; `manage.py migrate` creates it")
         else:
             context.console.say(f"{task}: {'enabled' if row.enabled else 'disabled'}, {row.scheduler}")
-    is_complete = all(task in rows and rows[task].enabled for task in beat.TASKS)
+    is_complete = all(task in rows and rows[task].enabled for task in TASKS)
     return ExitCode.OK if is_complete else ExitCode.NOT_OK
 
 

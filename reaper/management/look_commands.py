@@ -1,4 +1,4 @@
-"""`manage.py reaper status | diagnose | explain`: nothing is written."""
+"""`manage.py reaper status | diagnose | explain`: the subcommands that only read."""
 
 from django.core.management.base import CommandError
 
@@ -19,7 +19,7 @@ from reaper.reports.timeline import history_of
 from reaper.sweeps.judging import judge_run
 
 MAX_ROWS = 100
-"""Rows per table of `diagnose`: more than anybody reads. `--json` has all."""
+"""Rows per table of `diagnose`: more than people read. `--json` has all."""
 
 
 def status(context: Context) -> ExitCode:

@@ -1,4 +1,4 @@
-"""`manage.py reaper policy`: a kind's policy is shown, overridden, or previewed."""
+"""`manage.py reaper policy`: show, override or preview a kind's policy."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def show(context: Context, adapter: RunAdapter) -> None:
 
 
 def current_overrides(adapter: RunAdapter) -> Mapping[str, str]:
-    """Return the overrides in effect, as a person writes them."""
+    """Return the overrides in effect, as they are written in a form."""
     values = override_values(adapter, latest_row(PolicyOverride, adapter))
     return {name: format_value(value) for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""How one run, and one sweep, are printed."""
+"""Print one run, its history, or one sweep."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy

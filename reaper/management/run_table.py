@@ -12,7 +12,7 @@ from reaper.management.console import Console, new_table
 from reaper.reports.run_lines import RunLine
 
 MIN_WIDTHS = (50, 20, 9)
-"""Of the first three columns; the first fits KIND:ID with a UUID. Fixed, so that the columns of all pages line up."""
+"""Widths of the first three columns; the first fits KIND:ID with a UUID. Fixed, so that all pages line up."""
 MIN_TERMINAL_WIDTH = 100
 """Columns of a terminal. On a narrower one, all but the run is in one column, which may wrap."""
 NO_ACTION = "none"
@@ -25,7 +25,7 @@ COLOURS: dict[str, str] = {
 
 
 class Row(NamedTuple):
-    """What the table says of one run."""
+    """One run's row of the table."""
 
     run: str
     """KIND:ID; of a parent only the id, which is what `finalize` takes."""
@@ -71,7 +71,7 @@ class RunTable:
 
 
 def row_of(line: RunLine) -> Row:
-    """Return what the table says of a run."""
+    """Return a run's row of the table."""
     is_parent = line.phase == SweepScope.PARENTS
     state = "parent" if is_parent else str(line.phase)
     return Row(

@@ -16,9 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 def run(stop: threading.Event, every: Mapping[Callable[[], object], timedelta]) -> None:
-    """Start each task whenever it is due, until `stop` is set. Nothing that goes wrong in one of them ends it.
+    """Start each task whenever it is due, until `stop` is set. A task that fails does not end the loop.
 
-    One after the other: what takes longer than its interval is started again at once, and never twice at the same time.
+    Tasks run one after the other: one that takes longer than its interval starts again at once, and never overlaps
+    with itself.
     """
     due = dict.fromkeys(every, time.monotonic())
     while True:
@@ -35,7 +36,7 @@ def scheduled() -> dict[Callable[[], object], timedelta]:
 
 
 def perform(task: Callable[[], object]) -> None:
-    """Do one task; an exception is logged. A connection that broke is given up, so that the next one works again."""
+    """Run one task; log an exception. Broken database connections are closed, so that the next task gets a new one."""
     try:
         close_old_connections()
         task()
@@ -44,7 +45,7 @@ def perform(task: Callable[[], object]) -> None:
 
 
 def stopped_by_signals() -> threading.Event:
-    """Return an event that is set by SIGTERM or SIGINT: the task that is under way is done to its end before."""
+    """Return an event that SIGTERM or SIGINT sets; the current task is finished before the loop ends."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

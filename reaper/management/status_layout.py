@@ -11,13 +11,13 @@ from reaper.reports.run_lines import CappedList
 from reaper.reports.status import KindStatus, Status, WorkerState, state_of_worker
 
 MAX_WORKERS = 100
-"""Workers that `status` names: those in trouble come first."""
+"""Workers that `status` lists: those in trouble come first."""
 MAX_RUNS = 20
-"""Runs per kind that `status` names: the oldest."""
+"""Runs per kind that `status` lists: the oldest."""
 
 
 def print_status(console: Console, status: Status) -> None:
-    """Print everything at a glance, each kind by itself."""
+    """Print everything at a glance, kind by kind."""
     for kind in status.kinds:
         print_kind(console, kind)
     if status.alerts:
@@ -148,7 +148,7 @@ def print_sweeps(console: Console, status: Status) -> None:
 
 
 def print_conclusion(console: Console, status: Status) -> None:
-    """Print in one line what the exit code says."""
+    """Print in one line what the exit code means."""
     if status.is_healthy:
         late = f" {status.late_runs:,} running or waiting unusually long." if status.late_runs else ""
         console.say(f"Nothing is stuck, and every sweep is on time.{late}", style="green")

@@ -11,13 +11,14 @@ class Subcommand(NamedTuple):
     """One subcommand."""
 
     name: str
+    """The word on the command line."""
     help: str
-    """One sentence."""
+    """What it does, in one sentence."""
     perform: Callable[..., ExitCode]
     """Called with the `Context`, and with the arguments by name."""
     arguments: Sequence[Argument] = ()
-    """Its own; `--json` is the `as_json` of the context."""
+    """Its own arguments; `--json` becomes the `as_json` of the context."""
     says_sentences: bool = False
     """Whether it prints a sentence or two, which are then its JSON."""
     logs: bool = False
-    """Whether the log lines of its sweeps are shown: otherwise the subcommand prints what went wrong by itself."""
+    """Whether the log lines of its sweeps are shown; otherwise the subcommand itself prints what went wrong."""

@@ -1,4 +1,4 @@
-"""What the words of the command line name: kinds, runs, and the user who asks."""
+"""Resolve what the command line names: kinds, runs, and the user who asks."""
 
 import getpass
 import os
@@ -12,7 +12,7 @@ from reaper.core.facts import RunFacts
 from reaper.management.context import ExitCode
 
 MAX_ACTOR_LENGTH = 200
-"""Characters of the ledger's column."""
+"""The length of the ledger's column."""
 
 
 class Target(NamedTuple):

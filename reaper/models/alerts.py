@@ -5,7 +5,7 @@ from django.db.models import Q
 
 
 class Alert(models.Model):
-    """Something was worth a warning: one row from when it was first seen until it had been gone for a while."""
+    """A condition that needed attention: one row from its first detection until it had been gone for a while."""
 
     name = models.CharField(max_length=30)
     """long_running, backlog, … (docs/ALERTS.md)."""
@@ -15,11 +15,11 @@ class Alert(models.Model):
     """The scope that it is about; '' where it is about none."""
     opened_at = models.DateTimeField()
     seen_at = models.DateTimeField()
-    """When its condition was last found."""
+    """When its condition was last detected."""
     resolved_at = models.DateTimeField(null=True, blank=True)
     """When it was resolved; NULL while it is open."""
     message = models.TextField(default="", blank=True)
-    """What was found the last time, in one sentence."""
+    """What was last detected, in one sentence."""
     acknowledged_by = models.CharField(max_length=200, default="", blank=True)
     silenced_until = models.DateTimeField(null=True, blank=True)
     """No channel is notified before then."""

@@ -1,10 +1,10 @@
-"""What people set at run time: modes, policies, and exempted runs."""
+"""What operators set at run time: modes, policies, and exempted runs."""
 
 from django.db import models
 
 
 class KindControl(models.Model):
-    """How a person switched one kind of runs: the newest row counts, the others are the history. Never changed."""
+    """How an operator switched one kind of runs: the newest row counts, the others are history. Never changed."""
 
     kind = models.CharField(max_length=100)
     created_at = models.DateTimeField()
@@ -21,7 +21,7 @@ class KindControl(models.Model):
         verbose_name = "recovery mode"
         verbose_name_plural = "recovery mode"
         ordering = ("-id",)
-        # The one permission to change anything by the admin: kinds, policies, and runs.
+        # The only permission that allows changes in the admin: of kinds, policies, and runs.
         permissions = [("reap", "Can switch the reaper, edit its policies, and act on runs")]
         indexes = [models.Index(fields=["kind", "id"], name="reaper_control_latest")]
 
@@ -30,16 +30,16 @@ class KindControl(models.Model):
 
     @property
     def summary(self) -> str:
-        """Return the state after it, in words."""
-        said = [f"mode {self.mode}" if self.mode else "default mode"]
+        """Return the state that it sets, in words."""
+        parts = [f"mode {self.mode}" if self.mode else "default mode"]
         for name, until in (("paused", self.paused_until), ("brake lifted", self.released_until)):
             if until and until > self.created_at:
-                said.append(f"{name} until {until:%Y-%m-%d %H:%M:%S %Z}")
-        return ", ".join(said)
+                parts.append(f"{name} until {until:%Y-%m-%d %H:%M:%S %Z}")
+        return ", ".join(parts)
 
 
 class PolicyOverride(models.Model):
-    """What people have set for one kind in place of the settings: the newest row counts, the others are the history.
+    """What operators have set for one kind in place of the settings: the newest row counts, the others are history.
 
     Never changed.
     """

@@ -39,7 +39,7 @@ class Sweep(models.Model):
     finalized = models.PositiveIntegerField(default=0)
     """How many parents it completed."""
     counts = models.JSONField(default=dict)
-    """Reason -> number of runs that were decided so, those left alone included."""
+    """Number of runs by reason, those left alone included."""
     errors = models.JSONField(default=list)
     """What went wrong or held it back, each a `SweepError.as_json()`. A sweep without any is a good one."""
 
@@ -108,8 +108,8 @@ class LedgerEntry(models.Model):
     `published_at` is filled once the broker has taken the new task, and `Sweep.revoked_at` once it has taken the
     revokes; a sweep that dies in between leaves them empty, and the next one sends what is missing.
 
-    In dry-run mode nothing is changed, and the entry says what would have been done: it is not `applied`, belongs to
-    no sweep, and is there once per run, task and reason.
+    In dry-run mode nothing is changed, and the entry records what would have been done: it is not `applied`, belongs to
+    no sweep, and exists once per run, task and reason.
     """
 
     DISPATCH = "dispatch"
@@ -137,9 +137,9 @@ class LedgerEntry(models.Model):
     reason = models.CharField(max_length=50)
     """A `Reason`."""
     exhausted = models.BooleanField(default=False)
-    """Whether the run was failed because a budget was spent."""
+    """Whether the run was failed because a budget was used up."""
     interrupted = models.BooleanField(default=False)
-    """Whether the run was cut off by its worker's announced end."""
+    """Whether the run was cut off by its worker's announced shutdown."""
     terminate = models.BooleanField(default=False)
     """Whether its task was to be killed where it was executed."""
     task_id = models.TextField(default="", blank=True)
@@ -153,7 +153,7 @@ class LedgerEntry(models.Model):
     evidence = models.JSONField(default=dict)
     """The `Evidence` without the defaults."""
     unattended_seconds = models.FloatField(null=True, blank=True)
-    """For how many seconds nobody was known to work on the run; NULL where nothing tells."""
+    """For how many seconds nobody was known to work on the run; NULL if that is not known."""
     actor = models.CharField(max_length=200, default="", blank=True)
     """Who asked for it; '' is the reaper itself."""
     published_at = models.DateTimeField(null=True, blank=True)
@@ -191,7 +191,7 @@ class LedgerEntry(models.Model):
 
 
 class CounterTotal(models.Model):
-    """How often something was done since the beginning, whatever was pruned since: read by Prometheus."""
+    """How often something was ever done, including what has been pruned since: exposed to Prometheus."""
 
     metric = models.CharField(max_length=20)
     """One of the metrics of `ledger/totals.py`."""

@@ -1,10 +1,10 @@
-"""What the sweeps know of workers and messages: heartbeats and first sightings."""
+"""What the sweeps know of workers and messages: heartbeats, and sightings of messages that do not wait."""
 
 from django.db import models
 
 
 class WorkerHeartbeat(models.Model):
-    """What one worker last said of itself: it rewrites its row every 3 s for as long as it lives.
+    """One worker's last heartbeat: the worker rewrites its row every 3 s for as long as it lives.
 
     One row per hostname and incarnation: a draining worker and its successor share a hostname.
     """
@@ -18,21 +18,21 @@ class WorkerHeartbeat(models.Model):
     since = models.DateTimeField()
     """Since when no heartbeat has been missing, by the database's clock."""
     active = models.JSONField(default=dict)
-    """Running tasks: task id -> when it began, in seconds since the epoch by the worker's clock."""
+    """When each running task started, by task id: seconds since the epoch, by the worker's clock."""
     held = models.JSONField(default=list)
     """The ids of all other tasks that it holds: reserved, scheduled, rate-limited."""
     queues = models.JSONField(default=list)
     """The names of the queues that it consumes; none while it drains."""
     draining = models.BooleanField(default=False)
-    """Whether it has announced its end: it takes no new tasks."""
+    """Whether it has announced its shutdown: it takes no new tasks."""
     complete = models.BooleanField(default=True)
-    """Whether the lists are whole; otherwise a task that they lack may be held all the same."""
+    """Whether the lists are complete; otherwise it may hold tasks that they lack."""
     ended_at = models.DateTimeField(null=True, blank=True)
     """When its pool had ended, by the database's clock; NULL for a worker that did not announce it."""
     backend_pid = models.IntegerField(null=True, blank=True)
     """The PostgreSQL session that wrote it, where that is the worker's own: it ends when the worker does."""
     backend_start = models.DateTimeField(null=True, blank=True)
-    """When that session began: process ids are used again."""
+    """When that session began: process ids are reused."""
 
     class Meta:
         verbose_name = "worker"

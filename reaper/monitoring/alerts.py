@@ -1,4 +1,4 @@
-"""Which conditions need attention. Each opens one alert, which resolves after 2 minutes without it and is kept.
+"""Detect conditions that need attention. Each opens one alert, which resolves after 2 minutes without it and is kept.
 
 Input: the runs, the workers and the health of the sweeps of each kind. Output: `Alert` rows, a line in the log and the
 signal `alerted` when one opens or resolves. `notifications.py` sends them to people.
@@ -131,7 +131,7 @@ def detect_clock_skew(fleet: Fleet) -> Iterator[AlertCondition]:
 
 
 def reconcile_alerts(kind: str, conditions: Iterable[AlertCondition], now: datetime, using: str, sender: type) -> None:
-    """Open an alert for each new condition, refresh those that last, and resolve those that have been gone.
+    """Open an alert for each new condition, refresh those that last, and resolve those whose condition is gone.
 
     Safe to run concurrently: only the call that opens or resolves a row announces it.
     """

@@ -1,6 +1,6 @@
 """What Prometheus scrapes: a cheap `Status` and the stored totals, read at each request.
 
-Whichever process answers, the figures are right, since all of them come from the database. Labels are bounded: kinds,
+Any process can answer, since all figures come from the database. Labels are bounded: kinds,
 phases, reasons, modes and the like; never a run, a task, a worker or a queue.
 """
 
@@ -123,7 +123,7 @@ class Scrape(Collector):
 
 
 def cumulate(counted: Mapping[str, totals.Counted]) -> Iterator[tuple[str, float]]:
-    """Yield each upper bound with how many took no longer."""
+    """Yield each upper bound with how many recoveries took no longer."""
     so_far = 0
     for bound in totals.BUCKETS:
         so_far += counted.get(str(bound), totals.Counted()).number

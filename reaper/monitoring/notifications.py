@@ -1,4 +1,4 @@
-"""Sends alerts to e-mail and webhook, and notifies the owners of runs of what was done with them: at least once each.
+"""Send alerts by e-mail and webhook, and notify the owners of runs of what was done with them: at least once each.
 
 Each channel remembers what it has sent: one that is down is retried for a day and holds up neither a sweep nor the
 other channel. A notification comes late or twice rather than never.
@@ -23,13 +23,13 @@ from reaper.models import Alert, LedgerEntry
 
 logger = logging.getLogger("reaper.notifications")
 
-# What could not be sent within a day is no news any more.
+# What could not be sent within a day is no longer news.
 NOTIFY_WITHIN = timedelta(days=1)
 # Seconds that a webhook or a mail server may take for an answer: the task comes every 30 s, with two channels.
 SEND_TIMEOUT_S = 5.0
 # Lines of one message; the rest is a number.
 MAX_LINES = 20
-# What the owner of a run hears of, and how many entries are sent at a time.
+# The actions that a run's owner is notified of, and how many entries are sent at a time.
 OWNER_ACTIONS = (Action.FAIL, Action.CLOSE, Action.REQUEUE)
 OWNER_BATCH = 500
 
@@ -101,7 +101,7 @@ def message_text(rows: Sequence[Alert], now: datetime) -> str:
 
 
 def send_email(subject: str, text: str) -> None:
-    """Send an e-mail by Django's mail settings, with a timeout: by default it would wait for ever."""
+    """Send an e-mail by Django's mail settings, with a timeout: by default it would wait forever."""
     with get_connection(timeout=SEND_TIMEOUT_S) as connection:
         send_mail(one_line(subject, 200), text, None, list(get_settings().alert_emails), connection=connection)
 

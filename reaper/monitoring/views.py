@@ -1,4 +1,4 @@
-"""What Prometheus reads over HTTP: the metrics, for the same machine or with the token."""
+"""The view that Prometheus scrapes: the metrics, for the same machine or with the token."""
 
 import hmac
 from collections.abc import Callable
@@ -26,7 +26,7 @@ FORWARDED = (
 def for_machines(view: View) -> View:
     """Answer GET from the same machine or with `Authorization: Bearer TOKEN`; 403 to others, 503 without a database.
 
-    The answer does not say what is wrong, since anybody may ask: the log has it.
+    An error's details are only in the log, since anyone may send a request.
     """
 
     @require_safe

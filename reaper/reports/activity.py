@@ -13,12 +13,12 @@ from django.utils import timezone
 from reaper.core.reasons import ReasonFamily, find_reason
 from reaper.models import LedgerEntry, Sweep
 
-# Sweeps of a list on one screen.
+# Sweeps that fit on one screen.
 MAX_SWEEPS = 20
 DAY = timedelta(days=1)
 # Recoveries of a day of which the percentiles are computed: reading them takes some 20 ms.
 MAX_TIMES = 10_000
-# Timestamps of a host may be anything; nobody reads a longer duration.
+# A host's timestamps may be anything; longer durations are shown as this one.
 CENTURY = timedelta(days=36_525)
 
 
@@ -38,14 +38,14 @@ class TimeBucket(NamedTuple):
 
 
 class RecoveryTimes(NamedTuple):
-    """For how long nobody had worked on runs of one family of reasons when they were recovered."""
+    """How long nobody had worked on the runs of one family of reasons when they were recovered."""
 
     family: ReasonFamily
     runs: int
     """How many recoveries the percentiles are of."""
     median: timedelta
     p95: timedelta
-    """95 in 100 took no longer."""
+    """95 of 100 took no longer."""
     slowest: timedelta
 
 

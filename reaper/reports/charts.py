@@ -1,7 +1,7 @@
 """Charts as plain geometry, which the templates draw as inline SVG. Pure.
 
 X is in per cent and y in pixels: a chart fills whatever width it gets, and its text keeps its size. Each family of
-reasons has its colour for ever, whatever else a chart shows, so that two charts can be compared.
+reasons always has the same colour, whatever else a chart shows, so that charts can be compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,11 @@ from reaper.core.formatting import format_duration
 from reaper.core.reasons import ReasonFamily
 from reaper.reports.activity import RecoveryTimes, TimeBucket
 
-# Pixels: the height of the plot, and of the row of one family's recovery times.
 HEIGHT = 120
-ROW_HEIGHT = 24
-# Per cent of the width that the plot leaves to the numbers of the axis.
+"""Pixels: the height of the plot."""
 AXIS_WIDTH = 5
-# As they are stacked, bottom first; the position of each is the number of its colour in the style sheet. The last one
+"""Per cent of the width that the plot leaves to the numbers of the axis."""
+# In stacking order, bottom first; the position of each is the number of its colour in the style sheet. The last one
 # collects reasons that this version does not know.
 FAMILIES = tuple(ReasonFamily)
 # The marks of the scale of recovery times. Evidence takes seconds, time limits an hour.
@@ -106,7 +105,8 @@ def actions_chart(buckets: Sequence[TimeBucket]) -> Chart:
 
 def stack(bucket: TimeBucket, end: int, index: int, step: float) -> list[Bar]:
     """Return the parts of one bar, each at least a pixel high: it may end a few pixels above the plot."""
-    bars, top = [], float(HEIGHT)
+    bars = []
+    top = float(HEIGHT)
     for colour, family in enumerate(FAMILIES):
         if runs := bucket.counts.get(family, 0):
             height = max(HEIGHT * runs / end, 1.0)

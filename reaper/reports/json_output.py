@@ -18,7 +18,7 @@ from reaper.reports.run_lines import RunLine
 from reaper.reports.status import KindStatus, Status, state_of_worker
 from reaper.workers.registry import Worker
 
-# A key that goes or changes its meaning raises it, a new key does not.
+# Incremented when a key is removed or changes its meaning, but not for a new key.
 SCHEMA = 2
 
 
@@ -148,7 +148,7 @@ def run_document(line: RunLine, history: Sequence[Mapping[str, Any]]) -> dict[st
 
 
 def message_document(sentences: Sequence[str], *, succeeded: bool) -> dict[str, Any]:
-    """Return what a command that prints a sentence or two has said, and whether it was done."""
+    """Return the sentences that a command has printed, and whether it succeeded."""
     return {"succeeded": succeeded, "message": list(sentences)}
 
 

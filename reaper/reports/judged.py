@@ -1,4 +1,4 @@
-"""The unfinished runs of a kind as the rules judge them now, sorted by what an operator has to know of them.
+"""The unfinished runs of a kind as the rules judge them now, sorted into what an operator needs to know.
 
 Input: pages of runs and an `EvidenceCollector`. Output: `JudgedRuns`. Nothing is written.
 """
@@ -12,15 +12,13 @@ from reaper.adapters import RunAdapter
 from reaper.broker.connection import Broker
 from reaper.conf import clock
 from reaper.core.decisions import alert_for
-from reaper.core.facts import Phase
+from reaper.core.facts import UNFINISHED_PHASES
 from reaper.core.policy import Action, Policy
 from reaper.core.reasons import HEALTHY_REASONS
 from reaper.evidence.collector import EvidenceCollector
 from reaper.reports.run_lines import CappedList, RunLine, line_of_verdict
 from reaper.sweeps.judging import Verdict, judge_phase
 
-# The phases whose runs are judged, in the order in which they are shown.
-PHASES = (Phase.RUNNING, Phase.QUEUED)
 # Called with the number of runs judged since the last call.
 OnProgress = Callable[[int], Any]
 
@@ -36,7 +34,7 @@ class JudgedRuns:
     acting: CappedList
     """Stuck: the next sweep acts on them, the mode and the brake permitting."""
     undecided: CappedList
-    """Stuck or at risk, but nothing is done yet, such as for want of evidence."""
+    """Stuck or at risk, but nothing is done yet, for example for lack of evidence."""
     late: CappedList
     """Not stuck, but running or waiting for longer than an alert's limit."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -49,7 +47,7 @@ class JudgedRuns:
 
     @property
     def stuck(self) -> int:
-        """Return how many runs are stuck: whatever has a reason that is not a healthy one."""
+        """Return how many runs are stuck: those whose reason is not a healthy one."""
         return self.acting.total + self.undecided.total
 
     @property
@@ -78,7 +76,7 @@ def judge_unfinished(
 ) -> JudgedRuns:
     """Judge every unfinished run of the collector's kind; keep `limit` lines per list (None: all)."""
     return sort_verdicts(
-        (page for phase in PHASES for page in judge_phase(collector.adapter, phase, collector)),
+        (page for phase in UNFINISHED_PHASES for page in judge_phase(collector.adapter, phase, collector)),
         collector,
         limit,
         on_progress,

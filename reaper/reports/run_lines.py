@@ -10,13 +10,14 @@ from reaper.core.facts import NO_EVIDENCE, Phase, RunFacts
 from reaper.core.policy import Action, SweepScope
 from reaper.core.reasons import Reason
 from reaper.core.serialization import evidence_from_json, to_dict
+from reaper.ledger.manual import parent_kind
 from reaper.models import LedgerEntry
 from reaper.sweeps.judging import Verdict
 
-# The timestamps among the facts of a ledger entry that tell a run's age.
+# The timestamps among the facts of a ledger entry, from which a run's age follows.
 TIMESTAMPS = ("created_at", "queued_at", "started_at", "progress_at")
 
-# What people read for a reason's code, or for the alert of a run that is only late.
+# The label of each reason, and of the alert of a run that is only late.
 LABELS = {
     **{str(each): each.label for each in Reason},
     "long_running": "Running unusually long",
@@ -34,7 +35,7 @@ class RunLine(NamedTuple):
     action: str
     reason: str
     age: timedelta | None = None
-    """How long it has been in its phase; None where no timestamp tells."""
+    """How long it has been in its phase; None without a usable timestamp."""
     alert: str = ""
     """The alert that it is part of, such as long_running; '' for none."""
     evidence_text: str = ""
@@ -83,9 +84,9 @@ def line_of_verdict(verdict: Verdict, now: datetime, alert: str = "") -> RunLine
 
 
 def line_of_parent(adapter: RunAdapter, parent: str) -> RunLine:
-    """Return the line of a parent that waits to be completed. Parents are not runs: their kind says so."""
+    """Return the line of a parent that waits to be completed. Parents are not runs, which their kind shows."""
     return RunLine(
-        kind=f"{adapter.kind}.parent",
+        kind=parent_kind(adapter),
         id=parent,
         phase=SweepScope.PARENTS,
         action=LedgerEntry.FINALIZE,
@@ -94,7 +95,7 @@ def line_of_parent(adapter: RunAdapter, parent: str) -> RunLine:
 
 
 def line_of_entry(row: LedgerEntry) -> RunLine:
-    """Return the line of a ledger entry, with the age that the run had then."""
+    """Return the line of a ledger entry, with the run's age at that time."""
     if row.action == LedgerEntry.FINALIZE:
         return RunLine(row.kind, row.run_id, SweepScope.PARENTS, row.action, row.reason)
     stamps: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Is the reaper healthy, and what is stuck? One `Status` answers for all who ask.
+"""Is the reaper healthy, and what is stuck? One `Status` answers this everywhere.
 
 The dashboard, `manage.py reaper status` and `diagnose`, the JSON and the metrics render this value and decide
-nothing themselves, so that no two of them can disagree. Nothing is written.
+nothing themselves, so that they cannot disagree. Nothing is written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,24 @@ from reaper.conf import clock
 from reaper.conf.settings import QUEUE
 from reaper.controls.modes import ControlState, state_of
 from reaper.controls.overrides import effective_policy
+from reaper.core.facts import UNFINISHED_PHASES
 from reaper.core.formatting import one_line
 from reaper.core.policy import Mode
 from reaper.evidence.collector import EvidenceCollector
 from reaper.evidence.fleet import Fleet, load_fleet
 from reaper.models import Alert
 from reaper.reports.health import Condition, SweepHealth, health_of
-from reaper.reports.judged import PHASES, JudgedRuns, OnProgress, ignore_progress, judge_unfinished, sort_verdicts
+from reaper.reports.judged import JudgedRuns, OnProgress, ignore_progress, judge_unfinished, sort_verdicts
 from reaper.reports.run_lines import CappedList, RunLine, line_of_parent
 from reaper.sweeps.judging import judge_runs
 from reaper.workers.registry import Worker
 
 # The oldest runs of a phase that an overview judges: those that are stuck are among them.
 JUDGE_LIMIT = 50
-# Open alerts that are listed at a glance.
-MAX_ROWS = 20
-# Seconds that the broker may take to tell the depth of the queues: the dashboard has 300 ms in all for the rest.
-SCAN_TIMEOUT_S = 1.0
+# Open alerts that an overview lists.
+MAX_ALERTS = 20
+# Seconds that the broker may take to count the messages of the queues; everything else of the dashboard takes 300 ms.
+QUEUE_DEPTH_TIMEOUT_S = 1.0
 
 
 class Depth(IntEnum):
@@ -51,7 +52,7 @@ class Depth(IntEnum):
 
 
 class WorkerState(StrEnum):
-    """What a worker's heartbeat says of it, in the order in which workers are listed: those in trouble first."""
+    """A worker's state, in the order in which workers are listed: those in trouble first."""
 
     DEAD = "dead"
     DRAINING = "draining"
@@ -79,7 +80,7 @@ class ScopeCondition(NamedTuple):
 
 @dataclass
 class KindStatus:
-    """One kind of runs. Filled step by step: what could be read before an error stands."""
+    """One kind of runs. Filled step by step: what was read before an error is kept."""
 
     kind: str
     controls: ControlState = field(default_factory=lambda: ControlState(Mode.ACT))
@@ -147,7 +148,7 @@ class KindStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """Everything at a moment."""
+    """The state of everything at one moment."""
 
     now: datetime
     depth: Depth
@@ -190,7 +191,7 @@ class Status:
 def build_status(
     adapters: Mapping[str, RunAdapter], depth: Depth, limit: int | None = None, report: OnProgress = ignore_progress
 ) -> Status:
-    """Return the status of the kinds. A kind that cannot be read says so, and hides no other.
+    """Return the status of the kinds. A kind that cannot be read has an `error`, and does not hide the others.
 
     `limit`: lines kept per list of a kind (None: all). `report`: called with the number of runs judged since the last
     call. Raises `django.db.Error` when the workers or alerts cannot be read.
@@ -204,13 +205,13 @@ def build_status(
     with Broker() as broker:
         judge = RunJudge(broker, fleet, depth, limit, report)
         kinds = [build_kind(adapter, judge) for adapter in adapters.values()]
-        scan = scan_queues(broker, own_queues.union(fleet.queues) - {""}, SCAN_TIMEOUT_S)
+        scan = scan_queues(broker, own_queues.union(fleet.queues) - {""}, QUEUE_DEPTH_TIMEOUT_S)
     return Status(
         now=fleet.now,
         depth=depth,
         kinds=kinds,
         workers=workers,
-        alerts=list(Alert.objects.filter(resolved_at=None).order_by("-id")[:MAX_ROWS]),
+        alerts=list(Alert.objects.filter(resolved_at=None).order_by("-id")[:MAX_ALERTS]),
         queues=dict(sorted(scan.depth.items())),
         queues_error=scan.error,
     )
@@ -250,7 +251,9 @@ def build_kind(adapter: RunAdapter, judge: RunJudge | None = None) -> KindStatus
         now = clock.now(adapter.using)
         status.controls = state_of(adapter, now)
         status.sweeps = health_of(adapter, now, status.controls)
-        summaries: dict[str, PhaseSummary] = {phase: adapter.summarize(phase, JUDGE_LIMIT) for phase in PHASES}
+        summaries: dict[str, PhaseSummary] = {
+            phase: adapter.summarize(phase, JUDGE_LIMIT) for phase in UNFINISHED_PHASES
+        }
         status.phases = {
             phase: PhaseStatus(summary.count, oldest_age(summary, now)) for phase, summary in summaries.items()
         }

@@ -43,7 +43,7 @@ def sweep_and_list(adapter: RunAdapter, phase: str, show: ShowPage, on_progress:
     return row
 
 
-def dry_run(adapter: RunAdapter, phase: str, show: ShowPage, on_progress: OnProgress = ignore_progress) -> Sweep:
+def judge_and_list(adapter: RunAdapter, phase: str, show: ShowPage, on_progress: OnProgress = ignore_progress) -> Sweep:
     """Show what a sweep of one kind and scope would act on; return the sweep, unsaved. Writes nothing."""
     now = clock.now(adapter.using)
     row = Sweep(kind=adapter.kind, phase=phase, started_at=now, counts={})

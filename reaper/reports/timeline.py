@@ -40,7 +40,7 @@ def history_of(adapter: RunAdapter, pk: str) -> list[dict[str, Any]]:
 def state_token(run: RunFacts) -> str:
     """Return a short token of the state in which a person saw a run: another status, task or start changes it.
 
-    Progress does not: a person who ends a run that keeps working need not be quicker than its next step.
+    Progress does not change it: otherwise nobody could end a run that keeps making progress.
     """
     facts = (run.status, run.task_id, run.started_at and run.started_at.isoformat())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
     step       module         input -> output
     ---------  -------------  -------------------------------------------------------------------------------
     candidates candidates.py  adapter, phase -> pages of RunFacts, with their history and exemptions
-    evidence   (evidence/)    RunFacts -> Finding: what workers and queues say of the run
+    evidence   (evidence/)    RunFacts -> Finding: what workers and queues show about the run
     decision   judging.py     RunFacts -> Verdict: the decision of `core/decisions.py` on that evidence
     holds      holds.py       the counts of a sweep -> SweepError where a safeguard limits it
     write      writer.py      RunUpdates -> those that were applied, with their ledger entries, in one transaction

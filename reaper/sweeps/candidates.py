@@ -17,7 +17,7 @@ def iter_candidates(adapter: RunAdapter, phase: Phase, now: datetime) -> Iterato
 
 
 def add_context(adapter: RunAdapter, runs: Sequence[RunFacts], now: datetime) -> list[RunFacts]:
-    """Return the runs, in their order, with what the ledger and the exemptions say about them: two queries."""
+    """Return the runs, in their order, with their history from the ledger and their exemption: two queries."""
     known = with_history(adapter, runs)
     exempt = exempt_ids(adapter, [run.pk for run in known], now)
     return [replace(run, exempt=run.pk in exempt) for run in known] if exempt else known

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from reaper.adapters import RunAdapter
 from reaper.core.facts import Phase
@@ -18,6 +19,16 @@ PAST_TENSE = {
     Action.FAIL: "failed",
     Action.CLOSE: "closed",
 }
+"""What would have been done with a run, after "would have been"."""
+
+
+class DryRunKey(NamedTuple):
+    """What a dry-run entry is unique by; the fields are columns of `LedgerEntry`."""
+
+    kind: str
+    run_id: str
+    task_id: str
+    reason: str
 
 
 def record_verdicts(adapter: RunAdapter, verdicts: Sequence[Verdict], now: datetime) -> None:
@@ -43,7 +54,8 @@ def record_parent(adapter: RunAdapter, parent: str, now: datetime) -> None:
 
 def entry_of(verdict: Verdict, now: datetime) -> LedgerEntry:
     """Return the entry, not saved, of what would have been done with one run."""
-    run, decision = verdict.run, verdict.decision
+    run = verdict.run
+    decision = verdict.decision
     reason = decision.reason
     return LedgerEntry(
         applied=False,
@@ -65,14 +77,14 @@ def entry_of(verdict: Verdict, now: datetime) -> LedgerEntry:
 
 def record_new_entries(adapter: RunAdapter, entries: Sequence[LedgerEntry]) -> None:
     """Insert those of the entries that are not there yet."""
-    # Looked up as well as ignored: not every database has a constraint that holds for a part of the rows only.
+    # Looked up, and conflicts ignored as well: not every database has unique constraints on a part of the rows.
     known = LedgerEntry.objects.using(adapter.using).dry_run()
     known = known.filter(kind__in={entry.kind for entry in entries}, run_id__in=[entry.run_id for entry in entries])
-    recorded = set(known.values_list("kind", "run_id", "task_id", "reason"))
+    recorded = set(known.values_list(*DryRunKey._fields))
     new = {key: entry for entry in entries if (key := dry_run_key(entry)) not in recorded}
     LedgerEntry.objects.using(adapter.using).bulk_create(new.values(), ignore_conflicts=True, batch_size=500)
 
 
-def dry_run_key(entry: LedgerEntry) -> tuple[str, str, str, str]:
-    """Return what one dry-run entry is recorded for: its kind, run, task and reason."""
-    return entry.kind, entry.run_id, entry.task_id, str(entry.reason)
+def dry_run_key(entry: LedgerEntry) -> DryRunKey:
+    """Return what a dry-run entry is unique by."""
+    return DryRunKey(entry.kind, entry.run_id, entry.task_id, str(entry.reason))

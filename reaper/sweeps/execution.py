@@ -19,9 +19,9 @@ from reaper.sweeps.writer import GuardedWriter
 
 
 class Executor:
-    """Carries out what was decided, in the order that survives being cut off: first the commit, then the messages.
+    """Carries out decisions in an order that survives being cut off: first the commit, then the messages.
 
-    What the broker does not take is owed by the ledger and sent by a later sweep.
+    Messages that the broker does not take are owed by the ledger and sent by a later sweep.
     """
 
     def __init__(self, adapter: RunAdapter, broker: Broker, log: SweepLog) -> None:
@@ -73,7 +73,7 @@ class Executor:
         log.all_revoked = self.outbox.revoke([revoke_request(update)])
 
     def must_wait(self, verdict: Verdict) -> bool:
-        """Return whether a requeue has to wait for the broker: a broker that is down spends no run's budget.
+        """Return whether a requeue has to wait for the broker: an outage must not use up a run's budget.
 
         What a person asks for is written at once, and published when the broker is back.
         """
@@ -83,7 +83,8 @@ class Executor:
 
     def make_update(self, verdict: Verdict) -> RunUpdate:
         """Return the update that a verdict asks for."""
-        run, decision = verdict.run, verdict.decision
+        run = verdict.run
+        decision = verdict.decision
         new_task_id = str(uuid.uuid4()) if decision.action is Action.REQUEUE else ""
         message = describe_action(run, decision, self.log.now, actor=self.log.actor)
         return RunUpdate(run, decision, message, new_task_id, verdict.evidence)

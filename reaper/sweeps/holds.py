@@ -1,4 +1,4 @@
-"""The safeguards that limit a sweep: what it counted -> `SweepError`, or None where nothing holds it back."""
+"""The safeguards that limit a sweep: its counts -> `SweepError`, or None where nothing holds it back."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,9 +12,9 @@ from reaper.evidence.collector import EvidenceCollector
 
 
 def find_silence_hold(counts: Mapping[str, int], collector: EvidenceCollector) -> SweepError | None:
-    """Return that decisions by absence are suspended, where workers fell silent together and it left runs undecided.
+    """Return the hold on decisions by absence, if workers fell silent together and that left runs undecided.
 
-    `counts`: reason -> number of runs that were decided so.
+    `counts`: number of runs by reason.
     """
     if not counts.get(Reason.INCONCLUSIVE) or not (silence := collector.mass_silence):
         return None
@@ -23,7 +23,7 @@ def find_silence_hold(counts: Mapping[str, int], collector: EvidenceCollector) -
 
 
 def find_volume_hold(adapter: RunAdapter, scope: str, to_act: int, unfinished: int, now: datetime) -> SweepError | None:
-    """Return that the sweep is limited to a few runs, where `to_act` would be most of the `unfinished` ones."""
+    """Return the hold that limits the sweep to a few runs, if `to_act` would be most of the `unfinished` ones."""
     if not brake.exceeds_limit(to_act, unfinished) or state_of(adapter, now).released:
         return None
     share = f"{to_act} of {unfinished} {scope} runs would be acted on at once"

@@ -1,4 +1,4 @@
-"""Evidence and decision: `RunFacts` -> `Verdict`. Reads only: a judged run is not changed."""
+"""Evidence and decision: `RunFacts` -> `Verdict`. Nothing is written."""
 
 import logging
 from collections.abc import Iterator, Sequence

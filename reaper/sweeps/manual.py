@@ -1,6 +1,6 @@
-"""What a person asks for: the same guarded writes, ledger and outbox as a sweep's, in every mode.
+"""What a person requests, in every mode: with the same guarded writes, ledger and outbox as a sweep.
 
-Each function returns what was done and the `Sweep` row, which records what the broker has not taken yet.
+Each function returns the `Sweep` row, which records what went wrong and what the broker has not taken yet.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ class ManualResult(NamedTuple):
 
 
 class ManualSweep(NamedTuple):
-    """A person's request under way."""
+    """A person's request while it is carried out."""
 
     log: SweepLog
     executor: Executor
@@ -47,7 +47,7 @@ class ManualSweep(NamedTuple):
 
 @contextmanager
 def manual_sweep(adapter: RunAdapter, actor: str) -> Iterator[ManualSweep]:
-    """Begin a sweep of what a person asks for; what goes wrong inside the block is recorded, and raised no further."""
+    """Begin a sweep of what a person requests; an exception inside the block is recorded and not raised."""
     log = SweepLog(adapter, SweepScope.MANUAL, actor)
     with Broker() as broker:
         collector = EvidenceCollector(adapter, broker, effective_policy(adapter), log.now)
@@ -57,13 +57,13 @@ def manual_sweep(adapter: RunAdapter, actor: str) -> Iterator[ManualSweep]:
 
 
 def act_on_run(adapter: RunAdapter, run: RunFacts, action: Action, actor: str) -> ManualResult:
-    """Fail or requeue one run, where it is still as it was read."""
+    """Fail or requeue one run, if it is unchanged since it was read."""
     row = act_on_runs(adapter, [run], action, actor)
     return ManualResult(bool(row.acted), row)
 
 
 def act_on_runs(adapter: RunAdapter, runs: Sequence[RunFacts], action: Action, actor: str) -> Sweep:
-    """Fail or requeue those of the runs that are still as they were read; return the row, which counts the others."""
+    """Fail or requeue the runs that are unchanged since they were read; return the row, which counts the others."""
     with manual_sweep(adapter, actor) as request:
         for start in range(0, len(runs), BATCH):
             verdicts = decide_manually(request, runs[start : start + BATCH], action)
@@ -84,7 +84,7 @@ def revoke(adapter: RunAdapter, run: RunFacts, actor: str) -> Sweep:
 def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> ManualResult:
     """Undo that a run was ended: its task may write to it again.
 
-    Where nobody works on it, the next sweep finds that out once more.
+    If no worker has it, the next sweep will find that again.
     """
     done = False
     with manual_sweep(adapter, actor) as request:
@@ -103,7 +103,7 @@ def reopen(adapter: RunAdapter, run: RunFacts, actor: str) -> ManualResult:
 
 
 def finalize(adapter: RunAdapter, parent: str, actor: str) -> ManualResult:
-    """Complete one parent, where all its children have ended and nobody did so before."""
+    """Complete one parent, if all its children have ended and it was not completed before."""
     with manual_sweep(adapter, actor) as request:
         request.executor.finalize(parent)
     row = request.log.close()
@@ -111,7 +111,7 @@ def finalize(adapter: RunAdapter, parent: str, actor: str) -> ManualResult:
 
 
 def decide_manually(request: ManualSweep, runs: Sequence[RunFacts], action: Action) -> list[Verdict]:
-    """Return the verdicts that a person gives, counted; a task is killed where a worker reports it as running."""
+    """Return the verdicts for a person's request, and count them; kill a task that a worker reports as running."""
     verdicts = []
     for finding in request.collector.gather(runs):
         is_executing = finding.evidence.active_since is not None

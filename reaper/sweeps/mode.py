@@ -18,11 +18,11 @@ class ModeWatch:
 
     @property
     def is_acting(self) -> bool:
-        """Return whether the sweep began in a mode that acts, and was not found stopped since."""
+        """Return whether the sweep began in `Mode.ACT`, and has not been found to be switched off since."""
         return self.mode is Mode.ACT
 
     def is_stopped(self) -> bool:
-        """Return whether the sweep may not act, or not any more; record that somebody switched it off."""
+        """Return whether the sweep may not, or no longer, act; record if it was switched off in the meantime."""
         if self.is_acting:
             adapter = self.log.adapter
             self.mode = state_of(adapter, clock.now(adapter.using)).mode

@@ -60,7 +60,7 @@ class Outbox:
         return all(taken)
 
     def send_owed_revokes(self) -> None:
-        """Send the revokes that earlier sweeps could not send, or did not come to."""
+        """Send the revokes that earlier sweeps could not send, or were cut off before."""
         for sweep in sweeps_owing_revokes(self.adapter, self.now):
             if not self.revoke(owed_revokes(self.adapter, sweep)):
                 return
@@ -69,7 +69,7 @@ class Outbox:
     def terminate_leftovers(self, fleet: Fleet, is_stopped: Callable[[], bool]) -> None:
         """Kill the tasks that lost their runs a while ago and that a worker still reports as executing.
 
-        `is_stopped` is asked once, before the first kill, whether somebody has switched the kind off.
+        `is_stopped` tells whether the kind was switched off; it is called once, before the first kill.
         """
         executing = {task_id: worker for worker in fleet.live for task_id in worker.active}
         if not executing:

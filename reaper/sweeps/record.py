@@ -23,11 +23,11 @@ class SweepLog:
         """Begin the record. `actor`: the person who asked for the sweep; '' is the reaper itself."""
         self.adapter = adapter
         self.actor = actor
-        # Read before anything else, so that every age errs towards younger.
+        # Read before anything else: if ages are off, then runs look younger than they are.
         self.now = clock.now(adapter.using)
         self.row = Sweep(kind=adapter.kind, phase=scope, started_at=self.now)
         self.counts: Counter[str] = Counter()
-        """Reason -> number of runs that were decided so."""
+        """Number of runs by reason."""
         self.errors: list[SweepError] = []
         self.all_revoked = True
         """Whether the broker has taken every revoke so far."""
@@ -45,7 +45,7 @@ class SweepLog:
 
     @contextmanager
     def errors_recorded(self) -> Iterator[None]:
-        """Record an exception and go on behind the block: the sweep ends in order, and the next one comes anyway."""
+        """Record an exception of the block instead of raising it, so that the sweep is closed properly."""
         try:
             yield
         except Exception as error:
@@ -85,7 +85,8 @@ class SweepLog:
         log("swept %s %s: %s", row.kind, row.phase, row.summary)
 
     def _move_idle_row(self) -> Sweep:
-        row, using = self.row, self.adapter.using
+        row = self.row
+        using = self.adapter.using
         if row.pk is not None:
             row.delete(using=using)
         names = ("started_at", "finished_at", "mode", "scanned", "counts")

@@ -73,12 +73,12 @@ class SweepRun:
         for page in judge_phase(self.adapter, self.phase, self.collector):
             store_sightings(self.adapter, page, self.collector.scanned_at)
             self.tally(page)
-            # Runs that cannot be written leave their room to those behind them; without room these are not even read.
+            # Runs that cannot be written do not count towards the limit; once it is reached, no more runs are read.
             if len(self.tallied) >= self.remaining:
                 self.act_on_tallied()
                 if not self.remaining or self.executor.writer.has_given_up:
                     break
-        # Statuses that the adapter does not map are counted by one of the two sweeps: the rarer one.
+        # Runs of a status that the adapter does not map are counted by one of the two sweeps: the less frequent one.
         if self.phase is Phase.QUEUED:
             for runs in self.adapter.iter_unfinished(Phase.UNKNOWN):
                 self.tally_unmapped(runs)
@@ -96,21 +96,22 @@ class SweepRun:
 
     def act_on_tallied(self) -> None:
         """Act on what was tallied, as far as the brake allows; in a dry run, record it instead."""
-        verdicts, self.tallied = self.tallied, []
+        verdicts = self.tallied
+        self.tallied = []
         # guard: mode: dry run
         if self.watch.mode is Mode.DRY_RUN:
             record_verdicts(self.adapter, verdicts, self.log.now)
             return
         by_action = {action: [each for each in verdicts if each.decision.action is action] for action in Action}
         self.republish(by_action[Action.REPUBLISH])
-        # Not held: that a run's parent has ended is a fact, and no evidence that could mislead.
+        # The brake does not apply: that a parent has ended is a fact, not evidence that could mislead.
         self.act_on(by_action[Action.CLOSE])
         recoveries = [*by_action[Action.FAIL], *by_action[Action.REQUEUE]]
         self.apply_holds(len(recoveries))
         self.act_on(recoveries)
 
     def act_on(self, verdicts: Sequence[Verdict]) -> None:
-        """Act batch by batch while the sweep may; what could not be written uses up none of its limit."""
+        """Act batch by batch while the sweep may; what could not be written does not count towards its limit."""
         start = 0
         # guard: mode: checked between batches
         while start < len(verdicts) and self.remaining and not self.watch.is_stopped():
@@ -127,7 +128,7 @@ class SweepRun:
         self.log.row.deferred += len(runs) - sent
 
     def apply_holds(self, recoveries: int) -> None:
-        """Lower the limit where it would be most of the runs; record what holds the sweep back."""
+        """Lower the limit if most of the runs would be acted on; record what holds the sweep back."""
         self.log.add_hold(find_silence_hold(self.log.counts, self.collector))
         unfinished = self.log.row.scanned - self.log.counts[Reason.UNKNOWN_STATUS]
         hold = find_volume_hold(self.adapter, self.phase, recoveries, unfinished, self.log.now)

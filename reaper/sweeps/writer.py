@@ -28,7 +28,7 @@ At 5 s each, a database that is too slow for everything holds a sweep for half a
 
 
 class GuardedWriter:
-    """Writes runs that are still as they were read, with their ledger entries: both are there, or neither.
+    """Writes runs that are unchanged since they were read, together with their ledger entries: both or neither.
 
     So a sweep may be cut off anywhere, run twice, or overlap with another.
     """
@@ -94,7 +94,7 @@ class GuardedWriter:
         except Exception as error:
             self._record_failure(f"parent {parent} could not be finalized", error)
 
-    def _record_failure(self, what: str, error: Exception) -> None:
-        logger.exception("%s: %s", self.adapter.kind, one_line(what))
+    def _record_failure(self, failure: str, error: Exception) -> None:
+        logger.exception("%s: %s", self.adapter.kind, one_line(failure))
         code = ErrorCode.DATABASE if isinstance(error, Error) else ErrorCode.ADAPTER
-        self.log.add_error(code, f"{what}: {type(error).__name__}: {error}")
+        self.log.add_error(code, f"{failure}: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""What the templates of the admin ask for."""
+"""Tags and filters of the admin's templates: the status, the charts, and how values are formatted."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -26,13 +26,16 @@ class Scheduled(NamedTuple):
     pk: int
     name: str
     task: str
+    """The full name of the task that it starts."""
     enabled: bool
     every: str
+    """Its interval in words: "every 5 s"."""
     last: datetime | None
-    # When Beat starts it next; None when that is not known, or it is off.
+    """When Beat last started it; None when it never did."""
     due: datetime | None
-    # For how long it has been due, from three intervals on.
+    """When Beat starts it next; None when that is not known, or when it is disabled."""
     overdue: timedelta | None
+    """How long ago it was due, if that is more than two intervals; None otherwise."""
 
 
 @register.simple_tag
@@ -71,7 +74,7 @@ def reaper_schedules() -> Sequence[Scheduled]:
         return []
     from reaper import schedules  # whose models exist only then
 
-    rows = schedules.existing().select_related("interval", "crontab", "solar", "clocked").order_by("name")
+    rows = schedules.existing_rows().select_related("interval", "crontab", "solar", "clocked").order_by("name")
     return [scheduled(row, timezone.now()) for row in rows]
 
 
@@ -104,7 +107,7 @@ def reaper_recovery_scale() -> Sequence[charts.Mark]:
 
 @register.filter(name="duration")
 def duration_of(value: timedelta | None) -> str:
-    """Return a duration as a person says it; '' for none."""
+    """Return a duration in words; '' for none."""
     return "" if value is None else format_duration(value)
 
 
@@ -122,14 +125,14 @@ def worker_state(worker: Worker) -> str:
 
 @register.filter
 def sentence(reason: str) -> str:
-    """Return a reason's sentence; '' for a word that this version does not know."""
+    """Return a reason's sentence; '' for a code that this version does not know."""
     known = find_reason(reason)
     return known.sentence if known else ""
 
 
 @register.filter
 def names(values: Iterable[str]) -> str:
-    """Return names that came from elsewhere as one line, in their order."""
+    """Return names that came from elsewhere as one line, sorted."""
     return one_line(", ".join(sorted(map(str, values))))
 
 

@@ -1,4 +1,4 @@
-"""What a host says about its runs, and the helpers of the checks."""
+"""What a host defines for the checks, and the helpers that they share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-UNFINISHED = (Phase.QUEUED, Phase.RUNNING)
-# What a run must not have changed in, and the columns of a `ModelRunAdapter`.
+# The facts that must be unchanged for a write, and the attribute of a `ModelRunAdapter` that names each one's column.
 GUARDED_FACTS = {
     "task_id": "task_id_field",
     "queued_at": "queued_field",

@@ -7,14 +7,15 @@ from django.core import checks
 from kombu.serialization import dumps
 
 from reaper.adapters import Phase, RunAdapter
-from reaper.testing.base import UNFINISHED, ContractBase
+from reaper.core.facts import UNFINISHED_PHASES
+from reaper.testing.base import ContractBase
 
 # What a key could look like in a URL or on a command line; none of them is a run's.
 UNKNOWN_KEYS = ("", "x", "-1", "1.5", "None", "9" * 40, "00000000-0000-0000-0000-000000000000", "\x00")
 
 
 class ReadingContract(ContractBase):
-    """What an adapter reads is what the host means."""
+    """An adapter must read what the host means."""
 
     def test_adapter_passes_its_own_checks(self) -> None:
         """`check()` finds no error."""
@@ -23,14 +24,14 @@ class ReadingContract(ContractBase):
 
     def test_each_run_has_the_phase_of_its_status(self) -> None:
         """Rows are mapped to the phases that the host means."""
-        for phase in (*UNFINISHED, Phase.FINISHED):
+        for phase in (*UNFINISHED_PHASES, Phase.FINISHED):
             with self.subTest(phase):
                 found = self._make(phase).phase
                 self.assertIs(found, phase, f"make_{phase}() made a run that the adapter reads as {found}.")
 
     def test_facts_are_named_and_typed_as_promised(self) -> None:
         """Kind and key are the adapter's, the task id is there, and times are aware."""
-        for phase in UNFINISHED:
+        for phase in UNFINISHED_PHASES:
             run = self._make(phase)
             self.assertEqual(run.kind, self._adapter.kind, "A run's kind is not the adapter's.")
             self.assertIsInstance(run.pk, str, "A run's pk must be a str.")
@@ -42,8 +43,8 @@ class ReadingContract(ContractBase):
 
     def test_iter_unfinished_yields_the_runs_of_the_phase_only(self) -> None:
         """Every unfinished run is found in its phase, as `get()` reads it, and a finished one in none."""
-        runs = {phase: self._make(phase) for phase in (*UNFINISHED, Phase.FINISHED)}
-        for phase in UNFINISHED:
+        runs = {phase: self._make(phase) for phase in (*UNFINISHED_PHASES, Phase.FINISHED)}
+        for phase in UNFINISHED_PHASES:
             found = [run for page in self._adapter.iter_unfinished(phase) for run in page]
             self.assertIn(runs[phase], found, f"iter_unfinished({phase}) misses a run, or reads it unlike get().")
             others = {runs[other].pk for other in runs if other is not phase}
@@ -51,7 +52,7 @@ class ReadingContract(ContractBase):
 
     def test_keys_round_trip(self) -> None:
         """`get()`, `get_all()` and `RunFacts.pk` mean the same key."""
-        runs = [self._make(phase) for phase in UNFINISHED]
+        runs = [self._make(phase) for phase in UNFINISHED_PHASES]
         self.assertEqual([self._adapter.get(run.pk) for run in runs], runs, "get(run.pk) is another run.")
         found = self._adapter.get_all([run.pk for run in runs])
         self.assertCountEqual(found, runs, "get_all() returns other runs than get().")
@@ -67,7 +68,7 @@ class ReadingContract(ContractBase):
 
     def test_summary_counts_the_phase(self) -> None:
         """`summarize()` counts the phase's runs, and returns at most as many as asked for."""
-        for phase in UNFINISHED:
+        for phase in UNFINISHED_PHASES:
             for _ in range(2):
                 self._make(phase)
             expected = sum(len(page) for page in self._adapter.iter_unfinished(phase))
@@ -87,9 +88,9 @@ class ReadingContract(ContractBase):
         """`task_ids_in_use()`, where the adapter has one, returns exactly the ids of unfinished runs."""
         if type(self._adapter).task_ids_in_use is RunAdapter.task_ids_in_use:
             return
-        ids = {phase: str(self._make(phase).task_id) for phase in (*UNFINISHED, Phase.FINISHED)}
+        ids = {phase: str(self._make(phase).task_id) for phase in (*UNFINISHED_PHASES, Phase.FINISHED)}
         found = self._adapter.task_ids_in_use([*ids.values(), str(uuid4())])
-        expected = {ids[phase] for phase in UNFINISHED}
+        expected = {ids[phase] for phase in UNFINISHED_PHASES}
         self.assertEqual(found, expected, "task_ids_in_use() must return the ids of unfinished runs and no others.")
 
     def test_message_can_be_encoded(self) -> None:

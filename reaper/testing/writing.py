@@ -3,12 +3,13 @@
 from django.db import OperationalError, connections, transaction
 
 from reaper.adapters import ModelRunAdapter, OwnerNotification, Phase
+from reaper.core.facts import UNFINISHED_PHASES
 from reaper.core.policy import Action
-from reaper.testing.base import GUARDED_FACTS, UNFINISHED, ContractBase, key_of, locked_row
+from reaper.testing.base import GUARDED_FACTS, ContractBase, key_of, locked_row
 
 
 class WritingContract(ContractBase):
-    """An adapter writes only what is unchanged, and leaves nothing half done."""
+    """An adapter must write only what is unchanged, and leave nothing half done."""
 
     def test_fail_ends_the_run(self) -> None:
         """A failed run is finished."""
@@ -20,7 +21,7 @@ class WritingContract(ContractBase):
 
     def test_requeue_starts_a_new_attempt(self) -> None:
         """A requeued run waits under its new task id, and nothing of the old attempt is left."""
-        for phase in UNFINISHED:
+        for phase in UNFINISHED_PHASES:
             update = self._update(self._make(phase), Action.REQUEUE)
             self.assertEqual(self._apply(update), [update], "apply() did not return the update that it wrote.")
             run = self._get(update.run.pk)
@@ -109,7 +110,7 @@ class WritingContract(ContractBase):
         self.assertNotIn(parent, left, "iter_finalizable_parents() yields a finalized parent.")
 
     def _check_end(self, action: Action) -> None:
-        for phase in UNFINISHED:
+        for phase in UNFINISHED_PHASES:
             update = self._update(self._make(phase), action)
             self.assertEqual(self._apply(update), [update], "apply() did not return the update that it wrote.")
             run = self._get(update.run.pk)

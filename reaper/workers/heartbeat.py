@@ -1,7 +1,7 @@
 """A worker's heartbeat: a thread in its main process writes one `WorkerHeartbeat` every 3 s, on every pool.
 
-It is a thread of the operating system, so neither a busy solo pool nor a CPU-bound greenlet silences it. It has its own
-database connection, so a hanging database silences nothing else. It ends after the pool has. It runs no rules.
+It is a native thread, so neither a busy solo pool nor a CPU-bound greenlet can block it. It has its own database
+connection, so a hanging database blocks nothing else. It ends after the pool does. It applies no rules.
 """
 
 import atexit
@@ -39,7 +39,7 @@ def on_ready(sender: Any, **_: Any) -> None:
 
 
 def on_shutting_down(**_: Any) -> None:
-    """Report at once that the worker is shutting down (Celery's `worker_shutting_down`, sent by a signal's handler)."""
+    """Report at once that the worker is shutting down (Celery's `worker_shutting_down`, sent by a signal handler)."""
     if heartbeat:
         heartbeat.collector.shutdown_announced = True
         release(heartbeat.wake)

@@ -28,7 +28,7 @@ class BackendSession(NamedTuple):
     """A session of the PostgreSQL server; it ends when the process at the other end does."""
 
     pid: int | None = None
-    """The number of the server's process; None where it is not known whose session it is."""
+    """The process id of the server's process; None if the session may be another client's."""
     started_at: datetime | None = None
     """When the session started: a number may be given to another session later."""
 
@@ -46,7 +46,7 @@ def own_connection(using: str) -> BaseDatabaseWrapper:
 
 
 def set_statement_timeout(connection: BaseDatabaseWrapper) -> None:
-    """Limit every statement of this transaction, and of no other: behind a pooler the next one is somebody else's."""
+    """Limit every statement of this transaction, and of no other: a pooler may give the next one to another client."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{timing.WRITE_TIMEOUT_S}s"])
 
@@ -54,8 +54,8 @@ def set_statement_timeout(connection: BaseDatabaseWrapper) -> None:
 def backend_session(connection: BaseDatabaseWrapper) -> BackendSession:
     """Return the connection's session, where it ends when this process does; an empty one elsewhere.
 
-    A pooler in between keeps its sessions open. It gives itself away: the client then knows the session by another
-    number than the server.
+    A pooler in between keeps its sessions open. It is recognized by the session's number, which then differs between
+    the client and the server.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:

@@ -41,7 +41,7 @@ class ReportCollector:
         self.consumer = consumer
         self.controller = consumer.controller
         self.troubles = troubles
-        # Set by a signal's handler: Celery tells nobody else of a warm shutdown until it has begun.
+        # Set by a signal handler, the only one that Celery notifies before a warm shutdown has begun.
         self.shutdown_announced = False
         self._recent: deque[TaskSnapshot] = deque(maxlen=2)
 
@@ -57,7 +57,7 @@ class ReportCollector:
         return self.shutdown_announced or not is_running or stopping
 
     def collect(self) -> Report:
-        """Return what to report now. Raises nothing that Celery's internals raise: the report is then incomplete."""
+        """Return the current report. If Celery's internals raise, it is incomplete; the error is only logged."""
         listed_at = datetime.now(UTC)
         draining = self.is_draining()
         try:

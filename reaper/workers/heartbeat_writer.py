@@ -1,4 +1,4 @@
-"""Writing a worker's heartbeat: one row per worker, which it rewrites for as long as it lives."""
+"""Write a worker's heartbeat: one row per worker, rewritten for as long as it lives."""
 
 import logging
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class HeartbeatWriter:
         self._session: BackendSession | None = None
 
     def write(self, collect: Callable[[], Report], *, last: bool = False) -> None:
-        """Update the worker's row, or create it; the `last` one says that the worker has ended.
+        """Update the worker's row, or create it; `last` records that the worker has ended.
 
         Raises django.db.Error. `collect` is called last, so that its timestamp and the database's are close.
         """

@@ -12,7 +12,7 @@ from celery.worker.request import Request
 MAX_TASK_IDS = 10_000
 # Characters of a task id; the usual length of a column for one.
 MAX_ID_LENGTH = 255
-# How often to copy a list anew that changes while it is copied.
+# How often to try to copy a list that changes during the copy.
 COPY_ATTEMPTS = 100
 
 

@@ -13,7 +13,7 @@ class WorkerIdentity(NamedTuple):
     hostname: str
     """The node name by which Celery knows the worker, such as "celery@web1"."""
     incarnation: str
-    """Which start of that node it is: random, so that a worker and its successor can be told apart."""
+    """Which start of that node it is: random, so that a worker and its successor can be distinguished."""
 
     @property
     def name(self) -> str:

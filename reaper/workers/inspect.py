@@ -11,7 +11,7 @@ from kombu import Connection, Consumer
 from reaper.broker.connection import Broker
 from reaper.exceptions import BrokerUnavailable
 
-# Each command knows something that the others do not: query_task also what is received and in none of the lists.
+# Each command covers something that the others do not: query_task also finds received tasks that no list has.
 COMMANDS = ("active", "reserved", "scheduled", "query_task")
 # Seconds that Redis waits for a reply at a time: a reader that is closed while it waits ends its turn first.
 REPLY_POLL_S = 0.2
@@ -24,15 +24,15 @@ class InspectionResult(NamedTuple):
     """
 
     holders: Mapping[str, str] = {}
-    """The worker that says it has the task, by task; the one that executes it before any other."""
+    """The worker that reports having the task, by task; preferably the one that executes it."""
     active: Mapping[str, str] = {}
-    """The worker that says it executes the task, by task."""
+    """The worker that reports executing the task, by task."""
     responded_fully: frozenset[str] = frozenset()
     """The workers that answered every command."""
     responded: frozenset[str] = frozenset()
     """The workers that answered any command."""
     duplicate_nodes: frozenset[str] = frozenset()
-    """The names under which more than one worker answered: a task that one does not name may be with the other."""
+    """The names under which more than one worker answered: a task that one does not name may be held by the other."""
     malformed: int = 0
     """Number of replies that could not be parsed."""
     error: str = ""
@@ -133,7 +133,7 @@ class Replies:
         self.active.update({task_id: str(node) for task_id, is_executing in tasks.items() if is_executing})
 
     def result(self, error: str = "") -> InspectionResult:
-        """Return what the replies say; `error` is why there are no more."""
+        """Return the result of the replies so far; `error` is why there are no more."""
         nodes = [frozenset(counted) for counted in self.responses.values()]
         return InspectionResult(
             holders={**self.holders, **self.active},

@@ -1,4 +1,4 @@
-"""`celery inspect query TASK_ID …`: what a worker does with a task, and which run the task belongs to.
+"""`celery inspect query TASK_ID …`: what each worker does with a task, and which run the task belongs to.
 
 Celery's command line runs no `django.setup()`: it knows the command only where the project's Celery module imports this
 file, and only the worker that answers touches the models.
@@ -68,7 +68,7 @@ def describe_run(task_id: str) -> dict[str, str]:
 
 
 def call_with_timeout(seconds: float, function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | str:
-    """Return what the function returns, or a sentence that says why it returned nothing in time. Raises nothing."""
+    """Return what the function returns, or a sentence why it returned nothing in time. Raises nothing."""
     results: SimpleQueue[Mapping[str, Any] | str] = SimpleQueue()
     threading.Thread(target=lambda: results.put(run_query(function)), name="reaper-query", daemon=True).start()
     try:

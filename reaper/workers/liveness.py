@@ -1,4 +1,4 @@
-"""Who is alive, by the last heartbeat and by the database session that wrote it. Pure rules."""
+"""The rules for which worker is alive: by its last heartbeat and the database session that wrote it. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -12,7 +12,7 @@ def unpatched(module: str, name: str) -> Any:
 
 
 def held_lock() -> Any:
-    """Return a native lock that is held. Another thread, or a signal's handler, ends a wait for it by `release`."""
+    """Return a native lock that is held. Another thread, or a signal handler, ends a wait for it with `release`."""
     lock = unpatched("_thread", "allocate_lock")()
     lock.acquire()
     return lock

@@ -1,4 +1,4 @@
-"""The workers, dead or alive, as their heartbeats are stored."""
+"""The workers, dead or alive, as read from their stored heartbeats."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ def load_sessions(using: str, rows: Iterable[Mapping[str, Any]]) -> Mapping[int,
     if not pids or connections[using].vendor != "postgresql":
         return {}
     with connections[using].cursor() as cursor:
-        # Of another role's sessions PostgreSQL shows everybody the number, and nothing else.
+        # Of another role's sessions PostgreSQL shows only the process id.
         cursor.execute("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = ANY(%s)", [pids])
         return dict(cursor.fetchall())
 

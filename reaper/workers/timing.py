@@ -1,6 +1,6 @@
-"""How often a worker reports, and how long a silence means what. One place, because each limit follows from the others.
+"""How often a worker reports, and how long a silence means what: in one place, as each limit follows from the others.
 
-The thread of the heartbeats reads `REPORT_INTERVAL_S` and `WRITE_TIMEOUT_S` anew every time.
+The heartbeat thread reads `REPORT_INTERVAL_S` and `WRITE_TIMEOUT_S` each time it uses them.
 """
 
 from datetime import timedelta
@@ -9,11 +9,11 @@ from datetime import timedelta
 REPORT_INTERVAL_S = 3.0
 # Seconds that one step of writing a heartbeat, or a wait for one, may take.
 WRITE_TIMEOUT_S = 2
-# A report names tasks as they were before it was written: by no more than the time-out of the write.
+# The age that a heartbeat's list of tasks may have when it is written: at most the time-out of the write.
 MAX_LIST_AGE = timedelta(seconds=WRITE_TIMEOUT_S)
-# A live worker's last heartbeat is no older, the time that its write takes included.
+# The age that a live worker's last heartbeat may have, including the time that its write takes.
 MAX_HEARTBEAT_AGE = timedelta(seconds=REPORT_INTERVAL_S + WRITE_TIMEOUT_S)
-# Two heartbeats that lie further apart than two intervals and one write: one was missed.
+# If two heartbeats are further apart than two intervals and one write, one was missed.
 MAX_GAP = timedelta(seconds=2 * REPORT_INTERVAL_S + WRITE_TIMEOUT_S)
-# Four heartbeats missed: with nothing but silence to go by, the worker counts as dead.
+# After four missed heartbeats, a worker counts as dead on its silence alone.
 DEAD_AFTER = timedelta(seconds=12)

@@ -1,4 +1,4 @@
-"""Log what keeps going wrong when it begins and when it is over, instead of every 3 s."""
+"""Log a lasting failure when it begins and when it is over, instead of every 3 s."""
 
 import logging
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Trouble(NamedTuple):
 
 
 class TroubleLog:
-    """The troubles that last."""
+    """Remembers which troubles last, so that each is logged once."""
 
     def __init__(self) -> None:
         self._lasting: set[Trouble] = set()

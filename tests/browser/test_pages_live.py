@@ -33,10 +33,10 @@ pytestmark = [
 @pytest.fixture
 def real_clock(settings):
     """Use the real clock."""
-    from reaper.schedules import create
+    from reaper.schedules import create_missing
 
     # A test that commits has emptied the tables.
-    create("default")
+    create_missing("default")
 
 
 def job(status="running", ago=MINUTE, **fields):

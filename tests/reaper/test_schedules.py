@@ -121,10 +121,10 @@ def test_remove_deletes_own_schedules_renamed_ones_included():
     other = PeriodicTask.objects.create(name="other", task="shop.tasks.report", interval=sweep_running().interval)
     ours().filter(task=RUNNING).update(name="our own name")
     changed = PeriodicTasks.last_change()
-    assert schedules.remove() == len(EXPECTED)
+    assert schedules.delete_rows() == len(EXPECTED)
     assert list(PeriodicTask.objects.all()) == [other]
     assert PeriodicTasks.last_change() > changed
-    assert schedules.remove() == 0
+    assert schedules.delete_rows() == 0
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Command(BaseCommand):
         )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add the subcommands. The description lists them by group, so that none has a help of its own here."""
+        """Add the subcommands. They get no help text here, because the description lists them by group."""
         choices = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND", parser_class=OneLineParser)
         for each in SUBCOMMANDS.values():
             own = choices.add_parser(
@@ -67,7 +67,7 @@ class Command(BaseCommand):
             sentence = f"Database unavailable: {' '.join(str(error).split())}"
             raise CommandError(sentence, returncode=ExitCode.NOT_OK) from error
         except BrokenPipeError:
-            # The reader has enough (`| head`). What is still buffered must not raise at exit either.
+            # The reader has stopped reading (`| head`). The rest of the buffer must not raise at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = ExitCode.NOT_OK
         if isinstance(context.console, BufferedConsole):
@@ -76,7 +76,7 @@ class Command(BaseCommand):
             sys.exit(code)
 
     def create_context(self, subcommand: Subcommand, options: dict[str, Any]) -> Context:
-        """Return where the subcommand prints."""
+        """Return the subcommand's context: where it prints."""
         as_json = options.get("as_json", False)
         console = (
             BufferedConsole()
@@ -94,7 +94,7 @@ def own_options(subcommand: Subcommand, options: dict[str, Any]) -> dict[str, An
 
 @contextmanager
 def log_lines(*, shown: bool) -> Iterator[None]:
-    """Unless `shown`, keep the reaper's log lines back: subcommands print what went wrong themselves, in one line."""
+    """Unless `shown`, suppress the reaper's log lines: subcommands print what went wrong themselves, in one line."""
     logger = logging.getLogger("reaper")
     level = logger.level
     if not shown:

@@ -13,6 +13,6 @@ def ada(client, django_user_model):
 @pytest.fixture
 def schedules(db):
     """The schedules as migrate makes them: a test that commits has emptied the tables."""
-    from reaper.schedules import create
+    from reaper.schedules import create_missing
 
-    create("default")
+    create_missing("default")

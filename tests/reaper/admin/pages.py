@@ -77,7 +77,7 @@ def press(client, name, at=NOW, **data):
 
 
 def act(client, run, what, **more):
-    data = {"kind": kind_of(run), "pk": str(run.pk), "act": what, "seen": seen(run), **more}
+    data = {"kind": kind_of(run), "pk": str(run.pk), "act": what, "state_token": seen(run), **more}
     return press(client, "act", **data)
 
 

@@ -69,7 +69,7 @@ def test_buttons_work_only_by_post_with_token_and_permission(role, how):
     requests = {
         "control": {"kind": "crawl_job", "control": "off"},
         "schedule": {"schedule": beat_row().pk, "enabled": "0"},
-        "act": {"kind": "crawl_job", "pk": str(first.pk), "act": "fail", "seen": seen(first)},
+        "act": {"kind": "crawl_job", "pk": str(first.pk), "act": "fail", "state_token": seen(first)},
         "act_on_runs": {"kind": "crawl_job", "act": "fail", "runs": f"{second.pk} {seen(second)}"},
         "policyoverride_add": {"run_timeout": "3h"},
     }

@@ -225,7 +225,7 @@ def test_button_on_run_changed_since_page_load_does_nothing(ada, broker, what, c
     job = running_job(2 * HOUR)
     before = seen(job)
     CrawlJob.objects.filter(pk=job.pk).update(**changes)
-    said = act(ada, job, what, seen=before)
+    said = act(ada, job, what, state_token=before)
     assert (
         said == f"The run crawl_job:{job.pk} changed since this page was loaded. Nothing was changed; check it again."
     )
@@ -237,15 +237,15 @@ def test_button_on_run_with_new_progress_still_works(ada):
     job = running_job(2 * HOUR)
     before = seen(job)
     CrawlJob.objects.filter(pk=job.pk).update(heartbeat_at=NOW)
-    assert "was failed" in act(ada, job, "fail", seen=before)
+    assert "was failed" in act(ada, job, "fail", state_token=before)
 
 
 @pytest.mark.parametrize("what", ["fail", "requeue", "revoke"])
 def test_button_pressed_twice_acts_once(ada, what):
     job = running_job(2 * HOUR)
     before = seen(job)
-    act(ada, job, what, seen=before)
-    said = act(ada, job, what, seen=before)
+    act(ada, job, what, state_token=before)
+    said = act(ada, job, what, state_token=before)
     if what != "revoke":
         assert "changed since this page was loaded" in said
         assert LedgerEntry.objects.count() == 1
@@ -270,7 +270,7 @@ def test_button_on_finished_run_does_nothing(ada, status, what):
 )
 def test_button_with_unknown_kind_run_or_act_is_not_found(ada, kind, pk, what):
     job = running_job()
-    data = {"kind": kind, "pk": pk.format(run=job.pk), "act": what, "seen": seen(job)}
+    data = {"kind": kind, "pk": pk.format(run=job.pk), "act": what, "state_token": seen(job)}
     assert press(ada, "act", **data) == 404
 
 

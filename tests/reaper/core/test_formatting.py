@@ -35,6 +35,12 @@ def test_text_that_is_not_a_duration_is_refused(text):
         parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["999999999d", "999999999d 999999999h"])
+def test_duration_text_of_over_a_hundred_years_is_refused(text):
+    with pytest.raises(InvalidValue, match="at most a hundred years"):
+        parse_duration(text)
+
+
 @given(st.integers(min_value=1, max_value=36_525 * 86_400 * 1000))
 def test_exact_duration_is_parsed_back(milliseconds):
     value = timedelta(milliseconds=milliseconds)

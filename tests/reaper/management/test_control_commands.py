@@ -100,6 +100,6 @@ def test_policy_json_has_every_field_with_its_origin():
 
 
 def test_schedules_json_has_a_line_each():
-    schedules.create("default")
+    schedules.create_missing("default")
     code, found = reaper_json("schedules")
     assert (code, len(found["message"])) == (0, 6)
