@@ -153,7 +153,7 @@ class ElsewhereRouter:
         return "elsewhere" if model._meta.app_label == "django_celery_beat" else None
 
 
-def test_database_without_beat_gets_no_schedules(settings):
+def test_database_without_beat_has_no_schedules(settings):
     ours().delete()
     settings.DATABASE_ROUTERS = [f"{__name__}.ElsewhereRouter"]
     schedules.create_after_migrate(using="default")

@@ -63,7 +63,7 @@ def pickled(task, file):
 
 @pytest.mark.live
 @COMMITTED
-def test_worker_refuses_pickled_message_and_goes_on(broker, tmp_path):
+def test_worker_refuses_pickled_message_and_continues(broker, tmp_path):
     bomb, log = tmp_path / "bomb", tmp_path / "log"
     for queue, task in (("crawl", "apps.sources.tasks.crawl_source"), ("reaper", "reaper.tasks.sweep_running")):
         broker.client.lpush(queue, pickled(task, bomb))
@@ -154,7 +154,7 @@ def hostile():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_hostile_name_is_one_line_on_terminal(hostile):
+def test_hostile_name_is_printed_on_one_line(hostile):
     for words in (
         ["diagnose"],
         ["explain", f"crawl_job:{hostile.pk}"],
@@ -206,7 +206,7 @@ def test_error_text_of_any_length_is_one_short_line(monkeypatch, caplog):
         (None, "None"),
     ],
 )
-def test_one_line(text, line):
+def test_one_line_replaces_breaks_and_control_characters(text, line):
     assert one_line(text) == line
 
 

@@ -279,7 +279,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("broken", "check", "sentence"), BROKEN, ids=[broken.__name__ for broken, _, _ in BROKEN])
-def test_adapter_contract_names_what_a_broken_adapter_does_wrong(parcels, broken, check, sentence):
+def test_adapter_contract_names_each_fault_of_a_broken_adapter(parcels, broken, check, sentence):
     base = ReopeningParcelsContract if issubclass(broken, ReopeningParcels) else ParcelsContract
     contract = type("Broken", (base,), {"adapter": f"{__name__}.{broken.__name__}"})
     failed, _ = run_contract(contract)

@@ -201,7 +201,7 @@ def slow(work, few=FEW):
 
 @COMMITTED
 @ON_POSTGRESQL
-def test_sweep_queries_read_no_row_in_vain(full, settings, monkeypatch):
+def test_sweep_queries_read_only_rows_they_return(full, settings, monkeypatch):
     settings.REAPER = {**settings.REAPER, "MAX_ACTIONS": 20}
     # For a cursor of the server's PostgreSQL makes another plan, one that finds the first rows soon.
     monkeypatch.setattr(connection, "chunked_cursor", None)
@@ -214,7 +214,7 @@ def test_sweep_queries_read_no_row_in_vain(full, settings, monkeypatch):
 
 @COMMITTED
 @ON_POSTGRESQL
-def test_worker_writes_read_no_row_in_vain(full):
+def test_worker_writes_read_only_rows_they_change(full):
     job = CrawlJob.objects.filter(status="pending").first()
     hold = claims.Claim(model=CrawlJob, pk=job.pk, task_id=job.task_id, worker="celery@w/abc")
     assert slow(lambda: claims.claim(CrawlJob, job.pk, job.task_id, "celery@w/abc")) == {}

@@ -212,7 +212,7 @@ def test_job_that_became_parent_is_no_longer_a_run():
         ("cancelled", True),
     ],
 )
-def test_child_facts_say_whether_parent_has_ended(status, ended):
+def test_child_facts_tell_whether_parent_has_ended(status, ended):
     job = parent("running", status=status)
     run = SourceResults().get(str(job.source_results.get().pk))
     assert run.parent == str(job.pk)

@@ -35,7 +35,8 @@ pytestmark = [
 def test_selected_runs_are_acted_on_after_confirmation(ada, action, status):
     jobs = [running_job(HOUR), queued_job(HOUR), running_job(HOUR, status="completed"), parent("completed")]
     page = select_action(ada, action, *jobs)
-    assert (page.context["count"], page.context["left_out"]) == (2, 2)
+    assert page.context["count"] == 2
+    assert page.context["left_out"] == 2
     assert f"{jobs[0].pk}" in text_of(page)
     assert [fresh(job).status for job in jobs] == ["running", "pending", "completed", "running"]
     assert "2 of 2 crawl_job runs" in confirm(ada, page)
@@ -47,7 +48,8 @@ def test_confirmation_names_the_first_runs_and_counts_the_rest(ada, monkeypatch)
     monkeypatch.setattr(bulk_views, "MAX_NAMED", 2)
     jobs = [running_job(HOUR) for _ in range(5)]
     page = select_action(ada, "reaper_fail", *jobs)
-    assert (len(page.context["runs"]), page.context["count"]) == (2, 5)
+    assert len(page.context["runs"]) == 2
+    assert page.context["count"] == 5
     assert "… and 3 more" in text_of(page)
 
 
@@ -74,7 +76,8 @@ def test_runs_above_the_limit_are_reported_and_left_unchanged(ada, monkeypatch):
     monkeypatch.setattr(bulk_views, "MAX_RUNS", 3)
     jobs = [running_job(HOUR) for _ in range(5)]
     page = select_action(ada, "reaper_fail", *jobs, across=True)
-    assert (page.context["count"], page.context["beyond"]) == (3, 2)
+    assert page.context["count"] == 3
+    assert page.context["beyond"] == 2
     assert "2 more will be left for later" in text_of(page)
     confirm(ada, page)
     assert CrawlJob.objects.filter(status="failed").count() == 3
@@ -87,7 +90,7 @@ def test_confirmed_list_without_valid_lines_does_nothing(ada, lines):
 
 
 @pytest.mark.long
-def test_10000_selected_runs_fails_as_many_as_the_limit(ada):
+def test_10000_selected_runs_fails_only_the_limit(ada):
     one = running_job(HOUR)
     CrawlJob.objects.bulk_create(
         CrawlJob(
@@ -97,6 +100,7 @@ def test_10000_selected_runs_fails_as_many_as_the_limit(ada):
         for number in range(9_999)
     )  # fmt: skip
     page = select_action(ada, "reaper_fail", one, across=True)
-    assert (page.context["count"], page.context["beyond"]) == (bulk_views.MAX_RUNS, 10_000 - bulk_views.MAX_RUNS)
+    assert page.context["count"] == bulk_views.MAX_RUNS
+    assert page.context["beyond"] == 10_000 - bulk_views.MAX_RUNS
     assert "2,000 of 2,000 crawl_job runs failed." in confirm(ada, page)
     assert CrawlJob.objects.filter(status="failed").count() == 2000

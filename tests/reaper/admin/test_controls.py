@@ -59,9 +59,12 @@ def test_mode_form_sets_mode_in_users_name_and_logs_it(admin_client, admin_user)
     assert submit(admin_client, KindControl, mode_form("dry_run", released=NOW + HOUR)) == {}
     assert state()[:3] == (Mode.DRY_RUN, None, True)
     row = KindControl.objects.get()
-    assert (row.actor, row.created_at) == (admin_user.username, NOW)
+    assert row.actor == admin_user.username
+    assert row.created_at == NOW
     entry = LogEntry.objects.get()
-    assert (entry.user, entry.object_id, entry.object_repr) == (admin_user, str(row.pk), str(row))
+    assert entry.user == admin_user
+    assert entry.object_id == str(row.pk)
+    assert entry.object_repr == str(row)
     with freeze_time(NOW):
         running_job(2 * HOUR)
         assert sweep(conf.adapters()["crawl_job"], Phase.RUNNING).mode == "dry_run"
@@ -110,7 +113,9 @@ def test_exemption_is_added_and_removed(admin_client, admin_user):
     run = running_job(2 * HOUR)
     assert submit(admin_client, Exemption, exemption_form(f" {str(run.pk).upper()} ", until=NOW + HOUR)) == {}
     row = Exemption.objects.get()
-    assert (row.run_id, row.actor, row.until) == (str(run.pk), admin_user.username, NOW + HOUR)
+    assert row.run_id == str(run.pk)
+    assert row.actor == admin_user.username
+    assert row.until == NOW + HOUR
     with freeze_time(NOW):
         assert sweep(conf.adapters()["crawl_job"], Phase.RUNNING).counts == {"exempt": 1}
         assert str(run.pk) in shown_at(admin_client, page(Exemption))
@@ -154,7 +159,8 @@ def test_policy_preview_names_runs_and_saves_nothing(ada):
     page = text_of(edit(ada, run_timeout="35m", alert_after="20m", _preview="Preview"))
     assert "run_timeout: 1 h -&gt; 35 min; alert_after: 30 min -&gt; 20 min. 1 run would be recovered" in page
     assert f"crawl_job:{job.pk} running fail timed_out" in page
-    assert (PolicyOverride.objects.count(), fresh(job).status) == (0, "running")
+    assert PolicyOverride.objects.count() == 0
+    assert fresh(job).status == "running"
 
 
 def test_policy_form_after_somebody_elses_change_is_refused(ada):

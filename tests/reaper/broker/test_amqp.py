@@ -84,7 +84,7 @@ class TestRabbit:
         assert found.error.startswith(f"{names[0]} cannot be inspected: ResourceLocked: ")
         assert found.is_absent("gone", names[1:]) is True
 
-    def test_scan_with_hanging_rabbitmq_knows_nothing(self, app, rabbit, names):
+    def test_scan_with_hanging_rabbitmq_reports_no_task_absent(self, app, rabbit, names):
         link = Broker(app)
         assert scan_queues(link, names).complete
         with rabbit.stopped(), link:

@@ -9,7 +9,7 @@ from reaper.broker.snapshot import QueueSnapshot
 from tests.reaper.broker.messages import celery_app, scan, send
 
 
-def test_scan_out_of_time_finds_nothing_absent(app):
+def test_scan_out_of_time_reports_no_task_absent(app):
     send(app, "crawl", "c1")
     found = scan(app, "crawl", "default", seconds=-1)
     assert found.complete is False
@@ -18,7 +18,7 @@ def test_scan_out_of_time_finds_nothing_absent(app):
     assert found.is_absent("gone", ["default"]) is None
 
 
-def test_scan_of_an_unsupported_transport_says_so(app):
+def test_scan_of_an_unsupported_transport_is_reported(app):
     found = scan(celery_app("memory://"), "crawl")
     assert found == QueueSnapshot(
         depth={"crawl": None},
@@ -28,7 +28,7 @@ def test_scan_of_an_unsupported_transport_says_so(app):
     )
 
 
-def test_scan_with_refusing_broker_knows_nothing(refusing_broker):
+def test_scan_with_refusing_broker_reports_no_task_absent(refusing_broker):
     begin = real_monotonic()
     with Broker() as link:
         found = scan_queues(link, ["crawl"])

@@ -40,7 +40,7 @@ class TestRedis:
         assert found.is_absent("gone", []) is None
 
     @pytest.mark.parametrize("prefix", ["", "mine:"])
-    def test_scan_finds_tasks_in_queues_that_nobody_named(self, broker, app, prefix):
+    def test_scan_finds_tasks_in_unnamed_queues(self, broker, app, prefix):
         there = celery_app(broker.url, global_keyprefix=prefix)
         there.send_task(TASK, queue="forgotten", task_id="f1")
         broker.client.sadd(f"{prefix}_kombu.binding.celery.pidbox", "\x06\x16\x06\x16celery@w1.celery.pidbox")
@@ -67,7 +67,7 @@ class TestRedis:
         broker.client.hset("unacked", mapping={each: f'[{raw.replace("c1", each)}, "", "crawl"]' for each in ids})
         assert scan(app, "crawl").unacked == set(ids)
 
-    def test_child_task_is_not_taken_for_its_parent_or_root(self, app):
+    def test_child_task_is_not_mistaken_for_its_parent_or_root(self, app):
         send(app, "crawl", "child", parent_id="parent", root_id="root")
         found = scan(app, "crawl")
         assert found.waiting == {"child"}
@@ -176,7 +176,7 @@ class TestUnreadable:
         assert scan(app, "crawl").malformed == 1
         assert scan(app, "crawl").waiting == set()
 
-    def test_key_of_another_type_is_a_refusal_not_an_outage(self, app, broker):
+    def test_key_of_another_type_is_refused_and_no_outage(self, app, broker):
         broker.client.set("crawl", "no list")
         with Broker(app) as link:
             found = scan_queues(link, ["crawl", "default"])

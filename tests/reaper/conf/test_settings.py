@@ -292,7 +292,7 @@ def test_hint_names_nearest_known_name(given, hint):
         assert problem.hint == hint
 
 
-def test_problem_says_where_the_mistake_is():
+def test_problem_names_the_place_of_the_mistake():
     with override_settings(REAPER={**ORDERS, "RUN_TIMEOUT": 0, "KINDS": {"order": {"BACKOFF": [-5]}}}):
         assert [problem.message for problem in conf.problems()] == [
             'REAPER["RUN_TIMEOUT"]: expected a duration above zero, got 0.',

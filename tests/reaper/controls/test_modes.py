@@ -96,11 +96,11 @@ def test_mode_of_another_version_is_ignored(limits):
         ("off", 0 * SECOND),
     ],
 )
-def test_control_duration_takes_the_texts_of_the_settings(text, duration):
+def test_control_duration_accepts_the_texts_of_the_settings(text, duration):
     assert parse_control_duration(text) == duration
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-5", "367d", "0.0000001"])
-def test_control_duration_that_makes_no_sense_is_refused(text):
+def test_invalid_control_duration_is_refused(text):
     with pytest.raises(InvalidValue, match="expected"):
         parse_control_duration(text)

@@ -75,7 +75,7 @@ def test_worker_without_readable_time_is_not_counted_as_reporting():
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
-def test_limit_is_exceeded_by_many_that_are_a_mass(acting, rest):
+def test_limit_is_exceeded_by_many_runs_with_a_large_share(acting, rest):
     assert exceeds_limit(acting, acting + rest) == (
         acting > HELD_LIMIT and 100 * acting >= MASS_PERCENT * (acting + rest)
     )

@@ -94,7 +94,7 @@ from tests.reaper.core.strategies import POLICIES, always, evidences, runs
         (timeless(running()), Decision(Action.FAIL, Reason.MANUAL), "ada", "Failed by ada (rule manual)."),
     ],
 )
-def test_action_message_says_what_by_whom_why_and_how_long(run, decision, by, sentence):
+def test_action_message_names_action_actor_reason_and_duration(run, decision, by, sentence):
     assert describe_action(run, decision, NOW, actor=by) == sentence
 
 
@@ -286,7 +286,7 @@ def test_facts_are_described_in_a_sentence(run, sentence):
         ),
     ],
 )
-def test_decision_says_what_why_and_what_comes_at_the_timeout(run, evidence, policy, sentence):
+def test_decision_text_names_action_reason_and_effect_of_timeout(run, evidence, policy, sentence):
     assert describe_decision(run, decide(run, evidence, policy, NOW), policy, NOW) == sentence
 
 

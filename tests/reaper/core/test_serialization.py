@@ -30,7 +30,7 @@ def test_stored_facts_and_evidence_lead_to_the_same_decision(run, evidence, poli
         assert decide(*again, policy, NOW) == decide(run, evidence, policy, NOW)
 
 
-def test_entry_of_older_version_is_read_as_far_as_it_goes():
+def test_entry_of_older_version_is_read_as_far_as_possible():
     run = replace(RUN, history=History(requeues=1, last_action_at=NOW), skew=SECOND)
     facts = to_dict(run)
     del facts["skew"], facts["history"]["interruptions"]

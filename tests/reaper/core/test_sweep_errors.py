@@ -22,7 +22,7 @@ def test_error_read_from_its_json_is_the_same(code):
         (None, SweepError("", "None")),
     ],
 )
-def test_unknown_json_is_read_as_far_as_it_goes(stored, error):
+def test_unknown_json_is_read_as_far_as_possible(stored, error):
     assert SweepError.from_json(stored) == error
 
 

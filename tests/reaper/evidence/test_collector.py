@@ -27,7 +27,7 @@ from tests.reaper.evidence.collecting import HOLDER_NODE, WITNESS_NODE, gather, 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 
 
-def test_collector_for_runs_that_cannot_be_lost_asks_nobody(refusing_broker, django_assert_num_queries):
+def test_collector_for_healthy_runs_queries_neither_broker_nor_workers(refusing_broker, django_assert_num_queries):
     adapter = conf.adapters()["crawl_job"]
     rows = [queued_job(2 * SECOND), queued_job(HOUR, task_id=""), queued_job(created_at=NOW + 9 * HOUR, queued_at=None)]
     runs = [adapter.get(str(row.pk)) for row in rows]

@@ -57,7 +57,7 @@ def test_worker_of_another_queue_is_no_witness(queues):
     assert sweep(Phase.RUNNING).acted == 0
 
 
-def test_fleet_that_falls_silent_together_is_not_taken_for_dead():
+def test_fleet_that_falls_silent_together_is_not_judged_dead():
     """A partition: their last heartbeats are up to `MAX_HEARTBEAT_AGE` apart."""
     job = running_job(MINUTE)
     last = MAX_HEARTBEAT_AGE
@@ -81,13 +81,13 @@ def test_incomplete_heartbeat_of_a_live_worker_protects_every_run(spoilt, answer
     assert answers.calls == []
 
 
-def test_incomplete_heartbeat_of_a_dead_worker_protects_nothing(answers):
+def test_incomplete_heartbeat_of_a_dead_worker_protects_no_run(answers):
     job = orphan()
     report("celery@dead/def", silent=MINUTE, complete=False)
     assert gather(job)[0].absent is True
 
 
-def test_fleet_shared_by_two_kinds_keeps_the_evidence_of_their_queues_apart(monkeypatch):
+def test_fleet_of_two_kinds_keeps_evidence_of_their_queues_apart(monkeypatch):
     """A page shows all kinds at once: runs of two kinds that are otherwise alike share a fleet."""
     one, other = conf.adapters()["crawl_job"], conf.adapters()["source_result"]
     monkeypatch.setattr(type(other), "queue", "elsewhere")

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
 
 
 @pytest.mark.parametrize("make", [orphan, lost_job])
-def test_worker_that_says_it_holds_the_task_is_believed(make, answers):
+def test_inspection_reply_naming_the_task_protects_its_run(make, answers):
     job = make()
     answers(holders={job.task_id: "celery@w7"}, responded_fully=frozenset({"celery@crawl-witness"}))
     (found,) = gather(job)

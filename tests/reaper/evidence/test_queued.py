@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
 
 
 @pytest.mark.parametrize(("consumers", "presence"), [(1, MessageLocation.ABSENT), (2, MessageLocation.UNKNOWN)])
-def test_queue_with_more_consumers_than_heartbeats_hides_absence(monkeypatch, answers, consumers, presence):
+def test_queue_with_more_consumers_than_heartbeats_proves_no_absence(monkeypatch, answers, consumers, presence):
     """RabbitMQ does not show delivered messages, only the number of consumers."""
     job = lost_job()
     scan_finds(monkeypatch, depth={"crawl": 0}, consumers={"crawl": consumers})
@@ -23,7 +23,7 @@ def test_queue_with_more_consumers_than_heartbeats_hides_absence(monkeypatch, an
     assert bool(sweep(Phase.QUEUED).acted) is (presence is MessageLocation.ABSENT)
 
 
-def test_queue_not_read_to_its_end_hides_absence(monkeypatch, answers):
+def test_queue_not_scanned_to_its_end_proves_no_absence(monkeypatch, answers):
     job = lost_job()
     scan_finds(monkeypatch, depth={"crawl": 9}, incomplete_queues=frozenset({"crawl"}), error="too long")
     (found,) = gather(job)

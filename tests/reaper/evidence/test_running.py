@@ -27,7 +27,7 @@ from tests.reaper.evidence.collecting import gather, scan_finds, sweep
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 
 
-def test_runs_collected_together_have_each_their_own_evidence(answers):
+def test_runs_collected_together_each_have_their_own_evidence(answers):
     """Runs with the same key share their evidence: nothing about a single run may get into another's."""
     report("celery@gone/abc", silent=MINUTE, held=[copy := str(uuid4())])
     others = [running_job(MINUTE, worker="celery@w2/abc") for _ in range(2)]

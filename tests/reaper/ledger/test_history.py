@@ -92,7 +92,7 @@ def test_dry_run_entries_are_no_history():
 
 
 @pytest.mark.parametrize(("later", "is_undoable"), [({"applied": False}, True), ({"actor": "ada"}, False)])
-def test_end_is_undoable_until_something_else_is_done(later, is_undoable):
+def test_end_is_undoable_until_a_later_action(later, is_undoable):
     end = entry(action="fail")
     entry(**later)
     assert find_undoable_end(ADAPTER, "7") == (end if is_undoable else None)

@@ -24,8 +24,11 @@ def test_refused_late_write_is_recorded(write, given):
     with pytest.raises(claims.ClaimLost):
         getattr(late, write)(*given)
     refused = RefusedWrite.objects.get()
-    assert (refused.kind, refused.run_id, refused.task_id) == ("crawl_job", str(job.pk), "old")
-    assert (refused.worker, refused.write) == ("celery@w1/abc", write)
+    assert refused.kind == "crawl_job"
+    assert refused.run_id == str(job.pk)
+    assert refused.task_id == "old"
+    assert refused.worker == "celery@w1/abc"
+    assert refused.write == write
 
 
 def test_manual_dispatch_is_recorded_with_its_run_or_not_at_all():
@@ -33,12 +36,10 @@ def test_manual_dispatch_is_recorded_with_its_run_or_not_at_all():
     entry(run=str(job.pk))
     task_id = dispatch.assign_task_id(CrawlJob, job.pk, manual=True)
     noted = LedgerEntry.objects.latest("id")
-    assert (noted.run_id, noted.action, noted.new_task_id, noted.actor) == (
-        str(job.pk),
-        "dispatch",
-        task_id,
-        "manual dispatch",
-    )
+    assert noted.run_id == str(job.pk)
+    assert noted.action == "dispatch"
+    assert noted.new_task_id == task_id
+    assert noted.actor == "manual dispatch"
     assert past(str(job.pk)) == History()
     assert not noted.owes_revoke
 
@@ -54,6 +55,10 @@ def test_completed_parent_is_recorded_under_its_own_kind(actor, reason):
     sweep = Sweep.objects.create(kind="source_result", phase="parents", started_at=NOW)
     record_finalization(SourceResults(), "7", NOW, sweep, actor)
     row = LedgerEntry.objects.get()
-    assert (row.kind, row.run_id, row.action, row.reason) == ("source_result.parent", "7", "finalize", reason)
-    assert (row.sweep, row.actor) == (sweep, actor)
+    assert row.kind == "source_result.parent"
+    assert row.run_id == "7"
+    assert row.action == "finalize"
+    assert row.reason == reason
+    assert row.sweep == sweep
+    assert row.actor == actor
     assert past("7", SourceResults()) == History()

@@ -111,7 +111,7 @@ def test_sweep_counts_its_own_actions_when_it_closes():
 
 @freeze_time(NOW)
 @pytest.mark.usefixtures("broker", "limits")
-def test_idle_sweep_counts_what_is_left_over():
+def test_idle_sweep_counts_uncounted_entries():
     record_refusal()
     assert sweep(CrawlJobs(), Phase.RUNNING).idle
     assert read_counts() == {("refused", "crawl_job", "claim"): (1, 0)}
@@ -135,27 +135,27 @@ def test_sweep_that_cannot_count_still_closes_and_next_one_counts(monkeypatch):
     assert read_counts()["actions", "crawl_job", "fail", "timed_out"] == (1, 0)
 
 
-def test_counting_again_changes_nothing():
+def test_repeated_counting_changes_no_total():
     record_entry()
     record_refusal()
     before = counts()
     assert counts() == before
 
 
-def test_sweep_under_way_is_not_counted():
+def test_unfinished_sweep_is_not_counted():
     record_entry(sweep=closed_sweep(finished_at=None))
     assert counts() == {}
 
 
 @pytest.mark.parametrize(("ago", "is_counted"), [(HOUR, False), (HOUR + SECOND, True)])
-def test_sweep_that_was_cut_off_is_counted_after_an_hour(ago, is_counted):
+def test_interrupted_sweep_is_counted_after_an_hour(ago, is_counted):
     record_entry(ago, sweep=closed_sweep(ago, finished_at=None))
     assert bool(counts()) == is_counted
 
 
 @COMMITTED
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
-def test_sweeps_that_close_at_once_count_each_row_once():
+def test_concurrently_closing_sweeps_count_each_row_once():
     for _ in range(50):
         record_entry(91 * DAY)
         record_refusal()
@@ -171,7 +171,7 @@ def test_sweeps_that_close_at_once_count_each_row_once():
 
 
 @freeze_time(NOW)
-def test_pruning_takes_nothing_from_the_counts(monkeypatch):
+def test_pruning_does_not_reduce_the_counts(monkeypatch):
     monkeypatch.setattr(retention, "PRUNE_BATCH", 2)
     for ago in (91 * DAY, 90 * DAY + SECOND, 95 * DAY, 90 * DAY, DAY):
         record_entry(ago, seconds=100)

@@ -36,10 +36,22 @@ def test_entry_has_every_column_of_its_update():
     change = RunUpdate(replace(RUN, task_id=None), decision, "Because.", "t2", Evidence(queue="crawl"))
     record_updates(ADAPTER, [change], NOW, sweep, "ada")
     row = LedgerEntry.objects.get()
-    assert (row.sweep, row.created_at, row.kind, row.run_id, row.phase) == (sweep, NOW, "crawl_job", "7", "queued")
-    assert (row.task_id, row.new_task_id, row.message, row.actor) == ("", "t2", "Because.", "ada")
-    assert (row.action, row.reason, row.published_at, row.owes_revoke) == ("requeue", "lost", None, False)
-    assert (row.terminate, row.exhausted, row.interrupted) == (False, False, False)
+    assert row.sweep == sweep
+    assert row.created_at == NOW
+    assert row.kind == "crawl_job"
+    assert row.run_id == "7"
+    assert row.phase == "queued"
+    assert row.task_id == ""
+    assert row.new_task_id == "t2"
+    assert row.message == "Because."
+    assert row.actor == "ada"
+    assert row.action == "requeue"
+    assert row.reason == "lost"
+    assert row.published_at is None
+    assert not row.owes_revoke
+    assert not row.terminate
+    assert not row.exhausted
+    assert not row.interrupted
     assert row.facts == to_compact(change.run)
     assert set(row.facts) == {"kind", "pk", "phase", "status", "task_id", "queued_at"}
     assert row.evidence == {"queue": "crawl"}
@@ -113,9 +125,13 @@ def test_entries_of_sweep_lead_to_the_same_decisions_again():
     assert [row.reason for row in rows] == ["never_sent", "orphaned", "timed_out"]
     for row in rows:
         run, evidence = facts_from_json(row.facts), evidence_from_json(row.evidence)
-        assert (to_compact(run), to_compact(evidence)) == (row.facts, row.evidence)
+        assert to_compact(run) == row.facts
+        assert to_compact(evidence) == row.evidence
         again = decide(run, evidence, conf.policy(ADAPTER), row.created_at)
-        assert (again.action, again.reason) == (row.action, row.reason)
-        assert (again.terminate, again.exhausted, again.interrupted) == (row.terminate, row.exhausted, row.interrupted)
+        assert again.action == row.action
+        assert again.reason == row.reason
+        assert again.terminate == row.terminate
+        assert again.exhausted == row.exhausted
+        assert again.interrupted == row.interrupted
     assert [row.terminate for row in rows] == [False, False, True]
     assert [evidence_from_json(row.evidence).claimant_liveness for row in rows] == ["unknown", "dead", "alive"]

@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 def test_mode_is_set_in_users_name_and_shown_by_diagnose():
     code, out, err = reaper("mode", "crawl_job", "dry_run", "--user", "ann")
-    assert (code, out, err) == (
-        0, "crawl_job: mode dry_run. Dry run: stuck runs are recorded and left unchanged.\n", "",
-    )  # fmt: skip
+    assert code == 0
+    assert out == "crawl_job: mode dry_run. Dry run: stuck runs are recorded and left unchanged.\n"
+    assert err == ""
     assert KindControl.objects.get().actor == "ann"
     code, out, _ = reaper("diagnose")
     assert "crawl_job running: mode set to dry_run by ann" in out
@@ -67,7 +67,9 @@ def test_exempt_prints_expiry_and_ends_with_0():
 )
 def test_invalid_control_is_refused_in_one_line(words, said):
     code, out, err = reaper(*words)
-    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
     assert said in err
     assert not KindControl.objects.exists()
 
@@ -75,7 +77,9 @@ def test_invalid_control_is_refused_in_one_line(words, said):
 def test_schedules_are_listed_removed_and_created_again():
     call_command("migrate", verbosity=0)
     code, out, err = reaper("schedules")
-    assert (code, len(out.splitlines()), err) == (0, 6, "")
+    assert code == 0
+    assert len(out.splitlines()) == 6
+    assert err == ""
     assert "reaper.tasks.sweep_running: enabled, every 5 seconds" in out
     PeriodicTask.objects.filter(task="reaper.tasks.sweep_running").update(enabled=False)
     code, out, _ = reaper("schedules")
@@ -83,11 +87,13 @@ def test_schedules_are_listed_removed_and_created_again():
     assert "reaper.tasks.sweep_running: disabled, every 5 seconds" in out
 
     code, out, _ = reaper("schedules", "--remove")
-    assert (code, out.partition(".")[0]) == (0, "6 schedules were deleted")
+    assert code == 0
+    assert out.partition(".")[0] == "6 schedules were deleted"
     assert not PeriodicTask.objects.filter(task__startswith="reaper.").exists()
     assert reaper("schedules", "--remove")[1].startswith("0 schedules")
     code, out, _ = reaper("schedules")
-    assert (code, out.count("missing")) == (1, 6)
+    assert code == 1
+    assert out.count("missing") == 6
     call_command("migrate", verbosity=0)
     assert PeriodicTask.objects.filter(task__startswith="reaper.").count() == 6
 
@@ -95,11 +101,13 @@ def test_schedules_are_listed_removed_and_created_again():
 def test_policy_json_has_every_field_with_its_origin():
     set_overrides(conf.adapters()["crawl_job"], "ada", NOW, {"run_timeout": 2 * HOUR})
     code, found = reaper_json("policy", "crawl_job")
-    assert (code, found["policy"]["run_timeout"]) == (0, {"value": 7200.0, "source": "override by ada on 2026-03-01"})
+    assert code == 0
+    assert found["policy"]["run_timeout"] == {"value": 7200.0, "source": "override by ada on 2026-03-01"}
     assert set(found["policy"]) >= set(OVERRIDABLE)
 
 
 def test_schedules_json_has_a_line_each():
     schedules.create_missing("default")
     code, found = reaper_json("schedules")
-    assert (code, len(found["message"])) == (0, 6)
+    assert code == 0
+    assert len(found["message"]) == 6

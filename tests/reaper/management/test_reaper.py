@@ -43,14 +43,18 @@ KINDS = "crawl_job, source_result"
 )
 def test_wrong_command_line_is_one_line_on_stderr_and_exits_2(words, tells):
     code, out, err = reaper(*words)
-    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
     assert all(each in err for each in tells)
 
 
 @pytest.mark.parametrize("pk", ["abc", MISSING])
 def test_unknown_parent_is_one_line_and_exits_1(pk):
     code, out, err = reaper("finalize", pk)
-    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert code == 1
+    assert out == ""
+    assert len(err.splitlines()) == 1
     assert pk in err
 
 
@@ -64,7 +68,9 @@ def test_database_down_is_one_line_and_exits_1(tmp_path):
     environment = {**os.environ, "DATABASE_URL": f"postgres://nobody@:5432/{tmp_path}/nothing"}
     words = [sys.executable, "manage.py", "reaper", "diagnose"]
     done = subprocess.run(words, env=environment, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
     assert "Database unavailable" in done.stderr
 
 
@@ -78,9 +84,12 @@ def test_json_of_all_subcommands_has_the_same_runs(stuck, words):
     shared = {"kind", "id", "phase", "action", "reason", "age_seconds", "alert", "evidence", "evidence_text"}
     assert all(set(run) == shared for run in report["runs"])
     run = next(run for run in report["runs"] if run["id"] == str(stuck["timed_out"].pk))
-    assert (run["phase"], run["action"], run["age_seconds"]) == ("running", "fail", 3601)
+    assert run["phase"] == "running"
+    assert run["action"] == "fail"
+    assert run["age_seconds"] == 3601
     assert set(run["evidence"]) == {field.name for field in dataclasses.fields(Evidence)}
-    assert (run["evidence"]["claimant_liveness"], run["evidence"]["holder"]) == ("alive", "celery@w1/abc")
+    assert run["evidence"]["claimant_liveness"] == "alive"
+    assert run["evidence"]["holder"] == "celery@w1/abc"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_loop_starts_each_task_at_once_and_then_when_due():
 
 
 @COMMITTED
-def test_loop_goes_on_after_task_that_raises(caplog):
+def test_loop_continues_after_task_that_raises(caplog):
     failed = []
 
     def fails():

@@ -44,8 +44,8 @@ from reaper.sweeps import manual
 from reaper.sweeps.parents import finalize_parents
 from reaper.sweeps.sweep import sweep
 from tests.factories import COMMITTED, NOW, SECOND
-from tests.reaper.model.fleet import QUEUE, Fleet
-from tests.reaper.model.stepped import SteppedSweep, stepping
+from tests.reaper.model.simulated_fleet import QUEUE, SimulatedFleet
+from tests.reaper.model.stepped_sweep import SteppedSweep, stepping
 
 pytestmark = [
     COMMITTED,
@@ -67,7 +67,7 @@ TABLES = (
 TABLES += (Exemption, WorkerHeartbeat)
 MODELS = {"crawl_job": CrawlJob, "source_result": CrawlJobSourceResult}
 ENDED = ("completed", "failed", "cancelled", "skipped")
-# Long enough to be over, whatever there is to wait for.
+# Longer than every limit and grace period.
 LONG = timedelta(minutes=10)
 POLICY = {
     "RUN_TIMEOUT": timedelta(minutes=5),
@@ -77,10 +77,10 @@ POLICY = {
     "MAX_ACTIONS": 5,
     "BACKOFF": [5 * SECOND],
 }
-# What has to have happened in all stories together: else nothing was shown.
-LEAST = {
+# How often each must have happened in all stories together; fewer would prove nothing.
+MINIMUM_COUNTS = {
     "overlaps": 20, "stale messages": 10, "writes refused": 3, "requeues": 50, "fails": 10, "sweeps killed": 10,
-    "moved on": 2, "parents finalized": 2, "by hand": 3, "zombies": 5,
+    "moved on": 2, "parents finalized": 2, "manual actions": 3, "zombies": 5,
 }  # fmt: skip
 
 # How often each move is made.
@@ -94,12 +94,12 @@ WEIGHTS = {
 
 
 class Story(RuleBasedStateMachine):
-    """One story: the moves, and what is looked at after each."""
+    """One story: the moves, and the checks after each."""
 
     frozen: ClassVar = None
     redis: ClassVar = None
     notified: ClassVar[Counter] = Counter()
-    now_told: ClassVar["Story"] = None
+    current: ClassVar["Story"] = None
     # The ledgers of all stories.
     written: ClassVar[list] = []
 
@@ -110,10 +110,10 @@ class Story(RuleBasedStateMachine):
         self.redis.flushall()
         self.now = NOW
         self.frozen.move_to(NOW)
-        type(self).now_told = self
-        self.fleet = Fleet(self.redis, NOW)
+        type(self).current = self
+        self.fleet = SimulatedFleet(self.redis, NOW)
         self.sources = [Source.objects.create(name=f"source {number}", url="http://site/") for number in range(3)]
-        self.under_way = []
+        self.unfinished_sweeps = []
         self.refusing = False
         # Finished runs as they were when they ended; who ended each; a run's requeues since a person dealt with it.
         self.finished = {}
@@ -180,8 +180,8 @@ class Story(RuleBasedStateMachine):
 
     def fall_silent_or_come_back(self, choice):
         worker = self.worker(choice)
-        worker.answers = not worker.heard
-        (self.fleet.hush if worker.heard else self.fleet.come_back)(worker)
+        worker.answers = not worker.is_reporting
+        (self.fleet.fall_silent if worker.is_reporting else self.fleet.come_back)(worker)
 
     def zombie_writes(self, choice):
         """A run is taken from a worker that goes on, another one begins with it, and the first one writes to it."""
@@ -194,17 +194,17 @@ class Story(RuleBasedStateMachine):
             if task_id and zombie.alive and heir.alive:
                 kind = next(kind for kind, model in MODELS.items() if model is hold.model)
                 run = conf.adapters()[kind].get(str(hold.pk))
-                if run.task_id == task_id and self.given_to(heir, run, conf.adapters()[kind]):
+                if run.task_id == task_id and self.hand_over(heir, run, conf.adapters()[kind]):
                     self.notified["zombies"] += 1
                     self.fleet.write(zombie, ("progress", "complete", "fail", "release")[choice % 4])
                     return
 
-    def given_to(self, heir, run, adapter):
+    def hand_over(self, heir, run, adapter):
         """Requeue a run manually, and have a worker begin with it before all else; True when it works on it then."""
         manual.act_on_run(adapter, run, Action.REQUEUE, "ada")
         while self.redis.llen(QUEUE):
             self.fleet.receive(heir)
-        heir.hand.reverse()
+        heir.reserved.reverse()
         self.fleet.start(heir)
         return adapter.get(run.pk).worker == heir.name
 
@@ -217,12 +217,12 @@ class Story(RuleBasedStateMachine):
         SteppedSweep(*self.swept(choice)).finish()
 
     def sweep_begins(self, choice):
-        if len(self.under_way) < 3:
+        if len(self.unfinished_sweeps) < 3:
             self.keep(SteppedSweep(*self.swept(choice)))
 
     def sweeps_meet(self, choice):
         """Two sweeps have judged the same runs; they act one after the other, now or whenever they go on."""
-        if len(self.under_way) < 2:
+        if len(self.unfinished_sweeps) < 2:
             self.pass_time(40)
             both = [SteppedSweep(*self.swept(choice)) for _ in range(2)]
             for each in both:
@@ -230,16 +230,16 @@ class Story(RuleBasedStateMachine):
             while choice % 2 and both:
                 sweep = both.pop()
                 sweep.finish()
-                self.under_way = [each for each in self.under_way if each is not sweep]
+                self.unfinished_sweeps = [each for each in self.unfinished_sweeps if each is not sweep]
 
     def sweep_goes_on(self, choice, order=""):
-        if self.under_way:
-            sweep = self.under_way.pop(choice % len(self.under_way))
-            sweep.go_on(order)
+        if self.unfinished_sweeps:
+            sweep = self.unfinished_sweeps.pop(choice % len(self.unfinished_sweeps))
+            sweep.resume(order)
             self.keep(sweep)
 
     def sweep_dies(self, choice):
-        self.notified["sweeps killed"] += bool(self.under_way)
+        self.notified["sweeps killed"] += bool(self.unfinished_sweeps)
         self.sweep_goes_on(choice, "kill")
 
     def sweep_loses_the_database(self, choice):
@@ -252,7 +252,7 @@ class Story(RuleBasedStateMachine):
         found = [run for page in conf.adapters()[kind].iter_unfinished(phase) for run in page]
         if found:
             run = found[choice % len(found)]
-            self.notified["by hand"] += manual.act_on_run(conf.adapters()[kind], run, action, "ada")[0]
+            self.notified["manual actions"] += manual.act_on_run(conf.adapters()[kind], run, action, "ada")[0]
 
     def person_cancels(self, choice):
         jobs = list(CrawlJob.objects.order_by("created_at").values_list("pk", flat=True))
@@ -269,8 +269,8 @@ class Story(RuleBasedStateMachine):
     def keep(self, sweep):
         """Remember a sweep for as long as it is under way."""
         if not sweep.ended:
-            self.under_way.append(sweep)
-            acting = [each for each in self.under_way if each.kind == sweep.kind]
+            self.unfinished_sweeps.append(sweep)
+            acting = [each for each in self.unfinished_sweeps if each.kind == sweep.kind]
             self.notified["overlaps"] += len(acting) > 1
 
     def kind(self, choice):
@@ -332,25 +332,25 @@ class Story(RuleBasedStateMachine):
         """Heal everything, drain, and look whether anything was lost."""
         try:
             self.check()
-            self.heal()
+            self.restore()
             for _ in range(40):
                 if not self.drain():
                     break
-            self.look_at_the_end()
+            self.check_the_end()
         finally:
-            for sweep in self.under_way:
+            for sweep in self.unfinished_sweeps:
                 while not sweep.ended:
-                    sweep.go_on("kill")
+                    sweep.resume("kill")
 
-    def heal(self):
+    def restore(self):
         """Everything works again; what was late by now is lost."""
         self.refusing = False
         for kind in MODELS:
             switches.set_controls(
                 conf.adapters()[kind], "ada", self.now, mode="", released_until=self.now + timedelta(days=9)
             )
-        while self.under_way:
-            self.under_way.pop().finish()
+        while self.unfinished_sweeps:
+            self.unfinished_sweeps.pop().finish()
         for worker in list(self.fleet.workers):
             worker.answers = True
             self.fleet.come_back(worker)
@@ -359,7 +359,7 @@ class Story(RuleBasedStateMachine):
 
     def drain(self):
         """Have the workers do all that there is, and sweep a while later; return how many runs are left."""
-        while self.redis.llen(QUEUE) or any(worker.hand or worker.working for worker in self.fleet.workers):
+        while self.redis.llen(QUEUE) or any(worker.reserved or worker.working for worker in self.fleet.workers):
             for worker in self.fleet.workers:
                 self.fleet.receive(worker)
                 self.fleet.start(worker)
@@ -377,7 +377,7 @@ class Story(RuleBasedStateMachine):
         ]
         return rows + [finalize_parents(adapter) for adapter in conf.adapters().values()]
 
-    def look_at_the_end(self):
+    def check_the_end(self):
         """Nothing is left, nothing is to be done, and the records say what happened."""
         for model in MODELS.values():
             left = list(model.objects.exclude(status__in=ENDED).values("pk", "status", "task_id"))
@@ -402,7 +402,8 @@ def replay(rows):
     for row in rows:
         run, evidence = facts_from_json(row.facts), evidence_from_json(row.evidence)
         decision = decide(run, evidence, conf.policy(conf.adapters()[row.kind]), row.created_at)
-        assert (decision.action, decision.reason) == (row.action, row.reason)
+        assert decision.action == row.action
+        assert decision.reason == row.reason
 
 
 @pytest.fixture
@@ -411,22 +412,22 @@ def world(broker, settings, monkeypatch):
     settings.REAPER = {**settings.REAPER, **POLICY}
     connect, send = Broker._connect, dispatch.send
 
-    def unless_refusing(what):
+    def unless_refusing(function):
         def asked(*args, **more):
-            if Story.now_told.refusing:
+            if Story.current.refusing:
                 raise ConnectionRefusedError("nobody is there")
-            return what(*args, **more)
+            return function(*args, **more)
 
         return asked
 
     monkeypatch.setattr(Broker, "_connect", unless_refusing(connect))
     monkeypatch.setattr(dispatch, "send", unless_refusing(send))
-    monkeypatch.setattr("reaper.evidence.sources.inspect_workers", lambda *args: Story.now_told.fleet.inquire(*args))
-    stepping(monkeypatch, lambda sweep, changes: Story.now_told.committed(sweep, changes))
+    monkeypatch.setattr("reaper.evidence.sources.inspect_workers", lambda *args: Story.current.fleet.inspect(*args))
+    stepping(monkeypatch, lambda sweep, changes: Story.current.committed(sweep, changes))
     Story.redis, Story.notified, Story.written = broker.client, Counter(), []
 
 
-def test_whatever_happens_no_promise_is_broken(world):
+def test_interleaved_sweeps_break_no_promise(world):
     profile = settings(
         max_examples=STORIES,
         stateful_step_count=MOVES,
@@ -440,5 +441,5 @@ def test_whatever_happens_no_promise_is_broken(world):
     with freeze_time(NOW) as Story.frozen:
         run_state_machine_as_test(Story, settings=profile)
     replay(Story.written)
-    too_few = {name: Story.notified[name] for name, least in LEAST.items() if Story.notified[name] < least}
+    too_few = {name: Story.notified[name] for name, least in MINIMUM_COUNTS.items() if Story.notified[name] < least}
     assert too_few == {}, f"too little happened: {too_few}"

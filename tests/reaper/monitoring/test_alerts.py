@@ -47,7 +47,8 @@ def heard():
     found = []
 
     def note(alert, state, reason, message, now, runs, **_):
-        assert (reason, message) == (alert.name, alert.message)
+        assert reason == alert.name
+        assert message == alert.message
         found.append((state, alert.name, alert.kind, alert.phase))
 
     alerted.connect(note)
@@ -304,7 +305,7 @@ def test_second_acknowledgement_keeps_the_first_user(admin_client):
     assert fresh(row).acknowledged_by == "bob"
 
 
-def test_open_alerts_are_on_the_overview_with_escaped_messages(admin_client):
+def test_open_alerts_are_on_the_dashboard_with_escaped_messages(admin_client):
     Alert.objects.create(
         name="backlog", kind="crawl_job", opened_at=NOW - HOUR, seen_at=NOW, message="<b>many</b> wait"
     )

@@ -47,7 +47,7 @@ def test_colour_of_a_family_is_the_same_in_every_chart():
     }
 
 
-def test_chart_without_recoveries_says_so_and_draws_no_bar():
+def test_chart_without_recoveries_shows_a_note_and_no_bar():
     for buckets in ([], hours({}, {})):
         chart = charts.actions_chart(buckets)
         assert not chart.bars

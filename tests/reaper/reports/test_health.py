@@ -117,7 +117,7 @@ def test_errors_of_an_earlier_sweep_are_over():
     assert conditions() == {}
 
 
-def test_sweep_that_was_cut_off_is_failing_after_a_minute():
+def test_interrupted_sweep_is_failing_after_a_minute():
     swept_running(started_at=NOW, finished_at=None)
     sentence = "the sweep that started at 12:00:00 has not ended"
     assert "sweep_failing" not in conditions(NOW + MINUTE)
@@ -125,12 +125,12 @@ def test_sweep_that_was_cut_off_is_failing_after_a_minute():
     assert conditions(NOW + MINUTE + SECOND)["sweep_failing"] == sentence
 
 
-def test_sweep_under_way_does_not_hide_the_errors_of_the_one_before():
+def test_unfinished_sweep_does_not_hide_errors_of_the_previous_one():
     swept_running(started_at=NOW - SECOND, finished_at=NOW - SECOND, errors=[BROKER_DOWN])
     swept_running(started_at=NOW, finished_at=None)
     assert conditions() == {"sweep_failing": "the broker did not answer"}
 
 
-def test_stuck_runs_are_those_that_the_last_sweep_left():
+def test_stuck_runs_are_those_left_by_the_last_sweep():
     swept_running(counts={"within_grace": 5, "orphaned": 3, "inconclusive": 1}, acted=3)
     assert health_of(conf.adapters()["crawl_job"], NOW)[0].stuck_runs == 1

@@ -68,7 +68,7 @@ def test_status_document_has_the_same_keys_at_every_depth(depth):
     assert found["is_healthy"] is True
 
 
-def test_status_document_says_what_the_status_says():
+def test_status_document_equals_the_status():
     swept()
     run = orphan()
     held_job(31 * MINUTE)

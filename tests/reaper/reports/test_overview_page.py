@@ -150,7 +150,7 @@ def test_hostile_names_are_escaped(admin_client):
 
 
 @pytest.mark.parametrize("permissions", [[], ["view_ledgerentry"], ["view_exemption"]])
-def test_user_without_view_sweep_permission_sees_no_overview(django_user_model, client, permissions):
+def test_user_without_view_sweep_permission_sees_no_dashboard(django_user_model, client, permissions):
     from django.contrib.auth.models import Permission
 
     user = django_user_model.objects.create_user("eve", is_staff=True)

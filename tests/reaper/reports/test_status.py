@@ -56,8 +56,10 @@ def test_unfinished_runs_are_counted_with_the_age_of_the_oldest(depth):
     queued_job(MINUTE)
     held_job(10 * MINUTE)
     phases = kind(depth=depth).phases
-    assert (phases["running"].count, phases["running"].oldest) == (1, 10 * MINUTE)
-    assert (phases["queued"].count, phases["queued"].oldest) == (2, MINUTE)
+    assert phases["running"].count == 1
+    assert phases["running"].oldest == 10 * MINUTE
+    assert phases["queued"].count == 2
+    assert phases["queued"].oldest == MINUTE
     assert kind("source_result", depth=depth).phases["queued"].oldest is None
 
 
@@ -110,7 +112,7 @@ def test_open_alert_is_a_warning_until_acknowledged():
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_runs_that_the_last_sweep_left_are_stuck_unless_all_are_judged(depth):
+def test_runs_left_by_the_last_sweep_are_stuck_unless_all_are_judged(depth):
     swept()
     Sweep.objects.filter(kind="crawl_job", phase="running").update(counts={"inconclusive": 3, "in_progress": 2})
     assert kind(depth=depth).stuck_runs == (0 if depth is Depth.ALL_RUNS else 3)

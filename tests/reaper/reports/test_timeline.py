@@ -75,7 +75,7 @@ def test_history_is_cut_to_the_newest_events():
     assert found[0]["created_at"] == NOW
 
 
-def test_state_token_changes_with_status_task_and_start_and_not_with_progress():
+def test_state_token_changes_with_status_task_and_start_only():
     run = RunFacts(kind="crawl_job", pk="7", phase=Phase.RUNNING, status="running", task_id="a", started_at=NOW)
     values = {"kind": "crawl_job", "pk": "7", "phase": Phase.RUNNING}
     same = RunFacts(**values, status="running", task_id="a", started_at=NOW, progress_at=NOW + SECOND)

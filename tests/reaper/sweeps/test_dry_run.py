@@ -64,7 +64,7 @@ def test_dry_run_records_once_per_task_and_reason():
     assert LedgerEntry.objects.dry_run().count() == 2
 
 
-def test_dry_run_entry_says_what_would_have_been_done():
+def test_dry_run_entry_describes_the_action_not_taken():
     job = running_job(2 * HOUR)
     switched(mode=Mode.DRY_RUN)
     sweep()

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")
 MANY = brake.HELD_LIMIT + 1
 
 
-def test_brake_limits_mass_of_runs_to_20_a_sweep():
+def test_brake_limits_recoveries_to_20_a_sweep():
     jobs = [running_job((100 - number) * HOUR) for number in range(MANY + 4)]
     row = sweep()
     assert row.acted == brake.HELD_LIMIT
@@ -65,7 +65,7 @@ def test_brake_is_off_for_many_runs_below_55_percent():
     assert row.errors == []
 
 
-def test_released_brake_limits_nothing_until_deadline():
+def test_released_brake_limits_no_run_until_deadline():
     switched(released_until=NOW + SECOND)
     for _ in range(MANY):
         running_job(2 * HOUR)

@@ -32,10 +32,13 @@ def test_manual_fail_is_in_the_ledger_with_its_actor(broker):
     job = held_job(MINUTE)
     done, row = act_manually("crawl_job", job, Action.FAIL)
     assert done is True
-    assert (fresh(job).status, fresh(job).error_code) == ("failed", "manual")
+    assert fresh(job).status == "failed"
+    assert fresh(job).error_code == "manual"
     assert fresh(job).error_message == "Failed by ada (rule manual). It had been running for 1 min."
     reaping = LedgerEntry.objects.get()
-    assert (reaping.actor, reaping.reason, reaping.sweep) == ("ada", "manual", row)
+    assert reaping.actor == "ada"
+    assert reaping.reason == "manual"
+    assert reaping.sweep == row
     assert broker.revokes() == [killed([job.task_id], "celery@w1")]
 
 
@@ -58,9 +61,12 @@ def test_manual_action_on_changed_run_is_refused(broker):
     CrawlJob.objects.filter(pk=job.pk).update(status="completed")
     for _ in range(2):
         done, row = manual.act_on_run(conf.adapters()["crawl_job"], run, Action.FAIL, "ada")
-        assert (done, row.conflicts, row.idle) == (False, 1, False)
+        assert not done
+        assert row.conflicts == 1
+        assert not row.idle
     assert fresh(job).status == "completed"
-    assert (LedgerEntry.objects.count(), broker.revokes()) == (0, [])
+    assert LedgerEntry.objects.count() == 0
+    assert broker.revokes() == []
 
 
 def test_manual_requeue_while_broker_is_down_is_sent_later(broker, monkeypatch, tmp_path):
@@ -79,9 +85,12 @@ def test_manual_completion_of_parent_happens_once():
     with freeze_time(NOW):
         rows = [manual.finalize(conf.adapters()["source_result"], str(job.pk), "ada") for _ in range(2)]
     assert [(done, row.finalized, row.idle) for done, row in rows] == [(True, 1, False), (False, 0, False)]
-    assert (fresh(job).status, fresh(job).error_message) == ("failed", "All 1 sources failed")
+    assert fresh(job).status == "failed"
+    assert fresh(job).error_message == "All 1 sources failed"
     reaping = LedgerEntry.objects.get()
-    assert (reaping.actor, reaping.reason, reaping.action) == ("ada", "manual", "finalize")
+    assert reaping.actor == "ada"
+    assert reaping.reason == "manual"
+    assert reaping.action == "finalize"
 
 
 def test_manual_actions_have_their_own_scope():
@@ -94,12 +103,13 @@ def test_manual_actions_have_their_own_scope():
 def test_manual_fail_of_last_child_completes_parent():
     job = parent("completed", "running")
     done, row = act_manually("source_result", job.source_results.get(status="running"), Action.FAIL)
-    assert (done, row.finalized) == (True, 1)
+    assert done
+    assert row.finalized == 1
     assert fresh(job).finalized_at == NOW
 
 
 @pytest.mark.django_db(transaction=True)
-def test_same_manual_action_twice_is_done_once(broker):
+def test_manual_action_repeated_is_done_once(broker):
     """Two plans made from the same reading: only the first is carried out."""
     job = running_job(2 * HOUR)
     run = conf.adapters()["crawl_job"].get(str(job.pk))

@@ -122,7 +122,7 @@ def test_manual_action_works_while_kind_is_off(broker):
     assert row.mode == "act"
 
 
-def test_owed_revoke_waits_during_dry_run(broker, monkeypatch, tmp_path):
+def test_pending_revoke_waits_during_dry_run(broker, monkeypatch, tmp_path):
     job = held_job(2 * HOUR)
     with monkeypatch.context() as patch:
         patch.setenv("CELERY_BROKER_WRITE_URL", f"redis+socket://{tmp_path}/nobody.sock")

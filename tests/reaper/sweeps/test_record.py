@@ -14,13 +14,16 @@ from tests.reaper.sweeps.helpers import finalize_parents, sweep, sweep_queued
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker", "limits")]
 
 
-def test_idle_sweeps_leave_one_row_that_moves_on():
+def test_idle_sweeps_share_one_row_with_the_latest_time():
     running_job()
     first = sweep()
     second = sweep(at=NOW + SECOND)
     assert Sweep.objects.get() == first == second
-    assert (second.idle, second.started_at, second.finished_at) == (True, NOW + SECOND, NOW + SECOND)
-    assert (second.scanned, second.counts) == (1, {"within_grace": 1})
+    assert second.idle
+    assert second.started_at == NOW + SECOND
+    assert second.finished_at == NOW + SECOND
+    assert second.scanned == 1
+    assert second.counts == {"within_grace": 1}
     sweep_queued()
     sweep("source_result")
     finalize_parents()

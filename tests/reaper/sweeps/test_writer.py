@@ -63,11 +63,19 @@ def test_ledger_entry_has_decision_facts_and_evidence():
     stuck = lost_job(LOST)
     row = sweep_queued()
     reaping = LedgerEntry.objects.get()
-    assert (reaping.sweep, reaping.created_at, reaping.kind, reaping.phase) == (row, NOW, "crawl_job", "queued")
-    assert (reaping.action, reaping.reason, reaping.actor) == ("requeue", "lost", "")
-    assert (reaping.exhausted, reaping.terminate) == (False, False)
-    assert (reaping.task_id, reaping.new_task_id) == (stuck.task_id, fresh(stuck).task_id)
-    assert (row.revoked_at, reaping.published_at) == (NOW, NOW)
+    assert reaping.sweep == row
+    assert reaping.created_at == NOW
+    assert reaping.kind == "crawl_job"
+    assert reaping.phase == "queued"
+    assert reaping.action == "requeue"
+    assert reaping.reason == "lost"
+    assert reaping.actor == ""
+    assert not reaping.exhausted
+    assert not reaping.terminate
+    assert reaping.task_id == stuck.task_id
+    assert reaping.new_task_id == fresh(stuck).task_id
+    assert row.revoked_at == NOW
+    assert reaping.published_at == NOW
     assert "rule lost" in reaping.message
     assert reaping.facts["queued_at"] == (NOW - LOST).isoformat()
     assert facts_from_json(reaping.facts).history.redispatches == 0
@@ -93,10 +101,13 @@ def test_run_without_ledger_entry_is_not_changed(broker, phase):
     row = sweep(phase=phase)
     assert CrawlJob.objects.values().get() == before
     assert LedgerEntry.objects.count() == 0
-    assert (row.acted, row.idle, len(row.errors)) == (0, False, 1)
+    assert row.acted == 0
+    assert not row.idle
+    assert len(row.errors) == 1
     assert str(stuck.pk) in row.error_messages[0]
     assert "no ledger" in row.error_messages[0]
-    assert (broker.revokes(), broker.ids()) == ([], [])
+    assert broker.revokes() == []
+    assert broker.ids() == []
 
 
 def test_run_that_cannot_be_written_does_not_stop_the_others():
@@ -105,7 +116,8 @@ def test_run_that_cannot_be_written_does_not_stop_the_others():
     row = sweep()
     assert fresh(bad).status == "running"
     assert {fresh(each).status for each in good} == {"failed"}
-    assert (row.acted, len(row.errors)) == (3, 1)
+    assert row.acted == 3
+    assert len(row.errors) == 1
     assert f"{bad.pk} could not be written" in row.error_messages[0]
 
 
@@ -115,7 +127,9 @@ def test_run_that_is_slow_to_write_does_not_stop_the_others(impatient):
     with slow_writes(of=jobs[:1]):
         row = sweep()
     assert [fresh(job).status for job in jobs] == ["running", *["failed"] * 4]
-    assert (row.acted, row.deferred, len(row.errors)) == (4, 0, 1)
+    assert row.acted == 4
+    assert row.deferred == 0
+    assert len(row.errors) == 1
     assert f"{jobs[0].pk} could not be written" in row.error_messages[0]
     assert "statement timeout" in row.error_messages[0]
     assert LedgerEntry.objects.count() == 4
@@ -123,14 +137,16 @@ def test_run_that_is_slow_to_write_does_not_stop_the_others(impatient):
 
 
 @on_postgresql
-def test_slow_database_is_given_up_after_max_errors(impatient):
+def test_slow_database_ends_the_sweep_after_max_errors(impatient):
     jobs = [running_job(2 * HOUR) for _ in range(3 * MAX_DB_ERRORS)]
     with slow_writes(), within(5):
         row = sweep()
     assert {fresh(job).status for job in jobs} == {"running"}
     # The first refusal is of the batch as a whole.
     alone = MAX_DB_ERRORS - 1
-    assert (row.acted, len(row.errors), row.deferred) == (0, alone + 1, len(jobs) - alone)
+    assert row.acted == 0
+    assert len(row.errors) == alone + 1
+    assert row.deferred == len(jobs) - alone
     assert row.error_messages[-1] == "too many database errors; the remaining runs are deferred"
     assert LedgerEntry.objects.count() == 0
     assert sweep(at=NOW + SECOND).acted == len(jobs)
@@ -144,7 +160,8 @@ def test_sweep_with_failing_database_keeps_done_work(impatient, monkeypatch, bro
         row = sweep()
     assert [fresh(job).status for job in jobs] == [*["failed"] * 2, *["running"] * 4]
     assert row.acted == LedgerEntry.objects.count() == 2
-    assert (row.deferred, len(row.errors)) == (1, 4)
+    assert row.deferred == 1
+    assert len(row.errors) == 4
     assert [revoke.ids for revoke in broker.revokes()] == [[job.task_id for job in jobs[:2]]]
     assert sweep(at=NOW + SECOND).acted == 4
 
@@ -170,7 +187,7 @@ def test_locked_row_is_left_until_it_is_free(broker):
 
 @pytest.mark.django_db(transaction=True)
 @on_postgresql
-def test_open_old_snapshot_hides_nothing(broker):
+def test_old_open_transaction_hides_no_run(broker):
     job = running_job(2 * HOUR)
     other = connection.copy()
     try:
@@ -187,7 +204,7 @@ def test_open_old_snapshot_hides_nothing(broker):
 
 
 @pytest.mark.parametrize("what", ["completed", "deleted", "source deleted"])
-def test_run_changed_while_judged_is_left_alone(what, broker):
+def test_run_changed_during_judging_is_left_alone(what, broker):
     job, stuck = held_job(2 * HOUR), held_job(2 * HOUR)
 
     class Slow(CrawlJobs):
@@ -201,11 +218,15 @@ def test_run_changed_while_judged_is_left_alone(what, broker):
             return super().apply(changes, now)
 
     row = sweep(Slow())
-    assert (row.acted, row.conflicts, row.errors, row.idle) == (1, 1, [], False)
+    assert row.acted == 1
+    assert row.conflicts == 1
+    assert row.errors == []
+    assert not row.idle
     assert LedgerEntry.objects.get().run_id == str(stuck.pk)
     assert broker.revokes() == [killed([stuck.task_id], "celery@w1")]
     if what == "completed":
-        assert (fresh(job).status, fresh(job).error_message) == ("completed", "")
+        assert fresh(job).status == "completed"
+        assert fresh(job).error_message == ""
 
 
 def test_batch_with_conflict_is_rolled_back_and_written_without_it(broker):
@@ -218,7 +239,10 @@ def test_batch_with_conflict_is_rolled_back_and_written_without_it(broker):
 
     jobs = [running_job(ago) for ago in (4 * HOUR, 3 * HOUR, 2 * HOUR)]
     row = sweep(losing := Losing())
-    assert (row.acted, row.conflicts, row.errors, losing.batches) == (2, 1, [], 2)
+    assert row.acted == 2
+    assert row.conflicts == 1
+    assert row.errors == []
+    assert losing.batches == 2
     assert [fresh(job).status for job in jobs] == ["running", "failed", "failed"]
     assert list(LedgerEntry.objects.order_by("id").values_list("run_id", flat=True)) == [
         str(job.pk) for job in jobs[1:]
@@ -266,5 +290,8 @@ def test_sweep_inside_open_transaction_is_refused(broker):
     with transaction.atomic():
         row = sweep_queued()
     assert "RuntimeError" in row.error_messages[0]
-    assert (row.acted, fresh(job).task_id, LedgerEntry.objects.count()) == (0, job.task_id, 0)
-    assert (broker.ids(), broker.revokes()) == ([], [])
+    assert row.acted == 0
+    assert fresh(job).task_id == job.task_id
+    assert LedgerEntry.objects.count() == 0
+    assert broker.ids() == []
+    assert broker.revokes() == []

@@ -240,7 +240,7 @@ def test_warm_shutdown_is_announced_and_names_the_task_until_its_end(workers, mo
     assert report_of("prefork").alive, "the twin of that hostname lives"
 
 
-def test_last_report_of_a_cold_shutdown_names_what_was_cut_off(workers, mortal):
+def test_last_report_of_a_cold_shutdown_names_interrupted_tasks(workers, mortal):
     process, identity, _, task_id = mortal
     _, waiting_id = workers.send("wait", next(iter(named(identity).queues)))
     wait_until(lambda: waiting_id in named(identity).held, what="the second task is reserved")

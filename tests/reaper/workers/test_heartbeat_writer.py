@@ -92,7 +92,7 @@ def test_deleted_row_is_created_again(reporter):
 
 @shared
 @COMMITTED
-def test_last_report_names_what_is_still_held(reporter):
+def test_last_report_names_tasks_still_held(reporter):
     task = Task("a", 7.5)
     state.active_requests.add(task)
     in_a_thread(lambda: reporter.report(last=True))

@@ -264,7 +264,7 @@ class TestWorkers:
         assert "gone" not in found.holders
         assert found.active == {active: "one@test"}
 
-    def test_busy_solo_and_stopped_workers_cost_the_time_only_once(self, app, crew, hold):
+    def test_busy_solo_and_stopped_workers_are_waited_for_only_once(self, app, crew, hold):
         server, workers = crew
         task_id, others = str(uuid4()), ALL - {"solo@test"}
         hold("solo", task_id)
@@ -285,7 +285,7 @@ class TestWorkers:
         assert found.error == ""
         assert task_id not in found.holders
 
-    def test_late_replies_are_left_nowhere(self, app, crew):
+    def test_late_replies_leave_no_message_behind(self, app, crew):
         server, workers = crew
         keys = set(server.client.keys())
         halt(workers["two"].pid)

@@ -50,7 +50,7 @@ def test_query_without_an_id_is_an_error():
 
 
 @COMMITTED
-def test_query_that_breaks_says_so_in_one_line(settings):
+def test_failing_query_is_reported_in_one_line(settings):
     settings.REAPER = {"ADAPTERS": ["nowhere.Adapter"]}
     answer = query("x")["x"]["run"]
     assert answer.startswith("unknown: ")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from reaper.workers.native_threads import unpatched
 
 
-def test_unpatched_returns_the_function_from_before_gevent(monkeypatch):
+def test_unpatched_returns_the_function_without_gevent_patch(monkeypatch):
     monkey = SimpleNamespace(get_original=lambda module, name: f"the native {module}.{name}")
     monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
     assert unpatched("_thread", "get_ident") == "the native _thread.get_ident"

@@ -98,7 +98,7 @@ def test_worker_without_timestamps_is_dead():
     assert worker.skew == timedelta(0)
 
 
-def test_heartbeat_up_to_12s_ahead_is_believed():
+def test_heartbeat_up_to_12s_ahead_is_accepted():
     assert parse_worker({**ROW, "seen_at": NOW + 12 * SECOND}, {}, NOW).complete
 
 

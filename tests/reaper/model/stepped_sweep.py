@@ -32,7 +32,7 @@ class SteppedSweep:
         self.thread.start()
         self._wait()
 
-    def go_on(self, order=""):
+    def resume(self, order=""):
         """Take one step: "" goes on, "kill" ends the process here, "database" loses the database here."""
         self.orders.put(order)
         self._wait()
@@ -40,7 +40,7 @@ class SteppedSweep:
     def finish(self):
         """Take all the steps that are left."""
         while not self.ended:
-            self.go_on()
+            self.resume()
 
     def stop_at(self, step):
         """Stop here; called in the sweep's own thread."""
@@ -75,7 +75,7 @@ class SteppedSweep:
 def stepping(monkeypatch, committed):
     """Have the sweeps that are `SteppedSweep`s stop before each write, after its commit, and before each message.
 
-    No step holds a row's lock: a worker's write would wait for it, and nobody would let the sweep go on.
+    No step holds a row's lock: a worker's write would wait for it, and nothing would resume the sweep.
     `committed(log, updates)` receives what was written, whichever sweep it was.
     """
     try_write = GuardedWriter.try_write
@@ -98,17 +98,17 @@ def stepping(monkeypatch, committed):
         monkeypatch.setattr(owner, name, stopping(getattr(owner, name), step))
 
 
-def stopping(what, step):
-    """Return what it does, after a stop."""
+def stopping(function, step):
+    """Return the function with a stop before it."""
 
     def stopped(*args, **more):
         pause(step)
-        return what(*args, **more)
+        return function(*args, **more)
 
     return stopped
 
 
 def pause(step):
-    """Stop, in a thread that is stepped."""
+    """Stop where the thread is that of a stepped sweep."""
     if sweep := getattr(HERE, "sweep", None):
         sweep.stop_at(step)

@@ -17,22 +17,22 @@ NAMES = ("w1", "w2", "w3")
 
 
 class Worker:
-    """One life of a worker."""
+    """A worker from its start to its end."""
 
     def __init__(self, name, incarnation, now):
         self.name, self.hostname, self.incarnation = f"celery@{name}/{incarnation}", f"celery@{name}", incarnation
-        self.since, self.alive, self.heard, self.answers = now, True, True, True
-        # Messages that it has taken, as (task id, model, key); and what it works on.
-        self.hand, self.working = [], {}
+        self.since, self.alive, self.is_reporting, self.answers = now, True, True, True
+        # The messages it has reserved, as (task id, model, key), and the tasks it executes.
+        self.reserved, self.working = [], {}
 
     def report(self, now):
-        """Say what it holds, as the real reporter does."""
+        """Write a heartbeat as a real worker does."""
         fields = {
             "seen_at": now,
             "listed_at": now,
             "since": self.since,
             "active": {task_id: began.timestamp() for task_id, (_, began) in self.working.items()},
-            "held": [task_id for task_id, *_ in self.hand],
+            "held": [task_id for task_id, *_ in self.reserved],
             "queues": [QUEUE],
             "ended_at": None,
         }
@@ -40,23 +40,23 @@ class Worker:
         WorkerHeartbeat.objects.update_or_create(**key, defaults=fields)
 
 
-class Fleet:
-    """The workers, the messages on their way, and what was seen to happen."""
+class SimulatedFleet:
+    """The simulated workers, the delayed messages, and counts of what happened."""
 
     def __init__(self, redis, now):
         self.redis, self.now, self.incarnations = redis, now, count()
         # Messages that neither the broker nor a worker has.
         self.late = []
         self.scanned = Counter()
-        # What workers have ended, as (model, key): how often.
+        # How often workers ended each run, by (model, key).
         self.ends = Counter()
         self.workers = [Worker(name, next(self.incarnations), now - timedelta(hours=1)) for name in NAMES]
         self.report()
 
     def report(self):
-        """Have all who can be heard report."""
+        """Write the heartbeats of all live workers that are not silent."""
         for worker in self.workers:
-            if worker.alive and worker.heard:
+            if worker.alive and worker.is_reporting:
                 worker.report(self.now)
 
     def pass_time(self, now):
@@ -69,7 +69,7 @@ class Fleet:
     def receive(self, worker):
         """A worker takes the oldest message, which is gone from the broker then."""
         if raw := self.redis.rpop(QUEUE):
-            worker.hand.append(read(raw))
+            worker.reserved.append(read(raw))
 
     def lose(self):
         """The oldest message is lost."""
@@ -96,10 +96,10 @@ class Fleet:
 
     def start(self, worker):
         """A worker begins with the first message that it has."""
-        if not worker.hand:
+        if not worker.reserved:
             return
-        task_id, model, pk = worker.hand.pop(0)
-        row = as_it_is(model, pk)
+        task_id, model, pk = worker.reserved.pop(0)
+        row = current_row(model, pk)
         try:
             hold = claims.claim(model, pk, task_id, worker.name)
         except claims.ClaimLost:
@@ -121,7 +121,7 @@ class Fleet:
         }
         if how != "progress":
             del worker.working[task_id]
-        row = as_it_is(hold.model, hold.pk)
+        row = current_row(hold.model, hold.pk)
         try:
             getattr(hold, how)(*arguments[how])
         except claims.ClaimLost:
@@ -136,7 +136,7 @@ class Fleet:
     def kill(self, worker):
         """A worker dies; what it held dies with it."""
         worker.alive = False
-        worker.hand, worker.working = [], {}
+        worker.reserved, worker.working = [], {}
         self.scanned["workers killed"] += 1
 
     def replace(self, worker):
@@ -144,30 +144,30 @@ class Fleet:
         name = worker.hostname.partition("@")[2]
         self.workers[self.workers.index(worker)] = Worker(name, next(self.incarnations), self.now)
 
-    def hush(self, worker):
+    def fall_silent(self, worker):
         """A worker goes on working, and its reports do not arrive: it will be a zombie."""
-        worker.heard = False
+        worker.is_reporting = False
 
     def come_back(self, worker):
         """It is heard again."""
-        if not worker.heard:
-            worker.heard, worker.since = True, self.now
+        if not worker.is_reporting:
+            worker.is_reporting, worker.since = True, self.now
 
-    def inquire(self, broker, task_ids, expected, seconds):
+    def inspect(self, broker, task_ids, expected, seconds):
         """Answer in the place of `reaper.workers.inspect.inspect_workers`: all who live and answer at all."""
         asked = [each for each in self.workers if each.alive and each.answers]
-        holding = {task_id: each.hostname for each in asked for task_id, *_ in each.hand}
+        holding = {task_id: each.hostname for each in asked for task_id, *_ in each.reserved}
         active = {task_id: each.hostname for each in asked for task_id in each.working}
         nodes = frozenset(each.hostname for each in asked)
         return InspectionResult({**holding, **active}, active, nodes, nodes)
 
     def works_for(self, task_id, since):
         """Whether a worker works on the task that was alive and heard without a gap for a silence limit before then."""
-        there = [each for each in self.workers if each.alive and each.heard and each.since <= since - DEAD_AFTER]
+        there = [each for each in self.workers if each.alive and each.is_reporting and each.since <= since - DEAD_AFTER]
         return any(task_id in each.working and each.working[task_id][1] <= since for each in there)
 
 
-def as_it_is(model, pk):
+def current_row(model, pk):
     """A run's status and task."""
     return model.objects.values_list("status", "task_id").get(pk=pk)
 
