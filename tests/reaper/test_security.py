@@ -88,11 +88,11 @@ def test_sweep_reads_pickled_message_without_unpickling(broker, tmp_path):
 
 def shown(client, job):
     """All that people and machines are shown: the terminal, the pages, the metrics."""
-    said = [*reaper("explain", f"crawl_job:{job.pk}"), *reaper("diagnose", "--json"), *reaper("status")]
-    said += [*reaper("status", "--json"), metrics.exposition().decode()]
+    outputs = [*reaper("explain", f"crawl_job:{job.pk}"), *reaper("diagnose", "--json"), *reaper("status")]
+    outputs += [*reaper("status", "--json"), metrics.exposition().decode()]
     for page in ("/admin/reaper/", f"/admin/reaper/sweep/run/crawl_job/{job.pk}/", "/metrics"):
-        said.append(client.get(page).content.decode())
-    return said
+        outputs.append(client.get(page).content.decode())
+    return outputs
 
 
 @pytest.mark.django_db(transaction=True)
@@ -101,10 +101,10 @@ def test_broker_password_is_never_shown(monkeypatch, caplog, url, admin_client):
     monkeypatch.setenv("CELERY_BROKER_WRITE_URL", url.format(CANARY))
     job = running_job(2 * HOUR)
     unsent_job()
-    said = [sweep().summary, sweep_queued().summary, *reaper("sweep"), *shown(admin_client, job)]
+    outputs = [sweep().summary, sweep_queued().summary, *reaper("sweep"), *shown(admin_client, job)]
     tasks.raise_alerts()
-    assert "publishing to the broker failed" in said[0]
-    assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
+    assert "publishing to the broker failed" in outputs[0]
+    assert CANARY not in "".join(map(str, [*outputs, caplog.text, everything_kept()]))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -114,8 +114,8 @@ def test_token_and_webhook_address_are_never_shown(caplog, admin_client, limits,
     job = running_job(2 * HOUR)
     tasks.raise_alerts()
     tasks.send_notifications()
-    said = [sweep().summary, *shown(admin_client, job)]
-    assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
+    outputs = [sweep().summary, *shown(admin_client, job)]
+    assert CANARY not in "".join(map(str, [*outputs, caplog.text, everything_kept()]))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -127,8 +127,8 @@ def test_task_arguments_are_never_shown(broker, caplog, admin_client):
     job = unsent_job()
     assert sweep(Secret(), Phase.QUEUED).acted == 1
     assert CANARY in str(broker.waiting())
-    said = shown(admin_client, job)
-    assert CANARY not in "".join(map(str, [*said, caplog.text, everything_kept()]))
+    outputs = shown(admin_client, job)
+    assert CANARY not in "".join(map(str, [*outputs, caplog.text, everything_kept()]))
 
 
 def test_unsendable_task_arguments_are_never_shown(broker, caplog):
@@ -161,9 +161,9 @@ def test_hostile_name_is_printed_on_one_line(hostile):
         ["sweep"],
         ["explain", f"crawl_job:{hostile.pk}"],
     ):
-        said = "".join(map(str, reaper(*words)))
-        assert not set("\x1b\r\u202e") & set(said)
-        assert not any(line.startswith("2026-03-01 ERROR") for line in said.splitlines())
+        output = "".join(map(str, reaper(*words)))
+        assert not set("\x1b\r\u202e") & set(output)
+        assert not any(line.startswith("2026-03-01 ERROR") for line in output.splitlines())
 
 
 @pytest.mark.filterwarnings("ignore:No directory at:UserWarning")

@@ -64,9 +64,9 @@ def parcels_with(field, *indexes):
 
 
 def test_model_with_suggested_indexes_gets_no_warning():
-    told = lines(parcels_with(models.TextField(null=True)))
-    assert len(told) == 4
-    assert lines(parcels_with(models.TextField(null=True), *(eval(each) for each in told))) == []  # noqa: S307
+    hints = lines(parcels_with(models.TextField(null=True)))
+    assert len(hints) == 4
+    assert lines(parcels_with(models.TextField(null=True), *(eval(each) for each in hints))) == []  # noqa: S307
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_statuses_may_be_choices_or_numbers():
 
     adapter = parcels_with(models.IntegerField())
     adapter.queued_statuses, adapter.running_statuses, adapter.finished_statuses = (Stage.NEW,), (2,), (Stage.DONE,)
-    told = lines(adapter)
-    assert told[:2] == [
+    hints = lines(adapter)
+    assert hints[:2] == [
         "models.Index(fields=['made', 'id'], condition=models.Q(stage=1), name='parcel_1')",
         "models.Index(fields=['picked', 'id'], condition=models.Q(stage=2), name='parcel_2')",
     ]
-    assert "models.Q(stage__in=[1, 2, 3])" in told[2]
+    assert "models.Q(stage__in=[1, 2, 3])" in hints[2]
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ def test_adapter_check_of_broken_adapter_reports_ids(parcels, broken, ids):
 
 
 def test_adapter_check_names_wrong_columns(parcels):
-    said = " ".join(each.msg for each in Mistaken().check())
-    assert "task_id_field" in said
-    assert "'task'" in said
-    assert "worker_field" in said
+    messages = " ".join(each.msg for each in Mistaken().check())
+    assert "task_id_field" in messages
+    assert "'task'" in messages
+    assert "worker_field" in messages
 
 
 def test_adapter_without_required_methods_cannot_be_created():

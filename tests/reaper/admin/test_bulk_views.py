@@ -66,9 +66,9 @@ def test_selected_runs_that_changed_are_left_unchanged(ada):
     page = select_action(ada, "reaper_fail", stays, ends, begins_anew)
     CrawlJob.objects.filter(pk=ends.pk).update(status="completed")
     CrawlJob.objects.filter(pk=begins_anew.pk).update(task_id="another")
-    said = confirm(ada, page)
-    assert "1 of 3 crawl_job runs failed." in said
-    assert "2 changed since the page was loaded, or have finished; left unchanged." in said
+    message = confirm(ada, page)
+    assert "1 of 3 crawl_job runs failed." in message
+    assert "2 changed since the page was loaded, or have finished; left unchanged." in message
     assert [fresh(each).status for each in (stays, ends, begins_anew)] == ["failed", "completed", "running"]
 
 

@@ -139,9 +139,11 @@ def edit(client, kind="crawl_job", **data):
 
 def test_policy_form_saves_in_users_name_and_logs_it(ada):
     response = edit(ada, run_timeout="3h", on_orphan="requeue", base_version="0")
-    said = "Saved crawl_job: run_timeout: 1 h -> 3 h; on_orphan: fail -> requeue. It takes effect with the next sweep."
-    assert [str(each) for each in response.context["messages"]] == [said]
-    assert escape(said) in response.content.decode()
+    sentence = (
+        "Saved crawl_job: run_timeout: 1 h -> 3 h; on_orphan: fail -> requeue. It takes effect with the next sweep."
+    )
+    assert [str(each) for each in response.context["messages"]] == [sentence]
+    assert escape(sentence) in response.content.decode()
     assert effective_policy(conf.adapters()["crawl_job"]).run_timeout == 3 * HOUR
     assert "run_timeout: 1 h -&gt; 3 h" in ada.get(reverse("admin:reaper_policyoverride_changelist")).content.decode()
     assert LogEntry.objects.get().change_message == "run_timeout: 1 h -> 3 h; on_orphan: fail -> requeue"

@@ -223,17 +223,18 @@ def test_reopen_twice_reopens_once(ada):
     assert LedgerEntry.objects.filter(action="reopen").count() == 1
 
 
-@pytest.mark.parametrize("what", ["fail", "requeue", "revoke"])
+@pytest.mark.parametrize("button", ["fail", "requeue", "revoke"])
 @pytest.mark.parametrize(
     "changes", [{"status": "pending", "started_at": None}, {"task_id": "another"}, {"started_at": NOW}]
 )
-def test_button_on_run_changed_since_page_load_does_nothing(ada, broker, what, changes):
+def test_button_on_run_changed_since_page_load_does_nothing(ada, broker, button, changes):
     job = running_job(2 * HOUR)
     before = seen(job)
     CrawlJob.objects.filter(pk=job.pk).update(**changes)
-    said = act(ada, job, what, state_token=before)
+    message = act(ada, job, button, state_token=before)
     assert (
-        said == f"The run crawl_job:{job.pk} changed since this page was loaded. Nothing was changed; check it again."
+        message
+        == f"The run crawl_job:{job.pk} changed since this page was loaded. Nothing was changed; check it again."
     )
     assert {name: getattr(fresh(job), name) for name in changes} == changes
     assert LedgerEntry.objects.count() == 0
@@ -247,28 +248,28 @@ def test_button_on_run_with_new_progress_still_works(ada):
     assert "was failed" in act(ada, job, "fail", state_token=before)
 
 
-@pytest.mark.parametrize("what", ["fail", "requeue", "revoke"])
-def test_button_pressed_twice_acts_once(ada, what):
+@pytest.mark.parametrize("button", ["fail", "requeue", "revoke"])
+def test_button_pressed_twice_acts_once(ada, button):
     job = running_job(2 * HOUR)
     before = seen(job)
-    act(ada, job, what, state_token=before)
-    said = act(ada, job, what, state_token=before)
-    if what != "revoke":
-        assert "changed since this page was loaded" in said
+    act(ada, job, button, state_token=before)
+    message = act(ada, job, button, state_token=before)
+    if button != "revoke":
+        assert "changed since this page was loaded" in message
         assert LedgerEntry.objects.count() == 1
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "paused"])
-@pytest.mark.parametrize("what", ["fail", "requeue", "revoke"])
-def test_button_on_finished_run_does_nothing(ada, status, what):
+@pytest.mark.parametrize("button", ["fail", "requeue", "revoke"])
+def test_button_on_finished_run_does_nothing(ada, status, button):
     job = running_job(2 * HOUR, status=status)
-    assert "Nothing was changed" in act(ada, job, what)
+    assert "Nothing was changed" in act(ada, job, button)
     assert fresh(job).status == status
     assert LedgerEntry.objects.count() == 0
 
 
 @pytest.mark.parametrize(
-    ("kind", "pk", "what"),
+    ("kind", "pk", "button"),
     [
         ("crawl_job", NOBODY, "fail"),
         ("crawl_job", "<b>", "fail"),
@@ -276,9 +277,9 @@ def test_button_on_finished_run_does_nothing(ada, status, what):
         ("crawl_job", "{run}", "fly"),
     ],
 )
-def test_button_with_unknown_kind_run_or_act_is_not_found(ada, kind, pk, what):
+def test_button_with_unknown_kind_run_or_act_is_not_found(ada, kind, pk, button):
     job = running_job()
-    data = {"kind": kind, "pk": pk.format(run=job.pk), "act": what, "state_token": seen(job)}
+    data = {"kind": kind, "pk": pk.format(run=job.pk), "act": button, "state_token": seen(job)}
     assert press(ada, "act", **data) == 404
 
 

@@ -25,10 +25,10 @@ def test_clock_defaults_to_database(databases_clock):
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL is asked for its time")
 def test_now_on_postgresql_is_database_time(databases_clock):
     with freeze_time(NOW):
-        told = clock.now("default")
-    assert told.utcoffset() is not None
-    assert abs(told - NOW) > timedelta(days=1)
-    assert abs(told - datetime.now(UTC)) < timedelta(minutes=1)
+        moment = clock.now("default")
+    assert moment.utcoffset() is not None
+    assert abs(moment - NOW) > timedelta(days=1)
+    assert abs(moment - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL is asked for its time")

@@ -56,7 +56,7 @@ def test_formatted_value_is_parsed_back(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "formatted"),
     [
         (timedelta(0), "0 s"),
         (timedelta(milliseconds=999), "0 s"),
@@ -70,5 +70,5 @@ def test_formatted_value_is_parsed_back(value):
         (400 * DAY, "400 d"),
     ],
 )
-def test_duration_is_formatted_in_two_largest_units(value, said):
-    assert format_duration(value) == said
+def test_duration_is_formatted_in_two_largest_units(value, formatted):
+    assert format_duration(value) == formatted

@@ -32,18 +32,18 @@ def test_terminal_gets_colour_and_whole_ids_at_any_width(stuck, monkeypatch, col
 
 
 @pytest.mark.parametrize(
-    ("words", "what"), [(["sweep"], "Sweeping"), (["sweep", "--dry-run"], "Judging"), (["diagnose"], "Judging")]
+    ("words", "phase_word"), [(["sweep"], "Sweeping"), (["sweep", "--dry-run"], "Judging"), (["diagnose"], "Judging")]
 )
-def test_terminal_shows_progress_and_pipe_does_not(stuck, monkeypatch, words, what):
+def test_terminal_shows_progress_and_pipe_does_not(stuck, monkeypatch, words, phase_word):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm-256color")
     out, pipe = Terminal(), StringIO()
     for stream in (pipe, out):
         with freeze_time(NOW), suppress(SystemExit):
             call_command("reaper", *words, stdout=stream)
-    assert what in out.getvalue()
+    assert phase_word in out.getvalue()
     assert " of " in out.getvalue()
-    assert what not in pipe.getvalue()
+    assert phase_word not in pipe.getvalue()
 
 
 @pytest.mark.parametrize("words", [["sweep", "--dry-run"], ["diagnose"], ["explain"]])

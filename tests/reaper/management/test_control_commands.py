@@ -52,7 +52,7 @@ def test_exempt_prints_expiry_and_ends_with_0():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "problem"),
     [
         (["pause", "crawl_job", "soon"], "expected a duration, got 'soon': write 30s, 1h 30m or 7d, or 0 to end it"),
         (["pause", "crawl_job", "-1h"], "required: DURATION"),
@@ -65,12 +65,12 @@ def test_exempt_prints_expiry_and_ends_with_0():
         (["exempt", "crawl_job:7"], "There is no run 'crawl_job:7'"),
     ],
 )
-def test_invalid_control_is_refused_in_one_line(words, said):
+def test_invalid_control_is_refused_in_one_line(words, problem):
     code, out, err = reaper(*words)
     assert code == 2
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert said in err
+    assert problem in err
     assert not KindControl.objects.exists()
 
 

@@ -59,10 +59,10 @@ def test_policy_command_overrides_named_fields_only():
 )  # fmt: skip
 def test_policy_command_with_invalid_value_changes_nothing(edit, sentence):
     overridden(run_timeout=3 * HOUR)
-    code, _, said = reaper("policy", "crawl_job", edit)
+    code, _, errors = reaper("policy", "crawl_job", edit)
     assert code == 2
     assert PolicyOverride.objects.count() == 1
-    assert said.strip().removeprefix("CommandError: ").startswith(sentence)
+    assert errors.strip().removeprefix("CommandError: ").startswith(sentence)
 
 
 @COMMAND

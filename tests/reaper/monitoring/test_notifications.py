@@ -122,7 +122,7 @@ def test_without_a_channel_nothing_is_sent(caplog):
 
 
 class Hook(BaseHTTPRequestHandler):
-    """A chat server: keeps what it is sent, and answers as it is told."""
+    """A chat server: keeps what it receives and gives the configured answer."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -219,13 +219,13 @@ def test_invalid_channel_setting_is_refused_without_repeating_it(limits, setting
 
 @pytest.fixture
 def owners(monkeypatch):
-    """The host's hook, as a list of what it was told; a run in `deaf` cannot be told."""
+    """Return the entries the host's hook received, and the set of entry keys for which it raises."""
     heard, deaf = [], set()
 
-    def tell_owner(self, told):
-        if told.pk in deaf:
+    def tell_owner(self, entry):
+        if entry.pk in deaf:
             raise OSError(f"boom {CANARY}")
-        heard.append(told)
+        heard.append(entry)
 
     monkeypatch.setattr(type(conf.adapters()["crawl_job"]), "notify_owner", tell_owner)
     return heard, deaf

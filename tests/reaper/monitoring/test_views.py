@@ -44,9 +44,9 @@ def test_remote_request_is_forbidden(address):
 @pytest.mark.parametrize(
     "header", ["X_FORWARDED_FOR", "X_FORWARDED_PROTO", "X_FORWARDED_HOST", "FORWARDED", "X_REAL_IP", "VIA"]
 )
-@pytest.mark.parametrize("said", ["10.0.0.8", "127.0.0.1", ""])
-def test_local_request_through_a_proxy_is_forbidden(header, said):
-    assert answer(**{f"HTTP_{header}": said}).status_code == 403
+@pytest.mark.parametrize("address", ["10.0.0.8", "127.0.0.1", ""])
+def test_local_request_through_a_proxy_is_forbidden(header, address):
+    assert answer(**{f"HTTP_{header}": address}).status_code == 403
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])

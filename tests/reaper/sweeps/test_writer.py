@@ -203,15 +203,15 @@ def test_old_open_transaction_hides_no_run(broker):
     assert fresh(job).status == "failed"
 
 
-@pytest.mark.parametrize("what", ["completed", "deleted", "source deleted"])
-def test_run_changed_during_judging_is_left_alone(what, broker):
+@pytest.mark.parametrize("change", ["completed", "deleted", "source deleted"])
+def test_run_changed_during_judging_is_left_alone(change, broker):
     job, stuck = held_job(2 * HOUR), held_job(2 * HOUR)
 
     class Slow(CrawlJobs):
         def apply(self, changes, now):
-            if what == "completed":
+            if change == "completed":
                 CrawlJob.objects.filter(pk=job.pk).update(status="completed")
-            elif what == "deleted":
+            elif change == "deleted":
                 CrawlJob.objects.filter(pk=job.pk).delete()
             else:
                 Source.objects.filter(pk=job.source_id).delete()
@@ -224,7 +224,7 @@ def test_run_changed_during_judging_is_left_alone(what, broker):
     assert not row.idle
     assert LedgerEntry.objects.get().run_id == str(stuck.pk)
     assert broker.revokes() == [killed([stuck.task_id], "celery@w1")]
-    if what == "completed":
+    if change == "completed":
         assert fresh(job).status == "completed"
         assert fresh(job).error_message == ""
 
