@@ -18,14 +18,14 @@ app.autodiscover_tasks()
 
 @setup_logging.connect
 def log_like_django(loglevel: int | None, **_: Any) -> None:
-    """Keep the settings' LOGGING, which Django has set up by now; of --loglevel and LOG_LEVEL the chattier counts."""
+    """Keep the settings' LOGGING, which Django has set up by now; the more verbose of --loglevel and LOG_LEVEL wins."""
     root = logging.getLogger()
     root.setLevel(min(root.level, loglevel or root.level))
 
 
 @celeryd_after_setup.connect
 def wait_for_database(**_: Any) -> None:
-    """Wait until there is a database that the tasks can work on; what is wrong with the settings was said before."""
+    """Wait until the database is usable; mistakes in the settings were reported before."""
     from config import lifecycle  # which needs Django, and this file comes before it
 
     lifecycle.wait_for_database()

@@ -1,7 +1,7 @@
-"""The runbook's `celery control revoke TASK_ID --terminate`, whose option Celery's command line has not.
+"""The runbook's `celery control revoke TASK_ID --terminate`, with the option that Celery's command line lacks.
 
 It becomes Celery's own `celery control terminate SIGTERM TASK_ID`. This rests on how Celery builds its command line;
-when that changes, the option is missing, a warning says so, and everything else works.
+if that changes, the option is missing and a warning is printed; everything else works.
 """
 
 import warnings
@@ -21,7 +21,8 @@ def add_terminate(control: Any) -> None:
         if terminate and not (command == "revoke" and ctx.args):
             raise click.UsageError("--terminate is an option of revoke TASK_ID [TASK_ID ...].")
         if terminate:
-            command, ctx.args = "terminate", ["SIGTERM", *ctx.args]
+            command = "terminate"
+            ctx.args = ["SIGTERM", *ctx.args]
         return run(command=command, **options)
 
     control.params.append(click.Option(["--terminate"], is_flag=True, help=HELP))

@@ -1,6 +1,6 @@
 """Whether this process is up (/healthz), and whether it could do its work now (/readyz): each question bounded in time.
 
-What a problem says is for everybody who can ask: never an address, an account or an error's own words.
+Anyone can read a problem's sentence: it never contains an address, an account or an error's text.
 """
 
 import logging
@@ -56,7 +56,8 @@ class TimedProbe:
     asked: dict[str, threading.Thread] = {}
 
     def __init__(self, name: str, ask: Callable[[], str]) -> None:
-        self.name, self.answer = name, f"The {name} does not answer within {SECONDS:g} s."
+        self.name = name
+        self.answer = f"The {name} does not answer within {SECONDS:g} s."
         self.ask = ask
         # One that still hangs is not joined by a second: probes come for ever.
         before = TimedProbe.asked.get(name)

@@ -16,7 +16,8 @@ class TaskName(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass."""
         if current_task and current_task.request.id:
-            record.task_id, record.task_name = current_task.request.id, current_task.name
+            record.task_id = current_task.request.id
+            record.task_name = current_task.name
         return True
 
 

@@ -96,7 +96,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # A transaction that reads and then writes must own the write lock from its start (SPEED: SQLite).
     DATABASES["default"].setdefault("OPTIONS", {})["transaction_mode"] = "IMMEDIATE"
 else:
-    # A database that accepts a connection and says nothing must not hold anybody for ever: seconds.
+    # Seconds: a database that accepts a connection and then hangs must not block its clients forever.
     DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 
 # Where alerts are mailed through; in development they are printed.
@@ -142,7 +142,7 @@ REAPER = {
     "ALERT_AFTER": timedelta(seconds=environment.number("REAPER_ALERT_AFTER", 1800)),
 }
 
-# Services tell everything on stdout; manage.py keeps that for the command's own answer.
+# Services log to stdout; manage.py keeps stdout for the command's own output.
 LOGGING = logs.configuration(
     as_json=not DEBUG,
     stream=environment.choice("LOG_STREAM", "STDERR" if DEBUG else "STDOUT", ("STDOUT", "STDERR")),

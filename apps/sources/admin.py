@@ -1,7 +1,7 @@
-"""The admin: sources are edited here, runs are only looked at and acted on.
+"""The admin: sources are edited here; runs are only viewed and acted on.
 
-A run's form is never saved: it would write the whole row as it was when the page was read, over what a task or the
-reaper has written since. What may be done with a run is an action, through `runs`.
+A run's form is never saved: it would write the whole row as it was when the page was loaded, over what a task or the
+reaper has written since. Whatever may be done with a run is an admin action.
 """
 
 import logging
@@ -24,14 +24,14 @@ from reaper.admin import ReadOnlyMixin, ReaperRunAdminMixin, datetime_column
 
 logger = logging.getLogger(__name__)
 
-# Children on their parent's page; a link leads to all of them.
-SHOWN = 100
-# Runs that a message names one by one.
-NAMED = 5
+MAX_CHILDREN = 100
+"""Children that their parent's page shows; a link leads to all of them."""
+MAX_NAMED = 5
+"""Runs that a message names one by one."""
 
 
 def fields_of(model: type[models.Model], *first: str) -> tuple[Any, ...]:
-    """Return a model's fields to be looked at, some of them first."""
+    """Return a model's fields for display, some of them first."""
     fields = sorted(model._meta.concrete_fields, key=lambda field: field.name not in first)
     return tuple(
         datetime_column(field.name) if isinstance(field, models.DateTimeField) else field.name for field in fields
@@ -39,16 +39,17 @@ def fields_of(model: type[models.Model], *first: str) -> tuple[Any, ...]:
 
 
 class ReportingAdmin(admin.ModelAdmin):
-    """An admin whose actions tell the person who asked what became of it."""
+    """An admin whose actions report their outcome to the user."""
 
-    def tell(self, request: HttpRequest, level: int, what: str, named: list[Any]) -> None:
-        """Tell what became of some rows: how many, and the first of them."""
-        if named:
-            names = ", ".join(str(each) for each in named[:NAMED]) + ", …" * (len(named) > NAMED)
-            self.message_user(request, f"{len(named)} {what}: {names}", level)
+    def report(self, request: HttpRequest, level: int, outcome: str, rows: list[Any]) -> None:
+        """Report the outcome of some rows: how many, and the first of them. Without rows, report nothing."""
+        if rows:
+            names = ", ".join(str(each) for each in rows[:MAX_NAMED])
+            more = ", …" if len(rows) > MAX_NAMED else ""
+            self.message_user(request, f"{len(rows)} {outcome}: {names}{more}", level)
 
-    def published(self, request: HttpRequest, send: Callable[[], Any]) -> bool:
-        """Publish something; when the broker does not take it, say so and return False."""
+    def try_publish(self, request: HttpRequest, send: Callable[[], Any]) -> bool:
+        """Publish something; if the broker does not take it, report that and return False."""
         try:
             send()
         except dispatch.NotPending:
@@ -80,12 +81,12 @@ class SourceAdmin(ReportingAdmin):
         """Crawl one source in a job of its own, several as the children of one job."""
         sources = list(queryset)
         if len(sources) > 1:
-            if self.published(request, partial(parents.create_parent, sources, triggered_by=CrawlJob.Trigger.MANUAL)):
-                self.tell(request, messages.SUCCESS, "sources will be crawled by one job", sources)
+            if self.try_publish(request, partial(parents.create_parent, sources, triggered_by=CrawlJob.Trigger.MANUAL)):
+                self.report(request, messages.SUCCESS, "sources will be crawled by one job", sources)
             return
         job = dispatch.create_job(sources[0].pk, triggered_by=CrawlJob.Trigger.MANUAL)
-        if self.published(request, partial(dispatch.dispatch_run, CrawlJob, job.pk, manual=True)):
-            self.tell(request, messages.SUCCESS, "job was made", [job.pk])
+        if self.try_publish(request, partial(dispatch.dispatch_run, CrawlJob, job.pk, manual=True)):
+            self.report(request, messages.SUCCESS, "job was made", [job.pk])
 
 
 class RunAdmin(ReaperRunAdminMixin, ReportingAdmin):
@@ -106,11 +107,11 @@ class RunAdmin(ReaperRunAdminMixin, ReportingAdmin):
         return queryset.filter(Q(pk=wanted) | Q(task_id=str(wanted))), False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may save a run's form."""
+        """Return False: a run's form is never saved."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may: a run's end is what its parent's outcome and the history are made of."""
+        """Return False: a parent's outcome and the history depend on its runs."""
         return False
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
@@ -125,18 +126,19 @@ class RunAdmin(ReaperRunAdminMixin, ReportingAdmin):
     def dispatch_again(self, request: HttpRequest, queryset: QuerySet) -> None:
         """Send pending runs to the workers again, each under a new task id."""
         parents = self.parents(queryset)
-        self.tell(request, messages.WARNING, "have no task of their own; dispatch their children", list(parents))
-        sent, refused = [], []
+        self.report(request, messages.WARNING, "have no task of their own; dispatch their children", list(parents))
+        sent = []
+        refused = []
         for pk in queryset.exclude(pk__in=parents).values_list("pk", flat=True):
             try:
-                # The first failure ends it: a broker that is down would let each of them wait.
-                if not self.published(request, partial(dispatch.dispatch_run, self.model, pk, manual=True)):
+                # The first failure ends the loop: with the broker down, each run would wait for a timeout.
+                if not self.try_publish(request, partial(dispatch.dispatch_run, self.model, pk, manual=True)):
                     break
                 sent.append(pk)
             except dispatch.NotPending:
                 refused.append(pk)
-        self.tell(request, messages.SUCCESS, "dispatched again", sent)
-        self.tell(request, messages.WARNING, "not pending, so not dispatched", refused)
+        self.report(request, messages.SUCCESS, "dispatched again", sent)
+        self.report(request, messages.WARNING, "not pending, so not dispatched", refused)
 
 
 class FirstChildren(BaseInlineFormSet):
@@ -145,16 +147,16 @@ class FirstChildren(BaseInlineFormSet):
     def get_queryset(self) -> QuerySet:
         """Return the first children."""
         if not hasattr(self, "_first"):
-            self._first = super().get_queryset()[:SHOWN]
+            self._first = super().get_queryset()[:MAX_CHILDREN]
         return self._first
 
 
 class ChildrenInline(ReadOnlyMixin, admin.TabularInline):
-    """A job's children, to be looked at."""
+    """A job's children, read-only."""
 
     model = CrawlJobSourceResult
     formset = FirstChildren
-    verbose_name_plural = f"children (the first {SHOWN})"
+    verbose_name_plural = f"children (the first {MAX_CHILDREN})"
     fields: ClassVar[Any] = (
         "source",
         "status",
@@ -176,7 +178,7 @@ class ChildrenInline(ReadOnlyMixin, admin.TabularInline):
 
 @admin.register(CrawlJob)
 class CrawlJobAdmin(RunAdmin):
-    """Jobs: made here, and acted on."""
+    """Jobs: created here, and acted on."""
 
     list_display = ("id", "of", "status", datetime_column("created_at"), "pages_crawled", "error_code")
     list_filter = ("status", "triggered_by", "is_multi_source", "created_at")
@@ -185,37 +187,37 @@ class CrawlJobAdmin(RunAdmin):
     actions = ("cancel", "dispatch_again", "finalize")
 
     def get_fields(self, request: HttpRequest, obj: CrawlJob | None = None) -> Any:
-        """A new job has a source and overrides; everything else is written by `runs`."""
+        """Return the source and the overrides for a new job; all fields for an existing one."""
         if obj is None:
             return ("source", "config_overrides")
         return (*fields_of(CrawlJob, "id", "source", "status"), "children")
 
     def get_readonly_fields(self, request: HttpRequest, obj: CrawlJob | None = None) -> Any:
-        """Everything, once it is there."""
+        """Return all fields of an existing job; none for a new one."""
         return () if obj is None else self.get_fields(request, obj)
 
     def get_inlines(self, request: HttpRequest, obj: CrawlJob | None = None) -> list[Any]:
-        """Only parents have children."""
+        """Return the list of children, for parents only."""
         return [ChildrenInline] if obj and obj.source_results.exists() else []
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """A job that is made here needs a source: parents are made of several, by the action on sources."""
+        """Return a form that requires a source: parents are created by the action on sources."""
         form = super().get_form(request, obj, change, **kwargs)
         if "source" in form.base_fields:
             form.base_fields["source"].required = True
         return form
 
     def save_model(self, request: HttpRequest, obj: CrawlJob, form: Any, change: bool) -> None:
-        """Make the job and, once that is committed, dispatch it."""
+        """Create the job and dispatch it after the commit."""
         super().save_model(request, obj, form, change)
         send = partial(dispatch.dispatch_run, CrawlJob, obj.pk, manual=True)
-        transaction.on_commit(lambda: self.published(request, send))
+        transaction.on_commit(lambda: self.try_publish(request, send))
 
     def parents(self, queryset: QuerySet) -> set[Any]:
         """Return the keys of those without a source, or with children."""
-        of_none = queryset.filter(source=None).values_list("pk", flat=True)
+        without_source = queryset.filter(source=None).values_list("pk", flat=True)
         with_children = queryset.filter(source_results__isnull=False).values_list("pk", flat=True)
-        return {*of_none, *with_children}
+        return {*without_source, *with_children}
 
     @admin.display(description="source", ordering="source__name")
     def of(self, job: CrawlJob) -> str:
@@ -224,12 +226,13 @@ class CrawlJobAdmin(RunAdmin):
 
     @admin.display(description="children")
     def children(self, job: CrawlJob) -> str:
-        """Return how many children there are, by status, and the way to them."""
+        """Return how many children there are, by status, as a link to them."""
         counts = job.source_results.order_by("status").values_list("status").annotate(count=Count("pk"))
-        if not (said := ", ".join(f"{count} {status}" for status, count in counts)):
+        summary = ", ".join(f"{count} {status}" for status, count in counts)
+        if not summary:
             return "-"
         page = reverse(f"{self.admin_site.name}:sources_crawljobsourceresult_changelist")
-        return format_html('<a href="{}?crawl_job__id__exact={}">{}</a>', page, job.pk, said)
+        return format_html('<a href="{}?crawl_job__id__exact={}">{}</a>', page, job.pk, summary)
 
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[CrawlJob]) -> None:
@@ -244,12 +247,12 @@ class CrawlJobAdmin(RunAdmin):
         )
 
     def each(
-        self, request: HttpRequest, queryset: QuerySet, do: Callable[[Any], bool], done: str, not_done: str
+        self, request: HttpRequest, queryset: QuerySet, function: Callable[[Any], bool], done: str, not_done: str
     ) -> None:
-        """Do something with each job, and tell of which it was done and of which not."""
-        answers = {pk: do(pk) for pk in queryset.values_list("pk", flat=True)}
-        self.tell(request, messages.SUCCESS, done, [pk for pk, answer in answers.items() if answer])
-        self.tell(request, messages.WARNING, not_done, [pk for pk, answer in answers.items() if not answer])
+        """Call a function for each job, and report for which it returned True and for which not."""
+        answers = {pk: function(pk) for pk in queryset.values_list("pk", flat=True)}
+        self.report(request, messages.SUCCESS, done, [pk for pk, answer in answers.items() if answer])
+        self.report(request, messages.WARNING, not_done, [pk for pk, answer in answers.items() if not answer])
 
 
 @admin.register(CrawlJobSourceResult)
@@ -263,5 +266,5 @@ class CrawlJobSourceResultAdmin(RunAdmin):
     readonly_fields = fields
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may: a job makes its children."""
+        """Return False: a job creates its children."""
         return False

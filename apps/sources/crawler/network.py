@@ -25,7 +25,8 @@ class Network(httpcore.SyncBackend):
     """
 
     def __init__(self, deadline: float, allow_private: bool) -> None:
-        self.deadline, self.allow_private = deadline, allow_private
+        self.deadline = deadline
+        self.allow_private = allow_private
 
     def left(self) -> float:
         """Return the seconds left. Raises `PageError` when there are none."""
@@ -47,11 +48,13 @@ class Network(httpcore.SyncBackend):
 
 
 class Stream:
-    """A connection whose every wait ends at its network's deadline: httpcore's own time-outs begin anew per read."""
+    """A connection whose every wait ends at its network's deadline: httpcore's own time-outs restart with each read."""
 
     def __init__(self, stream: httpcore.NetworkStream, network: Network) -> None:
-        self.stream, self.network = stream, network
-        self.close, self.get_extra_info = stream.close, stream.get_extra_info
+        self.stream = stream
+        self.network = network
+        self.close = stream.close
+        self.get_extra_info = stream.get_extra_info
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what has come, at most `max_bytes`."""

@@ -42,7 +42,7 @@ class Page:
 
 
 def read_page(response: Response, depth: int) -> Page:
-    """Return the page of a response. Raises `PageError` for one that is no use."""
+    """Return the page of a response. Raises `PageError` for an unusable one."""
     if response.status >= 400:
         # 408 and 429 are about now, not about the page.
         is_permanent = response.status < 500 and response.status not in (408, 429)

@@ -1,4 +1,4 @@
-"""The way through a site: breadth first from its start page."""
+"""Crawl a site: breadth first from its start page."""
 
 import logging
 import time
