@@ -256,7 +256,7 @@ class WaitingForLocks(Parcels):
 
 BROKEN = [
     (WithoutColumn, "adapter_passes_its_own_checks", "worker_field is 'who', which plugin.Parcel does not have"),
-    (SwappedStatuses, "each_run_has_the_phase_of_its_status", "make_queued() made a run that the adapter reads as run"),
+    (SwappedStatuses, "each_run_has_the_phase_of_its_status", "make_running() made a run that the adapter reads as queued"),
     (UnmappedFailure, "fail_ends_the_run", "A run is unknown after fail: see status_after_fail."),
     (UnmappedClose, "close_ends_the_run", "A run is queued after close: see status_after_close."),
     (NumericKeys, "facts_are_named_and_typed_as_promised", "A run's pk must be a str."),
@@ -268,7 +268,7 @@ BROKEN = [
     (UnencodableMessage, "message_can_be_encoded", "The message cannot be encoded as json"),
     (Unguarded, "changed_run_is_not_written", "apply() wrote a run whose started_at had changed since it was read."),
     (ReturningAll, "changed_run_is_not_written", "apply() must return the updates that it wrote, no others."),
-    (WritingNothing, "fail_ends_the_run", "A run is queued after fail"),
+    (WritingNothing, "fail_ends_the_run", "A run is running after fail"),
     (KeepingTheStart, "requeue_starts_a_new_attempt", "A requeue must clear the times of the old attempt."),
     (KeepingTheTask, "requeue_starts_a_new_attempt", "A requeue must store the new task id."),
     (ForgettingTaskIds, "task_ids_in_use_are_those_of_unfinished_runs", "must return the ids of unfinished runs"),
