@@ -8,6 +8,8 @@
 A sweep raises none of them to its caller: it records what went wrong in its `Sweep` row and goes on with what it has.
 """
 
+__all__ = ["BrokerUnavailable", "InvalidValue", "ReaperError", "ScanIncomplete"]
+
 
 class ReaperError(Exception):
     """The base class of all exceptions that the reaper raises itself."""

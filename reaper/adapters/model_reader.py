@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import IntegerField, Q, QuerySet
 
 from reaper.adapters import indexes
 from reaper.adapters.base import PhaseSummary
@@ -37,7 +37,11 @@ class ModelReader(ModelMapping):
         possible = []
         for pk in pks:
             try:
-                possible.append(key.to_python(pk))
+                value = key.to_python(pk)
+                # A number beyond the column's range makes SQLite's driver raise, for all the keys of the query.
+                if isinstance(key, IntegerField):
+                    key.run_validators(value)
+                possible.append(value)
             except (ValueError, OverflowError, ValidationError):
                 continue
         rows = pagination.fetch(self.queryset().filter(pk__in=possible), self._fact_columns())

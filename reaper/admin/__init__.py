@@ -8,9 +8,11 @@ Importing this package registers the reaper's models, as Django's autodiscovery 
 never from `models` or from an adapter.
 """
 
-from reaper.admin import alerts, controls, history
+from reaper.admin import alerts as alerts
+from reaper.admin import controls as controls
+from reaper.admin import history as history
 from reaper.admin.columns import datetime_column
 from reaper.admin.host_mixin import ReaperRunAdminMixin
 from reaper.admin.mixins import ReadOnlyMixin
 
-__all__ = ["ReadOnlyMixin", "ReaperRunAdminMixin", "alerts", "controls", "datetime_column", "history"]
+__all__ = ["ReadOnlyMixin", "ReaperRunAdminMixin", "datetime_column"]

@@ -68,7 +68,9 @@ KIND = argument("kind", metavar="KIND", help="the kind of runs")
 KIND_FILTER = argument("--kind", metavar="KIND", help="only this kind of runs")
 PARENT = argument("parent", metavar="PARENT_ID", help="the parent's id, without a kind")
 REMOVE = argument("--remove", action="store_true", help="delete them, before the reaper is uninstalled")
-OVERRIDES = argument("overrides", nargs="*", metavar="NAME=VALUE", help="such as run_timeout=2h; empty: as configured")
+OVERRIDES = argument(
+    "overrides", nargs="*", metavar="NAME=VALUE", help="such as run_timeout=2h; NAME= removes the override"
+)
 MODE = argument(
     "mode",
     type=normalize_mode,

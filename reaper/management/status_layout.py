@@ -82,7 +82,7 @@ def print_queues(console: Console, status: Status) -> None:
     """Print how many messages wait in each queue."""
     console.title("Queues")
     for queue, depth in status.queues.items():
-        console.indented(f"{queue}: {'not known' if depth is None else f'{depth:,} waiting'}")
+        console.indented(f"{queue}: {'length not known' if depth is None else f'{depth:,} waiting'}")
     if status.queues_error:
         console.indented(status.queues_error)
     console.say()

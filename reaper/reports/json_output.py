@@ -6,7 +6,7 @@ Times are ISO 8601 with an offset, durations whole seconds, absent values null.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from reaper.controls.overrides import EffectiveValue
@@ -24,7 +24,12 @@ SCHEMA = 2
 
 def dumps(document: Mapping[str, Any]) -> str:
     """Return a document with its schema as JSON text."""
-    return json.dumps({"schema": SCHEMA, **document}, indent=2, default=str)
+    return json.dumps({"schema": SCHEMA, **document}, indent=2, default=encode)
+
+
+def encode(value: object) -> str:
+    """Return a value that JSON does not know as text: a time in ISO 8601, anything else by `str`."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def status_document(status: Status) -> dict[str, Any]:

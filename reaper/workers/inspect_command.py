@@ -23,7 +23,7 @@ _querying = threading.Lock()
 
 @inspect_command(variadic="ids", signature="id1 [id2 [... [idN]]]")
 def query(state: Any, ids: Any, **_: Any) -> dict[str, Any]:
-    """Return, by task id, what this worker does with the task, and which run it belongs to. Raises nothing."""
+    """Return, by task id, what this worker does with the task, and which run it belongs to."""
     task_ids = [str(task_id) for task_id in maybe_list(ids) or []]
     if not task_ids:
         return {"error": "name at least one task id"}

@@ -256,7 +256,7 @@ class WaitingForLocks(Parcels):
 
 BROKEN = [
     (WithoutColumn, "adapter_passes_its_own_checks", "worker_field is 'who', which plugin.Parcel does not have"),
-    (SwappedStatuses, "each_run_has_the_phase_of_its_status", "make_running() made a run that the adapter reads as queued"),
+    (SwappedStatuses, "each_run_has_the_phase_of_its_status", "made a run that the adapter reads as queued"),
     (UnmappedFailure, "fail_ends_the_run", "A run is unknown after fail: see status_after_fail."),
     (UnmappedClose, "close_ends_the_run", "A run is queued after close: see status_after_close."),
     (NumericKeys, "facts_are_named_and_typed_as_promised", "A run's pk must be a str."),

@@ -132,6 +132,13 @@ def test_get_with_impossible_key_is_none(kind):
         assert kind.adapter.get(key) is None
 
 
+def test_get_all_skips_impossible_keys_and_returns_the_others(kind):
+    row = make(kind)
+    beyond_every_column = str(10**30)
+    found = kind.adapter.get_all([*kind.unknown_keys, beyond_every_column, str(row.pk)])
+    assert [run.pk for run in found] == [str(row.pk)]
+
+
 def test_naive_timestamps_become_aware(kind, settings):
     row = make(kind, ago=HOUR)
     settings.USE_TZ = False

@@ -98,3 +98,7 @@ def test_run_has_its_age_in_whole_seconds():
     (run,) = json_output.runs_document([LINE])
     assert run["age_seconds"] == 90
     assert json_output.runs_document([LINE._replace(age=None)])[0]["age_seconds"] is None
+
+
+def test_times_are_written_in_iso_8601():
+    assert read_back({"at": NOW}) == {"schema": 2, "at": NOW.isoformat()}
