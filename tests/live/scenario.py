@@ -68,7 +68,7 @@ class Scenario:
         """What checks every recovery against the journal and Redis; it cannot read RabbitMQ."""
         watch = Watch(self.folder / "journal.jsonl", end=time.time() + 900, check=lambda: None)
         self.stack.callback(watch.close)
-        watch.on_look = self.sweep_in_time
+        watch.on_observation = self.sweep_in_time
         return watch
 
     def end(self) -> None:
@@ -160,7 +160,7 @@ class Scenario:
 
     def until(self, happened: Callable[[], object], what: str, within: float = PATIENCE) -> None:
         """Check and sweep until it has happened."""
-        self.watch.until(happened, missing=f"{what}, see {self.folder}", within=within)
+        self.watch.until(happened, missing=f"{what}, see {self.folder}", timeout=within)
 
     def run_for(self, seconds: float) -> None:
         """Check and sweep for that many seconds: the time is what the test is about."""
@@ -187,7 +187,7 @@ class Scenario:
 
     def wrongly_recovered(self) -> set[str]:
         """The runs that were taken from a live task, by what the tasks and processes themselves showed."""
-        self.watch.look()
+        self.watch.observe()
         self.watch.final_judgement()
         names = {self.key(name): name for name in self.runs}
         return {names.get(run, run) for run, _ in self.watch.wrong}
